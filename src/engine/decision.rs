@@ -1,0 +1,298 @@
+//! What the engine wants done. Edges carry it out; they decide nothing.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::cause::Cause;
+use super::event::{Heartbeat, Incarnation, Link, PeerId};
+use super::guards::Refusal;
+use super::peer::Liveness;
+use super::persist::Persisted;
+use super::self_trust::BusState;
+use super::settings::RemedyKind;
+use super::time::Time;
+
+/// One thing to be done in the world.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Decision {
+    /// Publish this heartbeat now, on the pub link; drop it if that link is down (nothing is queued up).
+    Publish(Heartbeat),
+    /// Drop this link and make a new connection at once.
+    ReplaceLink {
+        /// Which.
+        link: Link,
+        /// Why.
+        cause: Cause,
+    },
+    /// Carry out a remedy. Answered by exactly one [`Event::RemedyEnded`](super::event::Event::RemedyEnded).
+    Heal(Grant),
+    /// Write this to the store: it differs from what was last handed out.
+    Persist(Persisted),
+    /// Something that people, logs, metrics and the event stream should know.
+    Notice(Notice),
+}
+
+/// The permission that passed every guard: for one remedy, on one incarnation, once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Grant {
+    /// Fencing token: grows with every grant of this node, also across its restarts.
+    pub token: u64,
+    /// Who is healed.
+    pub peer: PeerId,
+    /// Its name.
+    pub name: Arc<str>,
+    /// The life that was condemned. The executor acts on no other.
+    pub incarnation: Incarnation,
+    /// That life's exit was witnessed: the fence is then that nothing newer has appeared.
+    pub exited: bool,
+    /// Rung of the ladder.
+    pub rung: u16,
+    /// What the rung does.
+    pub kind: RemedyKind,
+    /// Why.
+    pub cause: Cause,
+    /// Which attempt of its episode, from 1.
+    pub attempt: u32,
+}
+
+/// An entry of the audit: what happened, to whom, when.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Notice {
+    /// When.
+    pub at: Time,
+    /// The peer concerned, if one is.
+    pub peer: Option<Arc<str>>,
+    /// What.
+    #[serde(flatten)]
+    pub what: What,
+}
+
+/// What a [`Notice`] tells.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum What {
+    /// A peer's liveness changed.
+    Liveness {
+        /// Before.
+        from: Liveness,
+        /// Now.
+        to: Liveness,
+        /// Why, when it is not alive.
+        cause: Option<Cause>,
+        /// In words.
+        detail: String,
+    },
+    /// The node's trust in its bus changed.
+    Bus {
+        /// Now.
+        state: BusState,
+        /// In words; names the cure where there is one.
+        detail: String,
+    },
+    /// The node was not running when it should have been.
+    Stalled {
+        /// For how long, in milliseconds.
+        for_ms: u64,
+    },
+    /// Another life of the peer appeared.
+    Incarnation {
+        /// That life.
+        incarnation: Incarnation,
+    },
+    /// The node that speaks for this peer said goodbye.
+    Goodbye,
+    /// An episode began.
+    EpisodeOpened {
+        /// Its number, unique on this node.
+        episode: u64,
+        /// What is held to be the cause.
+        cause: Cause,
+    },
+    /// A guard refused (told once for each new answer, not at each asking).
+    Refused {
+        /// The episode.
+        episode: u64,
+        /// Who refused, why, and until when.
+        refusal: Refusal,
+    },
+    /// Everything but `dry_run` permitted this remedy.
+    WouldHeal {
+        /// The episode.
+        episode: u64,
+        /// What would have been done.
+        kind: RemedyKind,
+        /// Why.
+        cause: Cause,
+    },
+    /// A remedy was granted.
+    Granted {
+        /// The episode.
+        episode: u64,
+        /// Its fencing token.
+        token: u64,
+        /// What is done.
+        kind: RemedyKind,
+        /// Why.
+        cause: Cause,
+        /// Which attempt of the episode, from 1.
+        attempt: u32,
+    },
+    /// A remedy's execution ended. Not yet a success.
+    Acted {
+        /// The episode.
+        episode: u64,
+        /// Its fencing token.
+        token: u64,
+        /// What was done.
+        kind: RemedyKind,
+        /// `acted`, `fenced`, `not_acted` or `failed`.
+        outcome: &'static str,
+        /// In words.
+        detail: String,
+    },
+    /// The episode ended: every check that condemned the peer passes again.
+    Recovered {
+        /// The episode.
+        episode: u64,
+        /// Remedies that were carried out in it; 0 if the peer recovered by itself.
+        remedies: u32,
+        /// From its opening, in milliseconds.
+        after_ms: u64,
+    },
+    /// No remedy is left to try. The peer is still watched.
+    GaveUp {
+        /// The episode.
+        episode: u64,
+        /// Remedies that were carried out in it.
+        remedies: u32,
+        /// In words.
+        detail: String,
+    },
+    /// The episode ended without recovery: the peer left, or is no longer judged.
+    EpisodeClosed {
+        /// The episode.
+        episode: u64,
+        /// In words.
+        detail: String,
+    },
+    /// Many remote peers fell silent together: all is held.
+    MassSilenceTripped {
+        /// How many are silent.
+        silent: u32,
+        /// Of how many.
+        of: u32,
+    },
+    /// Mass silence is over.
+    MassSilenceEnded,
+    /// An operator asked, and it was done.
+    Operator {
+        /// `pause`, `resume`, `forget` or `drain`.
+        request: &'static str,
+        /// Who asked.
+        by: String,
+        /// In words.
+        detail: String,
+    },
+}
+
+impl What {
+    /// The event's name, as in its JSON form and in metrics.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Liveness { .. } => "liveness",
+            Self::Bus { .. } => "bus",
+            Self::Stalled { .. } => "stalled",
+            Self::Incarnation { .. } => "incarnation",
+            Self::Goodbye => "goodbye",
+            Self::EpisodeOpened { .. } => "episode_opened",
+            Self::Refused { .. } => "refused",
+            Self::WouldHeal { .. } => "would_heal",
+            Self::Granted { .. } => "granted",
+            Self::Acted { .. } => "acted",
+            Self::Recovered { .. } => "recovered",
+            Self::GaveUp { .. } => "gave_up",
+            Self::EpisodeClosed { .. } => "episode_closed",
+            Self::MassSilenceTripped { .. } => "mass_silence_tripped",
+            Self::MassSilenceEnded => "mass_silence_ended",
+            Self::Operator { .. } => "operator",
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Liveness {
+                from,
+                to,
+                cause,
+                detail,
+            } => {
+                write!(f, "{from} -> {to}")?;
+                if let Some(cause) = cause {
+                    write!(f, " ({cause})")?;
+                }
+                write!(f, ": {detail}")
+            }
+            Self::Bus { state, detail } => write!(f, "bus {state}: {detail}"),
+            Self::Stalled { for_ms } => write!(f, "this node was stopped or starved for {for_ms} ms"),
+            Self::Incarnation { incarnation } => write!(f, "new incarnation {incarnation}"),
+            Self::Goodbye => f.write_str("said goodbye"),
+            Self::EpisodeOpened { episode, cause } => write!(f, "episode {episode} opened: {cause}"),
+            Self::Refused { refusal, .. } => write!(f, "held by {refusal}"),
+            Self::WouldHeal { kind, cause, .. } => {
+                write!(f, "dry run: would do {} for {cause}", kind.as_str())
+            }
+            Self::Granted {
+                kind,
+                cause,
+                attempt,
+                token,
+                ..
+            } => {
+                write!(
+                    f,
+                    "{} granted for {cause} (attempt {attempt}, token {token})",
+                    kind.as_str()
+                )
+            }
+            Self::Acted {
+                kind,
+                outcome,
+                detail,
+                ..
+            } => {
+                write!(f, "{} {}: {detail}", kind.as_str(), outcome.replace('_', " "))
+            }
+            Self::Recovered {
+                remedies: 0,
+                after_ms,
+                ..
+            } => {
+                write!(f, "recovered by itself after {after_ms} ms")
+            }
+            Self::Recovered {
+                remedies, after_ms, ..
+            } => {
+                write!(
+                    f,
+                    "recovered, proven by its own checks, after {after_ms} ms and {remedies} remedies"
+                )
+            }
+            Self::GaveUp { remedies, detail, .. } => {
+                write!(f, "given up after {remedies} remedies: {detail}")
+            }
+            Self::EpisodeClosed { detail, .. } => write!(f, "episode closed: {detail}"),
+            Self::MassSilenceTripped { silent, of } => {
+                write!(
+                    f,
+                    "{silent} of {of} remote peers fell silent together: all is held"
+                )
+            }
+            Self::MassSilenceEnded => f.write_str("mass silence is over"),
+            Self::Operator { request, by, detail } => write!(f, "{request} by {by}: {detail}"),
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! What the world tells the engine. Edges build these; the engine alone says what they mean.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cause::Cause;
+use super::peer::Liveness;
+use super::time::Time;
+
+/// A configured peer, as an index into [`Settings::peers`](super::settings::Settings::peers).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PeerId(pub u32);
+
+/// A configured check: its peer, and its index into [`PeerSettings::checks`](super::settings::PeerSettings::checks).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CheckId {
+    /// Whose evidence the check gathers.
+    pub peer: PeerId,
+    /// Its place in the peer's list of checks.
+    pub index: u16,
+}
+
+/// A configured expectation, as an index into [`Settings::expectations`](super::settings::Settings::expectations).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ExpectationId(pub u16);
+
+/// One life of a peer. Two lives of the same peer never compare equal; nothing else is promised of the text
+/// (`proc:<boot id>:<pid>:<start time>`, `boot:<id>`, `life:<n>` when only a falling `uptime_s` told them apart).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Incarnation(pub Arc<str>);
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One of the node's two connections to the bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Link {
+    /// Carries the node's own heartbeats to the bus.
+    Pub,
+    /// Carries everybody's messages, the node's own echoes among them, back.
+    Sub,
+}
+
+impl Link {
+    /// Both, in the order in which they are listed everywhere.
+    pub const ALL: [Self; 2] = [Self::Pub, Self::Sub];
+
+    /// `pub` or `sub`, as in connection names, labels and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pub => "pub",
+            Self::Sub => "sub",
+        }
+    }
+}
+
+/// What the server on the other end of a link says it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Takes writes; the only role whose silence and messages are evidence.
+    Master,
+    /// A copy. Messages published to its master do not all pass through our links.
+    Replica,
+    /// Not told (ACL forbids asking, or a server without roles): taken for a master.
+    Unknown,
+}
+
+/// The state of one link, as its own connection and in-band PING show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkStatus {
+    /// Connected, greeted, (for `sub`) every channel's subscription confirmed.
+    Up {
+        /// Role in HELLO or ROLE at the time.
+        role: Role,
+        /// True on a server that is neither cluster nor proxy, where PUBLISH counts receivers truly.
+        plain: bool,
+    },
+    /// No connection, or its PING went unanswered; a new one is being made.
+    Down {
+        /// What failed, in words, without secrets.
+        reason: String,
+    },
+    /// The server answers and refuses what the node needs: NOPERM, NOAUTH, WRONGPASS, READONLY, OOM.
+    Refused {
+        /// What to change (the ACL rule that is missing, the variable that holds the password).
+        cure: String,
+    },
+}
+
+/// A heartbeat, free of its encoding. `bus/heartbeat.rs` holds the wire format.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Heartbeat {
+    /// Name of the sending node; `None` for writers that are not defib (data-acquisition sends only `uptime_s`
+    /// and `wall_ts`).
+    pub node: Option<Arc<str>>,
+    /// Group of the sender.
+    pub group: Option<Arc<str>>,
+    /// Random id of this run of the sender; another id is another incarnation.
+    pub boot: Option<Arc<str>>,
+    /// Number of the schedule slot this beat belongs to. Skipped beats show as a gap, late ones as an old slot.
+    pub slot: Option<u64>,
+    /// How late the sender itself was, in milliseconds.
+    pub late_ms: Option<u64>,
+    /// Seconds since the sender started. Falling back means another incarnation.
+    pub uptime_s: Option<f64>,
+    /// The sender's planned interval in milliseconds.
+    pub interval_ms: Option<u64>,
+    /// The sender leaves on purpose: its silence from now on is no failure.
+    pub goodbye: bool,
+    /// What the sender says of the peers it watches.
+    pub peers: Vec<PeerClaim>,
+}
+
+/// One entry of a heartbeat's `peers`: another node's word about a peer of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerClaim {
+    /// The peer's name in the sender's configuration.
+    pub name: Arc<str>,
+    /// The sender's judgement.
+    pub liveness: Liveness,
+    /// The life that was judged.
+    pub incarnation: Option<Incarnation>,
+}
+
+/// A message's content, as far as the bus edge could read it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Body {
+    /// A well-formed heartbeat, ours or another writer's.
+    Heartbeat(Heartbeat),
+    /// Anything else: still life of the connection and, on a peer's own channel, of the peer.
+    Opaque,
+}
+
+/// What a run of a check found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The peer is as it should be.
+    Pass,
+    /// The peer is not, and the check knows it.
+    Fail {
+        /// What this failure means (`peer_stuck`, `peer_exited`, …).
+        cause: Cause,
+        /// In words, for people: "status 503", "stopped by a signal (state T)".
+        detail: String,
+    },
+    /// The measurement itself failed (403, time-out of ours, no permission): says nothing about the peer.
+    Unknown {
+        /// In words, for people, with the cure where there is one.
+        detail: String,
+    },
+}
+
+/// A check's result, with the times that decide what it may prove.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Observation {
+    /// The check that was run.
+    pub check: CheckId,
+    /// When the run began: only runs begun after a remedy ended can verify it.
+    pub began: Time,
+    /// What it found.
+    pub outcome: Outcome,
+}
+
+/// What the owner watch sees of a peer's process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OwnerSeen {
+    /// Found and held by a pidfd. Sent once for each incarnation.
+    Running(Incarnation),
+    /// The pidfd told of its end: a witnessed exit.
+    Exited(Incarnation),
+    /// Nothing there, and no exit was witnessed (sent once, until something appears).
+    Absent {
+        /// Why: "no process listens on port 9080", "pid file /run/x.pid: no such file".
+        detail: String,
+    },
+}
+
+/// How a remedy's execution ended. Success here is only the executor's; the peer's own proof of life decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RemedyOutcome {
+    /// The act was carried out.
+    Acted {
+        /// What was done, in words.
+        detail: String,
+    },
+    /// The fence refused: the incarnation was no longer the one granted. Nothing was touched.
+    Fenced {
+        /// What was found instead.
+        detail: String,
+    },
+    /// It could not be carried out, and nothing was touched (could not spawn, connection refused).
+    NotActed {
+        /// Why, in words.
+        detail: String,
+    },
+    /// It was begun and went wrong (non-zero exit, time-out): the peer may have been touched.
+    Failed {
+        /// Why, in words.
+        detail: String,
+    },
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OperatorRequest {
+    /// Do nothing (still judge) for this peer, or for all.
+    Pause {
+        /// `None`: the whole node.
+        peer: Option<PeerId>,
+        /// Why, for the audit.
+        reason: String,
+        /// When it ends by itself; `None`: until resumed.
+        lasting: Option<Duration>,
+    },
+    /// End a pause early.
+    Resume {
+        /// `None`: the pause of the whole node.
+        peer: Option<PeerId>,
+    },
+    /// The peer left for good: close its episode, count it in no breaker, until it is heard again.
+    Forget {
+        /// The one that left.
+        peer: PeerId,
+    },
+    /// Stop healing and say goodbye: the node is about to end.
+    Drain,
+}
+
+/// Everything that can happen to the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// The loop's timer fired, or nothing else did for a while.
+    Tick {
+        /// CLOCK_BOOTTIME minus CLOCK_MONOTONIC: only a *change* means that the machine slept.
+        suspended: Duration,
+    },
+    /// A link changed its state, or its role was read again.
+    Link {
+        /// Which.
+        link: Link,
+        /// Its state now.
+        status: LinkStatus,
+    },
+    /// The server took our PUBLISH of this slot.
+    Published {
+        /// Slot of the heartbeat.
+        slot: u64,
+        /// Receivers that the server counted.
+        receivers: u64,
+    },
+    /// Our PUBLISH of this slot failed: it proves nothing about receiving.
+    PublishFailed {
+        /// Slot of the heartbeat.
+        slot: u64,
+    },
+    /// A message arrived on the sub link.
+    Message {
+        /// Channel it came on.
+        channel: Arc<str>,
+        /// What could be read of it.
+        body: Body,
+    },
+    /// A check finished a run.
+    Observation(Observation),
+    /// The owner watch saw a change.
+    Owner {
+        /// Whose owner.
+        peer: PeerId,
+        /// What was seen.
+        seen: OwnerSeen,
+    },
+    /// An expectation was evaluated.
+    Expectation {
+        /// Which.
+        id: ExpectationId,
+        /// Whether it is met; `None` if that could not be found out.
+        met: Option<bool>,
+    },
+    /// An executor finished (or refused) a granted remedy.
+    RemedyEnded {
+        /// The fencing token of the grant.
+        token: u64,
+        /// How it ended.
+        outcome: RemedyOutcome,
+    },
+    /// An operator asked for something.
+    Operator {
+        /// What.
+        request: OperatorRequest,
+        /// Who, as the admin listener knows them ("uid 0 pid 4711", "token").
+        by: String,
+    },
+}

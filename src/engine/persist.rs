@@ -1,0 +1,92 @@
+//! What survives a restart of the node. Only ages are written, no points in time: another run has another
+//! clock. `store` puts it on disk.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cause::Cause;
+use super::event::Incarnation;
+
+/// Version of this format. A store of another version is refused as corrupt.
+pub const VERSION: u32 = 1;
+
+/// Everything that is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Persisted {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The last fencing token given out.
+    pub token: u64,
+    /// Number of the last episode.
+    pub episode: u64,
+    /// Ages of the group's restarts by our hand.
+    pub group_restarts: Vec<Duration>,
+    /// The pause of the whole node.
+    pub pause: Option<PersistedPause>,
+    /// By name: the configuration may have changed in between.
+    pub peers: BTreeMap<String, PersistedPeer>,
+}
+
+/// What is kept of one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedPeer {
+    /// Ages of its restarts by our hand.
+    pub restarts: Vec<Duration>,
+    /// How often its backoff has doubled.
+    pub backoff_level: u32,
+    /// Age of the last remedy.
+    pub last_remedy: Option<Duration>,
+    /// Lives on which a rung has been used: (incarnation, rung). Bounded; the oldest go first.
+    pub done: Vec<(Incarnation, u16)>,
+    /// The last life that gave proof of life.
+    pub lived: Option<Incarnation>,
+    /// The open episode.
+    pub episode: Option<PersistedEpisode>,
+    /// Its own pause.
+    pub pause: Option<PersistedPause>,
+}
+
+/// An episode that was open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedEpisode {
+    /// Its number.
+    pub id: u64,
+    /// Age of its opening.
+    pub age: Duration,
+    /// Its cause.
+    pub cause: Cause,
+    /// The life it is about.
+    pub incarnation: Option<Incarnation>,
+    /// Remedies carried out.
+    pub remedies: u32,
+    /// It had been given up.
+    pub gave_up: bool,
+}
+
+/// A pause that was in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedPause {
+    /// Why.
+    pub reason: String,
+    /// Who asked.
+    pub by: String,
+    /// What is left of it; `None`: until resumed.
+    pub left: Option<Duration>,
+}
+
+/// What the store found at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// Nothing was there: a first start, or a lost disk. One restart for each peer in the first 10 min.
+    Missing,
+    /// Something was there and could not be read. Every budget counts as spent.
+    Corrupt,
+    /// As written, so long ago.
+    Found(Box<Persisted>, Duration),
+}

@@ -1,0 +1,324 @@
+//! What the engine is told once, at its start: already validated, so nothing here can be wrong.
+//!
+//! `config` builds these from the configuration file; tests and the simulation build them directly.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cause::Cause;
+use super::event::{ExpectationId, PeerId};
+
+/// The whole of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// This node's name.
+    pub node: Arc<str>,
+    /// The group it belongs to.
+    pub group: Arc<str>,
+    /// Random id of this run of the node.
+    pub boot: Arc<str>,
+    /// Every remedy is decided, recorded and not carried out.
+    pub dry_run: bool,
+    /// Time between our own heartbeats. Default 1 s.
+    pub interval: Duration,
+    /// How long after an outage nothing is done on bus evidence. Default 60 s.
+    pub bus_settle: Duration,
+    /// The channel on which nodes of the group publish and listen.
+    pub group_channel: Arc<str>,
+    /// How many remedies that restart the whole group may suffer.
+    pub group_budget: GroupBudget,
+    /// Mass silence: when it trips and how it ends.
+    pub breaker: BreakerSettings,
+    /// Names of the expectations, indexed by [`ExpectationId`].
+    pub expectations: Vec<Arc<str>>,
+    /// The peers, indexed by [`PeerId`].
+    pub peers: Vec<PeerSettings>,
+}
+
+impl Settings {
+    /// Ids and settings of all peers.
+    pub fn peers(&self) -> impl Iterator<Item = (PeerId, &PeerSettings)> {
+        (0u32..).map(PeerId).zip(&self.peers)
+    }
+
+    /// The peer of that name.
+    pub fn peer_id(&self, name: &str) -> Option<PeerId> {
+        self.peers()
+            .find(|(_, peer)| &*peer.name == name)
+            .map(|(id, _)| id)
+    }
+}
+
+/// One peer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PeerSettings {
+    /// Its name: of the configuration, unique.
+    pub name: Arc<str>,
+    /// It has an owner or a check on this machine. A remote peer is known by the bus alone.
+    pub local: bool,
+    /// After a new incarnation appears (or a remedy ended), how long its failures are ignored until its first
+    /// pass. Default 10 s.
+    pub grace: Duration,
+    /// One observer is enough to heal this *remote* peer. Default false.
+    pub single_observer: bool,
+    /// The checks, indexed by [`CheckId::index`](super::event::CheckId::index).
+    pub checks: Vec<CheckSettings>,
+    /// The ladder, mildest first. At most one rung for now.
+    pub remedies: Vec<RemedySettings>,
+    /// Waiting time between remedies.
+    pub backoff: BackoffSettings,
+    /// Remedies that restart, for this peer.
+    pub budget: Budget,
+    /// How long `/healthz/{peer}` may answer 503 for one pulse. Default 45 s.
+    pub healthz_hold: Duration,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CheckSettings {
+    /// Its key in the configuration.
+    pub name: Arc<str>,
+    /// How its evidence comes about.
+    pub kind: CheckKind,
+    /// Bus checks are held while the bus cannot be trusted; local ones stand on their own.
+    pub plane: Plane,
+    /// What its verdict may change.
+    pub decides: Decides,
+    /// Failures are ignored after the start until the first pass, or until this has gone by. Default 10 s.
+    pub grace: Duration,
+    /// The expectation outside of which it says `unknown(not_expected)`.
+    pub needs: Option<ExpectationId>,
+}
+
+/// How a check's evidence comes about.
+#[derive(Clone, Debug, PartialEq)]
+pub enum CheckKind {
+    /// Life arrives by itself, and silence is what fails.
+    Passive {
+        /// Whose messages are life.
+        source: Source,
+        /// When silence becomes suspicion, and death.
+        detector: DetectorSettings,
+        /// What that silence means. `peer_silent` unless the check knows better.
+        cause: Cause,
+    },
+    /// An edge runs it and reports observations.
+    Active {
+        /// How many failures of how many runs condemn.
+        fail_after: FailAfter,
+        /// Time between runs. Default 1 s.
+        interval: Duration,
+    },
+    /// The owner watch: a witnessed exit condemns at once; other observations (stopped) go by `fail_after`.
+    Process {
+        /// How many failures of how many looks condemn a process that exists.
+        fail_after: FailAfter,
+        /// Time between looks. Default 1 s.
+        interval: Duration,
+    },
+}
+
+/// Whose messages are life to a passive check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Messages on these channels; on a peer's own channel any body counts.
+    Channels(Vec<Arc<str>>),
+    /// Heartbeats of that node on the group channel: "the node is alive".
+    Node(Arc<str>),
+    /// What that node says of a peer of its own: "the application is alive".
+    Claim {
+        /// The node that watches it.
+        node: Arc<str>,
+        /// Its name there.
+        peer: Arc<str>,
+    },
+}
+
+/// When silence becomes suspicion. An adaptive detector will be another variant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DetectorSettings {
+    /// Fixed bounds on the age of the last life.
+    Deadline {
+        /// Default 2 s; at least twice the interval of our own heartbeats.
+        suspect_after: Duration,
+        /// Default 5 s; more than `suspect_after`.
+        dead_after: Duration,
+    },
+}
+
+/// Which view of the world a check has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plane {
+    /// Reads Redis; worth nothing while the bus cannot be trusted.
+    Bus,
+    /// Reads this machine; a broker outage neither hides nor makes its facts.
+    Local,
+}
+
+/// What a check's verdict may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decides {
+    /// The peer's liveness (and its readiness).
+    Liveness,
+    /// Only `/readyz/{peer}`.
+    Readiness,
+    /// Nothing: shown and exported.
+    Nothing,
+}
+
+/// "m of n": m failures among the last n runs condemn. Unknown runs count for neither side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailAfter {
+    /// Failures that condemn; 1 ..= n.
+    pub m: u8,
+    /// Runs looked at; 1 ..= 64.
+    pub n: u8,
+}
+
+/// Waiting time between remedies of one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackoffSettings {
+    /// After the first remedy. Default 10 s.
+    pub initial: Duration,
+    /// Upper bound, reached by doubling. Default 300 s.
+    pub max: Duration,
+    /// Verified life of this length starts it anew. Default 10 min.
+    pub reset_after: Duration,
+}
+
+/// So many remedies that restart in so long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Default 3.
+    pub count: u32,
+    /// Default 10 min.
+    pub window: Duration,
+}
+
+/// What the group as a whole may suffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupBudget {
+    /// At least this long between two restarts. Default 10 s.
+    pub spacing: Duration,
+    /// At most max(1, this share of the peers) down by our hand at once, in percent. Default 5.
+    pub down_percent: u8,
+}
+
+/// Mass silence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// Suspicions within this count as together. Default 60 s.
+    pub window: Duration,
+    /// More than max(`min`, `percent` of the remote peers) trip it. Default 2.
+    pub min: u32,
+    /// See `min`. Default 5.
+    pub percent: u8,
+    /// How long all is held before one canary is healed. Default 5 min.
+    pub canary_after: Duration,
+}
+
+/// One rung of a ladder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RemedySettings {
+    /// What it does.
+    pub kind: RemedyKind,
+    /// Causes it is for; empty: every cause that lies in the peer.
+    pub causes: Vec<Cause>,
+    /// How long the peer has for its own proof of life after the remedy ended. Default 60 s.
+    pub verify_within: Duration,
+    /// How long the execution may last before it is taken for failed (a lost executor must not hold the
+    /// peer for ever).
+    pub act_within: Duration,
+    /// It makes a new incarnation: charged to the budgets. False for `log` (and for a drain).
+    pub restarts: bool,
+}
+
+/// What a remedy does; the executors live in `remedies`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RemedyKind {
+    /// 503 on `/healthz/{peer}` for a bounded time, for a probe to see.
+    Healthz,
+    /// A signal to the fenced process.
+    Signal,
+    /// A command without a shell.
+    Exec,
+    /// A request, then a wait for a condition.
+    Http,
+    /// A line in the log.
+    Log,
+}
+
+impl RemedyKind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Healthz, Self::Signal, Self::Exec, Self::Http, Self::Log];
+
+    /// As written in configuration, labels and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthz => "healthz",
+            Self::Signal => "signal",
+            Self::Exec => "exec",
+            Self::Http => "http",
+            Self::Log => "log",
+        }
+    }
+}
+
+impl Default for FailAfter {
+    fn default() -> Self {
+        Self { m: 3, n: 3 }
+    }
+}
+
+impl Default for DetectorSettings {
+    fn default() -> Self {
+        Self::Deadline {
+            suspect_after: Duration::from_secs(2),
+            dead_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Default for BackoffSettings {
+    fn default() -> Self {
+        Self {
+            initial: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            reset_after: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            count: 3,
+            window: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Default for GroupBudget {
+    fn default() -> Self {
+        Self {
+            spacing: Duration::from_secs(10),
+            down_percent: 5,
+        }
+    }
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            window: Duration::from_secs(60),
+            min: 2,
+            percent: 5,
+            canary_after: Duration::from_secs(300),
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! defib finds half-dead Redis pub/sub subscribers and stuck processes, says why they went silent, and heals
+//! them with the smallest shock that works, without ever making an outage worse.
+//!
+//! # Layers
+//!
+//! An arrow is an allowed import; nothing else is (a test keeps it so):
+//!
+//! ```text
+//! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
+//! config -> settings types of the edges and of the engine
+//! telemetry, secret, http_client <- everyone but engine (leaves: they import none of ours)
+//! ```
+//!
+//! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `http`, `store`) turn the world into events and
+//! decisions into the world, never import each other, and hold no policy; `runtime` owns the engine.
+
+#![forbid(unsafe_code)]
+
+pub mod app;
+pub mod bus;
+pub mod checks;
+pub mod cli;
+pub mod config;
+pub mod engine;
+pub mod http;
+pub mod http_client;
+pub mod remedies;
+pub mod runtime;
+pub mod secret;
+pub mod sim;
+pub mod store;
+pub mod telemetry;

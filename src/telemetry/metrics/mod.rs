@@ -1,0 +1,50 @@
+//! Every metric that defib exports: one struct a module, registered in one place. Labels hold enums and names
+//! from the configuration, never an id, an address or an error text. docs/metrics.md lists them all.
+
+pub mod bus;
+pub mod checks;
+pub mod engine;
+pub mod http;
+pub mod remedies;
+pub mod store;
+pub mod tasks;
+
+use prometheus::Registry;
+
+/// All metrics of one node. Cheap to clone: every handle is shared.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// What `/metrics` gathers.
+    pub registry: Registry,
+    /// Of `bus`.
+    pub bus: bus::BusMetrics,
+    /// Of `checks`.
+    pub checks: checks::CheckMetrics,
+    /// Of `engine`.
+    pub engine: engine::EngineMetrics,
+    /// Of `http`.
+    pub http: http::HttpMetrics,
+    /// Of `remedies`.
+    pub remedies: remedies::RemedyMetrics,
+    /// Of `store`.
+    pub store: store::StoreMetrics,
+    /// Of `tasks`.
+    pub tasks: tasks::TaskMetrics,
+}
+
+impl Metrics {
+    /// Registers every metric. Fails only if two share a name: a fault of ours.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        Ok(Self {
+            bus: bus::BusMetrics::register(&registry)?,
+            checks: checks::CheckMetrics::register(&registry)?,
+            engine: engine::EngineMetrics::register(&registry)?,
+            http: http::HttpMetrics::register(&registry)?,
+            remedies: remedies::RemedyMetrics::register(&registry)?,
+            store: store::StoreMetrics::register(&registry)?,
+            tasks: tasks::TaskMetrics::register(&registry)?,
+            registry,
+        })
+    }
+}

@@ -1,0 +1,4 @@
+//! Logs and metrics: how the node tells what it does.
+
+pub mod logs;
+pub mod metrics;

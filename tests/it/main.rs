@@ -1,0 +1,19 @@
+//! Everything that is tested from outside: one binary, themed modules, real parts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod bus_embedded;
+mod bus_redis;
+mod checks;
+mod cli;
+mod config;
+mod demo;
+mod docs;
+mod http;
+mod layers;
+mod remedies;
+mod runtime;
+mod scenarios;
+mod sim;
+mod store;
+mod support;
