@@ -242,13 +242,8 @@ fn hostile_headers_are_refused_before_their_bodies() {
     server.serves();
 }
 
-#[test]
-fn a_client_that_never_reads_is_given_up_and_the_publisher_goes_on() {
-    let server = Server::start(Limits::default());
-    let mut stuck = server.connect();
-    stuck.write_all(b"SUBSCRIBE c\r\n").unwrap();
-    let mut confirmed = [0; "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n".len()];
-    stuck.read_exact(&mut confirmed).unwrap();
+/// Publishes on `c` until the broker gives a subscriber up, which has to happen; the publisher is never held up.
+fn publish_until_one_is_given_up(server: &Server) {
     let body = "x".repeat(64 * 1024);
     let request = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n${}\r\n{body}\r\n", body.len());
     let mut publisher = server.connect();
@@ -257,15 +252,39 @@ fn a_client_that_never_reads_is_given_up_and_the_publisher_goes_on() {
         publisher.write_all(request.as_bytes()).unwrap();
         publisher.read_exact(&mut [0; 4]).unwrap();
         sent += 1;
-        assert!(sent < 10_000, "the stuck client is never given up");
+        assert!(sent < 10_000, "the subscriber is never given up");
     }
     assert!(server.metrics.dropped.get() > 0);
     publisher.write_all(b"PUBSUB NUMSUB c\r\n").unwrap();
     let mut reply = [0; 15];
     publisher.read_exact(&mut reply).unwrap();
     assert_eq!(&reply, b"*2\r\n$1\r\nc\r\n:0\r\n");
+}
+
+#[test]
+fn a_client_that_never_reads_is_given_up_and_the_publisher_goes_on() {
+    let server = Server::start(Limits::default());
+    let mut stuck = server.connect();
+    stuck.write_all(b"SUBSCRIBE c\r\n").unwrap();
+    stuck
+        .read_exact(&mut [0; "*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n".len()])
+        .unwrap();
+    publish_until_one_is_given_up(&server);
     // It still finds what the kernel held, then the end.
     let _ = stuck.read_to_end(&mut Vec::new());
+}
+
+#[test]
+fn a_stopped_redis_py_subscriber_is_given_up_and_the_publisher_goes_on() {
+    let Some(python) = Python::newest() else { return };
+    let server = Server::start(Limits::default());
+    let mut subscriber = python.spawn("subscriber.py", &[&server.port(), "c"]);
+    assert_eq!(subscriber.line(), "subscribed");
+    server.connect().write_all(b"PUBLISH c one\r\n").unwrap();
+    assert_eq!(subscriber.line(), "one");
+    let pid = rustix::process::Pid::from_raw(subscriber.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    publish_until_one_is_given_up(&server);
 }
 
 #[test]

@@ -79,7 +79,6 @@ pub(crate) struct Script {
 
 impl Script {
     /// Its process id, to stop or kill it.
-    #[allow(dead_code, reason = "the scenarios use it")]
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
