@@ -1,5 +1,6 @@
 //! Mass silence: too many remote peers turn suspect together for it to be their own doing.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::PeerId;
@@ -58,8 +59,8 @@ impl Breaker {
     /// It fell silent, and nothing explains it.
     pub(super) fn silent(&mut self, peer: PeerId, now: Time) -> Option<Flip> {
         self.expected.insert(peer);
-        if !self.silent.contains_key(&peer) {
-            self.silent.insert(peer, now);
+        if let Entry::Vacant(place) = self.silent.entry(peer) {
+            place.insert(now);
             self.recent.insert((now, peer));
         }
         self.look(now)

@@ -117,8 +117,8 @@ pub(super) struct Expectation {
 pub(super) struct Light<'a> {
     pub(super) now: Time,
     pub(super) trust: &'a SelfTrust,
-    /// `Some(None)`: the expectation cannot be evaluated.
-    pub(super) expected: Option<Option<bool>>,
+    /// What the check needs, if it needs something.
+    pub(super) expectation: Option<Expectation>,
 }
 
 /// One check's evidence.
@@ -409,7 +409,7 @@ impl Check {
         if let Some(gone) = self.gone {
             return Verdict::unknown(gone);
         }
-        match light.expected {
+        match light.expectation.map(|expectation| expectation.met) {
             Some(Some(false)) => return Verdict::unknown(Why::NotExpected),
             Some(None) => return Verdict::unknown(Why::ExpectationUnknown),
             Some(Some(true)) | None => {}

@@ -178,11 +178,10 @@ impl Engine {
         let flip = match (peer.liveness, peer.cause) {
             (Liveness::Alive, _) => self.breaker.alive(id, now),
             (Liveness::Suspect | Liveness::Dead, Some(Cause::PeerSilent)) => self.breaker.silent(id, now),
-            (Liveness::Suspect | Liveness::Dead, _) => self.breaker.explained(id, now),
             (Liveness::Unknown, _) if peer.because.is_some_and(|(_, verdict)| verdict.has_left()) => {
                 self.breaker.left(id, now)
             }
-            (Liveness::Unknown, _) => self.breaker.explained(id, now),
+            (Liveness::Suspect | Liveness::Dead | Liveness::Unknown, _) => self.breaker.explained(id, now),
         };
         if let Some(flip) = flip {
             self.breaker_flipped(flip);
