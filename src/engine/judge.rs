@@ -27,15 +27,16 @@ struct Judged {
 
 impl Engine {
     pub(super) fn light(&self, check: &CheckSettings) -> Light<'_> {
-        let expected = check.needs.map(|id| {
+        let expectation = check.needs.map(|id| {
             self.expectations
                 .get(usize::from(id.0))
-                .and_then(|expectation| expectation.met)
+                .copied()
+                .unwrap_or_default()
         });
         Light {
             now: self.now,
             trust: &self.trust,
-            expected,
+            expectation,
         }
     }
 
