@@ -10,7 +10,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Five failures and what defib does about them, in 90 s; needs only Rust (ARGS="--redis URL --keep")
-	@cargo run --quiet --locked --profile bench -- demo $(ARGS)
+	@cargo run --locked --profile bench -- demo $(ARGS)
 
 test: ## Everything CI checks, with one summary (DEFIB_REQUIRE_ALL=1 forbids skipping; ONLY="fmt clippy" picks stages)
 	@scripts/test.sh $(ONLY)

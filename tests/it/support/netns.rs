@@ -114,9 +114,8 @@ impl Namespace {
     fn lose(&self, hooks: &[(&str, &str)]) {
         let mut script = String::from("add table inet loss; delete table inet loss; add table inet loss;");
         for (hook, rules) in hooks {
-            script += &format!(
-                " table inet loss {{ chain {hook} {{ type filter hook {hook} priority 0; {rules} }}; }};"
-            );
+            let chain = format!("chain {hook} {{ type filter hook {hook} priority 0; {rules} }};");
+            script.extend([" table inet loss { ", &chain, " };"]);
         }
         self.must("nft", &[&script]);
     }
