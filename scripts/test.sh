@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2317  # stages are called by their names
 # `make test`: runs every stage even if one fails, then prints one screen of summary. With arguments, only the
 # stages that they name. Each stage's whole output is kept in target/test-logs/.
 #

@@ -56,9 +56,7 @@ const IMPURE: &[&str] = &[
     "std::sync::Barrier",
     "std::sync::mpsc",
     "std::hash::RandomState",
-    "std::hash::DefaultHasher",
     "std::collections::hash_map::RandomState",
-    "std::collections::hash_map::DefaultHasher",
 ];
 
 /// The only crates that the engine may name.
