@@ -1,11 +1,16 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
-pub(crate) mod python;
 pub mod redis_server;
+pub(crate) mod netns;
+pub(crate) mod python;
+pub(crate) mod redis_server;
 
-/// True if `part` is there. If it is not: says so where the test summary shows it, and fails under
-/// `DEFIB_REQUIRE_ALL=1` (as CI sets it), so that nothing is skipped silently.
-pub fn available(part: &str, there: bool) -> bool {
+use std::io::Write as _;
+
+/// True if `part` is there. If it is not: says so where the test summary shows it (the file named by
+/// `DEFIB_SKIPPED_LOG`; the output of a test that passes is hidden), and fails under `DEFIB_REQUIRE_ALL=1` (as CI
+/// sets it), so that nothing is skipped silently.
+pub(crate) fn available(part: &str, there: bool) -> bool {
     if there {
         return true;
     }
@@ -14,5 +19,16 @@ pub fn available(part: &str, there: bool) -> bool {
         "{part} is missing on this machine, and DEFIB_REQUIRE_ALL=1 forbids skipping"
     );
     eprintln!("SKIPPED: {part} is missing on this machine");
+    if let Some(log) = std::env::var_os("DEFIB_SKIPPED_LOG") {
+        let test = std::env::var("NEXTEST_TEST_NAME")
+            .unwrap_or_else(|_| std::thread::current().name().unwrap_or("a test").to_owned());
+        let line = format!("SKIPPED: {part} is missing on this machine ({test})\n");
+        let mut log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        log.write_all(line.as_bytes()).unwrap();
+    }
     false
 }
