@@ -58,7 +58,13 @@ pub fn exited(pidfd: &OwnedFd) -> bool {
 /// If the pidfd cannot be watched.
 pub async fn wait_exit(pidfd: &OwnedFd) -> io::Result<()> {
     // A copy, because epoll takes the same descriptor only once and several may wait for one process.
-    let watched = AsyncFd::register_with_interest(pidfd.try_clone()?, Interest::READABLE)?;
+    let copy = pidfd.try_clone()?;
+    #[allow(
+        deprecated,
+        reason = "tokio#8587: unsound for types that change their descriptor; an OwnedFd cannot, and its safe \
+                  successor does not exist (the new ones are unsafe fn)"
+    )]
+    let watched = AsyncFd::with_interest(copy, Interest::READABLE)?;
     loop {
         let mut ready = watched.readable().await?;
         if exited(pidfd) {
