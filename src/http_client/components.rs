@@ -111,7 +111,11 @@ mod tests {
             json!({"healthy": false, "services": {"db": true, "feed": false}}),
             json!({"healthy": false, "checks": 2, "services": {"db": "up", "feed": "error"}}),
         ] {
-            assert_eq!(ignoring("feed", &body), Components::OnlyIgnored("feed".into()), "{body}");
+            assert_eq!(
+                ignoring("feed", &body),
+                Components::OnlyIgnored("feed".into()),
+                "{body}"
+            );
             assert_eq!(ignoring("db", &body), Components::Ill("feed".into()), "{body}");
             assert_eq!(look(&body, &[]), Components::Ill("feed".into()), "{body}");
         }
@@ -122,8 +126,14 @@ mod tests {
         let body = json!({"healthy": false, "components": {"db": {"status": "amber"}, "feed": false}});
         assert_eq!(ignoring("feed", &body), Components::Unreadable("db".into()));
         assert_eq!(ignoring("x", &json!({"healthy": false})), Components::NoneIll);
-        assert_eq!(ignoring("x", &json!([1, null, {"ok": {"ok": false}}])), Components::NoneIll);
-        assert_eq!(ignoring("x", &json!([false])), Components::Ill("(without a name)".into()));
+        assert_eq!(
+            ignoring("x", &json!([1, null, {"ok": {"ok": false}}])),
+            Components::NoneIll
+        );
+        assert_eq!(
+            ignoring("x", &json!([false])),
+            Components::Ill("(without a name)".into())
+        );
         assert_eq!(overall(&json!({"healthy": false})), Some(false));
         assert_eq!(overall(&json!([{"healthy": false}])), None);
         assert_eq!(overall(&json!(false)), None);

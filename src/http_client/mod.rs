@@ -139,7 +139,9 @@ pub fn judge(question: &Question, answer: &Result<Response, Error>) -> Answer {
 fn unexpected_status(status: u16) -> Answer {
     match status {
         401 | 403 | 407 | 429 => Answer::Unknown(format!("status {status}: it refuses to answer this node")),
-        300..=399 => Answer::Unknown(format!("status {status}: redirects are not followed, ask the other address")),
+        300..=399 => Answer::Unknown(format!(
+            "status {status}: redirects are not followed, ask the other address"
+        )),
         _ => Answer::Fail(format!("status {status}")),
     }
 }
@@ -153,7 +155,10 @@ fn judge_body(question: &Question, body: &Value, expected: bool, status: u16) ->
     if let Components::Ill(name) = &components {
         return Answer::Fail(format!("component {name} is ill"));
     }
-    let word_asked = question.json.as_ref().is_some_and(JsonCondition::asks_for_overall_word);
+    let word_asked = question
+        .json
+        .as_ref()
+        .is_some_and(JsonCondition::asks_for_overall_word);
     let word_refused = word_asked && matches!(condition, Answer::Fail(_));
     let complaint = if !expected {
         format!("status {status}")
@@ -183,8 +188,14 @@ impl JsonCondition {
         };
         let (met, wanted) = match &self.expect {
             Expect::Equals(wanted) => (Some(same(value, wanted)), format!("{wanted}")),
-            Expect::Below(bound) => (value.as_f64().map(|v| v < *bound), format!("a number below {bound}")),
-            Expect::Above(bound) => (value.as_f64().map(|v| v > *bound), format!("a number above {bound}")),
+            Expect::Below(bound) => (
+                value.as_f64().map(|v| v < *bound),
+                format!("a number below {bound}"),
+            ),
+            Expect::Above(bound) => (
+                value.as_f64().map(|v| v > *bound),
+                format!("a number above {bound}"),
+            ),
         };
         let is = shown(value);
         match met {

@@ -36,7 +36,9 @@ pub enum UrlError {
     #[error("the URL names no host: write it as http://host:port/path")]
     Host,
     /// A user or password in it.
-    #[error("the URL holds a user or password, which would end up in logs: use `bearer` with an env or file secret")]
+    #[error(
+        "the URL holds a user or password, which would end up in logs: use `bearer` with an env or file secret"
+    )]
     UserInfo,
     /// Not a number of 1 to 65535.
     #[error("the URL's port is not a number from 1 to 65535")]
@@ -73,10 +75,7 @@ impl Target {
                 None if tls => 443,
                 None => 80,
             },
-            path: uri
-                .path_and_query()
-                .map_or("/", |path| path.as_str())
-                .to_owned(),
+            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
         })
     }
 
@@ -150,8 +149,18 @@ mod tests {
         assert_eq!(refused("host:80"), UrlError::Scheme);
         assert_eq!(refused("http://host:99999/"), UrlError::Port);
         assert_eq!(refused("http://host:0/"), UrlError::Port);
-        assert_eq!(refused(&format!("http://host/{}", "x".repeat(9000))), UrlError::TooLong);
-        for url in ["", "http://", "http://:80/", "http:// hunter2@x/", "http://a b/", "http://ü/"] {
+        assert_eq!(
+            refused(&format!("http://host/{}", "x".repeat(9000))),
+            UrlError::TooLong
+        );
+        for url in [
+            "",
+            "http://",
+            "http://:80/",
+            "http:// hunter2@x/",
+            "http://a b/",
+            "http://ü/",
+        ] {
             let message = refused(url).to_string();
             assert!(!message.contains("hunter2"), "{message}");
         }

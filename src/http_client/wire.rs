@@ -144,7 +144,12 @@ impl Error {
     /// True if certainly no byte of the request was sent.
     pub fn nothing_sent(&self) -> bool {
         match self {
-            Self::Url(_) | Self::Secret(_) | Self::Request(_) | Self::Resolve { .. } | Self::Connect { .. } | Self::Tls(_) => true,
+            Self::Url(_)
+            | Self::Secret(_)
+            | Self::Request(_)
+            | Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::Tls(_) => true,
             Self::Broken { stage, .. } | Self::TimedOut { stage, .. } => *stage < Stage::Waiting,
             Self::Malformed(_) | Self::Head => false,
         }
@@ -156,7 +161,12 @@ impl Error {
             Self::Connect { source, .. } => peers_doing(source),
             Self::TimedOut { stage, .. } => *stage > Stage::Resolving,
             Self::Broken { .. } | Self::Malformed(_) => true,
-            Self::Url(_) | Self::Secret(_) | Self::Request(_) | Self::Resolve { .. } | Self::Tls(_) | Self::Head => false,
+            Self::Url(_)
+            | Self::Secret(_)
+            | Self::Request(_)
+            | Self::Resolve { .. }
+            | Self::Tls(_)
+            | Self::Head => false,
         }
     }
 }
@@ -241,8 +251,9 @@ fn compose(request: &Request, target: &Target) -> Result<hyper::Request<Full<Byt
         message = message.header(CONTENT_TYPE, if json { "application/json" } else { "text/plain" });
     }
     if let Some(secret) = &request.bearer {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.reveal()?))
-            .map_err(|_| Error::Request("the bearer token holds a character that no header can carry".into()))?;
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.reveal()?)).map_err(|_| {
+            Error::Request("the bearer token holds a character that no header can carry".into())
+        })?;
         value.set_sensitive(true);
         message = message.header(AUTHORIZATION, value);
     }
@@ -259,7 +270,10 @@ async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Error> {
         host: target.host.clone(),
         source,
     };
-    let permit = RESOLVERS.acquire().await.map_err(|e| failed(io::Error::other(e)))?;
+    let permit = RESOLVERS
+        .acquire()
+        .await
+        .map_err(|e| failed(io::Error::other(e)))?;
     let name = (target.host.clone(), target.port);
     let looking = tokio::task::spawn_blocking(move || {
         let _permit = permit; // given back when the thread is free, not when the request times out
@@ -310,7 +324,10 @@ where
         .map_err(|e| broken(&e, stage))?;
     let mut connection = pin!(connection);
     let mut answer = pin!(async {
-        let response = sender.send_request(message).await.map_err(|e| broken(&e, stage))?;
+        let response = sender
+            .send_request(message)
+            .await
+            .map_err(|e| broken(&e, stage))?;
         let status = response.status().as_u16();
         let body = match body_limit {
             None => Some(Vec::new()),
