@@ -540,13 +540,13 @@ mod tests {
         let mark = format!("defib-test-{}-one", std::process::id());
         let start = || {
             let shell = format!("read x # {mark}");
-            Ended(
-                Command::new("sh")
-                    .args(["-c", &shell])
-                    .stdin(Stdio::piped())
-                    .spawn()
-                    .unwrap(),
-            )
+            let mut sh = Command::new("sh");
+            let child = Ended(sh.args(["-c", &shell]).stdin(Stdio::piped()).spawn().unwrap());
+            // In the middle of its exec, a process has no command line for a moment.
+            while command(child.0.id()).is_none_or(|line| !line.contains(&mark)) {
+                std::thread::yield_now();
+            }
+            child
         };
         let finder = Finder::new(Owner::Command(mark.clone()));
         assert!(finder.hold().unwrap_err().contains("no process has"));
