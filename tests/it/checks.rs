@@ -927,3 +927,44 @@ async fn a_port_of_our_own_is_no_peer() {
     assert!(detail.contains("this defib itself"), "{detail}");
     running.stop().await;
 }
+
+#[tokio::test]
+async fn without_permission_it_is_said_what_is_missing() {
+    const INNER: &str = "DEFIB_TEST_PORT_OF_ANOTHER_USER";
+    if let Ok(port) = std::env::var(INNER) {
+        let mut running = Running::owner(Owner::Listens(port.parse().unwrap()), SOON);
+        let OwnerSeen::Absent { detail } = running.seen().await else {
+            panic!("not absent");
+        };
+        assert!(
+            detail.contains("uid 0") && detail.contains("CAP_SYS_PTRACE"),
+            "{detail}"
+        );
+        running.stop().await;
+        return;
+    }
+    // This test again, as nobody, about a port of root's: its own.
+    let nobody = |program: &std::ffi::OsStr| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
+            .arg(program);
+        command
+    };
+    let us = std::env::current_exe().unwrap();
+    let can = nobody(us.as_os_str())
+        .arg("--list")
+        .output()
+        .is_ok_and(|out| out.status.success());
+    if !available("a second user (setpriv as root, readable test binary)", can) {
+        return;
+    }
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let inner = nobody(us.as_os_str())
+        .args(["--exact", "checks::without_permission_it_is_said_what_is_missing"])
+        .env(INNER, listener.local_addr().unwrap().port().to_string())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&inner.stdout);
+    assert!(inner.status.success() && said.contains("1 passed"), "{said}");
+}
