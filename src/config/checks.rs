@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fields::{self, Section, time};
+use super::fields;
 use super::peers::Surroundings;
 use super::questions::{Expectations, question};
-use super::reader::{Bad, Read, Reader, is_name};
+use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
+use super::values::is_name;
 use crate::checks::Schedule;
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::reader::is_name;
+use super::values::is_name;
 
 /// The two directories. Neither is created here.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 mod build;
 mod checks;
 mod dirs;
+pub mod document;
 pub mod endpoint;
 pub mod fields;
 mod peers;
@@ -12,8 +13,10 @@ mod reader;
 mod remedy;
 mod report;
 mod rules;
+pub mod schema;
 mod suggest;
 mod tree;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

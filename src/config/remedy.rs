@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use super::fields::{self, Section};
+use super::fields;
 use super::questions::question;
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::schema::Section;
 use super::tree::{Node, Value};
 use crate::engine::settings::{RemedyKind, RemedySettings};
 use crate::remedies::{Remedy, Signal, Until};
 
 /// What an executor may take on top of its own time-outs before it is taken for lost.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// How long a process has before `then`, where the configuration does not say.
+const THEN_AFTER: Duration = Duration::from_secs(10);
 
 /// Tells a known kind of remedy from others, and reports the others.
 type Known<'k> = dyn Fn(&Reader<'_>, &Origin, &str) -> Read<&'static str> + 'k;
@@ -81,9 +85,10 @@ fn signal(reader: &Reader<'_>) -> Read<Kind> {
     let (first, then, after) = (
         reader.text("signal"),
         reader.maybe_text("then"),
-        reader.time("after"),
+        reader.maybe_time("after"),
     );
-    let (first, then, after) = (number(&first?)?, then?, after?);
+    let (first, then) = (number(&first?)?, then?);
+    let after = after?.unwrap_or(THEN_AFTER);
     if then.is_none() && reader.is_set("after") {
         let message = "`after` is the time before `then`, which is not given";
         return Err(reader.wrong(

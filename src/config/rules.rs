@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::fields::time;
 use super::peers::Peer;
 use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
+use super::schema::time;
 use crate::engine::cause::Cause;
 use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, Source};
 use crate::{bus, http};
