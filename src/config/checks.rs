@@ -70,7 +70,7 @@ pub(super) fn checks(
     reason = "what a check is read from and what it is read against"
 )]
 fn check(
-    place: &Reader<'_>,
+    all: &Reader<'_>,
     name: &str,
     origin: &Origin,
     node: &Node,
@@ -80,21 +80,21 @@ fn check(
     checks: &mut Checks,
 ) -> Read<()> {
     if !is_name(name) {
-        return Err(place.wrong(
+        return Err(all.wrong(
             origin,
             "name",
             format!("`{name}` is not a name for a check"),
             "a-z, 0-9, then also _ . -; at most 63",
         ));
     }
-    let kind = check_type(place, name, origin, node)?;
+    let kind = check_type(all, name, origin, node)?;
     let sections: &[&'static Section] = match kind {
         "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
         "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
         "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
-    let reader = place.child(name, origin, node, sections)?;
+    let reader = all.child(name, origin, node, sections)?;
     let index = u16::try_from(checks.all.len()).map_err(|_| Bad)?;
     let common = common(&reader, grace, around.expectations);
     let (kind, plane) = match kind {
@@ -378,7 +378,7 @@ pub(super) fn implied_process(checks: &mut Checks, grace: Duration) {
     checks.all.push(CheckSettings {
         name: "process".into(),
         kind: CheckKind::Process {
-            fail_after: Default::default(),
+            fail_after: FailAfter::default(),
             interval: schedule.interval,
         },
         plane: Plane::Local,

@@ -6,6 +6,7 @@ mod checks;
 mod dirs;
 pub mod document;
 pub mod endpoint;
+pub mod explain;
 pub mod fields;
 mod peers;
 mod questions;

@@ -306,9 +306,9 @@ mod tests {
                 r#"url = "redis://u:hunter2@h/0""#,
                 r#"url = "redis://*********@h/0""#,
             ),
-            (r#"admin_token = 'abc', x = 1"#, r#"admin_token = '***', x = 1"#),
+            ("admin_token = 'abc', x = 1", "admin_token = '***', x = 1"),
             (r#"bearer = { env = "NAME" }"#, r#"bearer = { env = "NAME" }"#),
-            (r#"password = hunter2"#, r#"password = *******"#),
+            ("password = hunter2", "password = *******"),
             (r#"password = "hunter2"#, r#"password = "*******"#),
             (r#"node = "a""#, r#"node = "a""#),
         ] {

@@ -220,7 +220,7 @@ fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {
     }
 }
 
-/// Why a peer's remedy can never follow.
+/// Why a peer's remedy can never follow, if it cannot.
 pub(super) fn unreachable(peer: &PeerSettings) -> Option<String> {
     let remedy = peer.remedies.first()?;
     let deciding: Vec<_> = peer

@@ -629,6 +629,95 @@ remedies = [{ do = "log", for = ["peer_silent"] }]
     );
 }
 
+/// `defib ARGS` with an empty environment, in a directory of its own that holds this configuration.
+fn defib(text: &str, args: &[&str]) -> (Option<i32>, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("defib.toml"), text).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_defib"))
+        .args(args)
+        .env_clear()
+        .env("HOME", dir.path())
+        .env("POD_NAME", "node-a")
+        .env("XDG_RUNTIME_DIR", "/run/user/1")
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, 1, "nothing was written");
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn s37_check_config_exits_78_and_says_why() {
+    let check = ["check-config", "--config", "defib.toml"];
+    let (code, out, err) = defib("grup = \"a\"\n[peer.a]\n", &check);
+    assert_eq!((code, out.as_str()), (Some(78), ""));
+    assert!(err.starts_with("defib.toml:1:1: error[unknown_key]"), "{err}");
+    assert!(err.ends_with("2 mistakes in the configuration\n"), "{err}");
+    let (code, _, err) = defib("", &["check-config", "--config", "nowhere.toml"]);
+    assert_eq!(code, Some(78));
+    assert!(
+        err.starts_with("nowhere.toml: error[unreadable]: cannot be read: No such file"),
+        "{err}"
+    );
+    let (code, out, err) = defib("group = \"g\"", &["check-config"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(
+        out.starts_with("OK: node node-a of group default: 0 peers, 0 checks"),
+        "no file is found: {out}"
+    );
+    assert_eq!(defib("", &["check-config", "--nonsense"]).0, Some(2));
+}
+
+#[test]
+fn explain_says_in_words_what_may_happen() {
+    let (code, out, err) = defib(CANONICAL, &["check-config", "-c", "defib.toml", "--explain"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let expected = r"OK: node node-a of group base-station: 2 peers, 5 checks
+warning: dry_run is on: remedies are decided and shown, and none is carried out
+warning: http.listen (0.0.0.0:7337) is open to every machine that can reach this one; it shows status and metrics, and changes nothing
+warning: checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it
+
+The bus is inside this process, and nobody else can join it.
+This node says that it lives every 1s on `defib:base-station`, and judges others only while it hears itself.
+Probes and metrics are on 0.0.0.0:7337; orders are taken on the socket /run/user/1/defib/admin.sock.
+
+feed (on this machine: the process that listens on port 9080)
+  heartbeat: any message on `telemetry_heartbeat`; suspect after 2s of silence, dead after 5s (peer_silent)
+  data: any message on `can_messages`; suspect after 2s of silence, dead after 5s (peer_silent); only while `car` is met; decides nothing, is shown
+  process: its exit condemns at once (peer_exited); stopped in 3 of 3 looks, one every 1s, condemns (peer_stuck)
+  When it is dead, for peer_exited or peer_stuck: SIGTERM to that very process, and SIGKILL if it is still there after 5s.
+  Then it has 5s for its own proof of life; its failures do not count for 10s or until its first pass.
+  At most 3 such remedies in 10m, at least 10s apart, doubling to 5m; the whole group has one every 10s.
+
+archive (on this machine: the process whose command line contains `archive.py`)
+  api: http://127.0.0.1:8080/health answers 200 to 299 within 1s, `healthy` is true (whatever gps say), asked every 1s; 3 failures of 3 condemn (peer_stuck)
+  process: its exit condemns at once (peer_exited); stopped in 3 of 3 looks, one every 1s, condemns (peer_stuck)
+  When it is dead, for whatever cause lies in it: POST http://127.0.0.1:8080/__internal/drain within 5s, then up to 20s until http://127.0.0.1:8080/n answers as it should.
+  Then it has 1m for its own proof of life; its failures do not count for 10s or until its first pass.
+  It restarts nothing, so no budget is charged; at least 10s apart, doubling to 5m.
+
+Never:
+- is any remedy carried out: dry_run is on
+- is anybody blamed for a silence while this node cannot hear itself, or was stopped
+- is anything done on evidence of the bus while the bus is away, nor for 1m after it is back
+- is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen
+- is every peer healed at once: more than max(2, 5 %) of the remote peers, or all of them, silent within 1m are held, and one is tried after 5m
+- is a remedy applied to a later life of a peer than the one that was condemned
+";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn completions_are_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, _) = defib("", &["completions", shell]);
+        assert_eq!(code, Some(0), "{shell}");
+        assert!(out.contains("check-config"), "{shell}");
+    }
+}
+
 /// Text that often gets past the parser.
 fn plausible() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
