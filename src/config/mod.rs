@@ -1,1 +1,236 @@
-//! Under construction: config.
+//! Configuration: TOML text, `DEFIB__…` variables and `--set` become one validated [`Config`], or a [`Report`] of
+//! every mistake at once. Builds the settings of the edges and of the engine; starts nothing.
+
+mod build;
+mod checks;
+mod dirs;
+pub mod document;
+pub mod endpoint;
+pub mod explain;
+pub mod fields;
+mod peers;
+mod questions;
+mod reader;
+mod remedy;
+mod report;
+mod rules;
+pub mod schema;
+mod suggest;
+mod tree;
+mod values;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::engine::settings::Settings as EngineSettings;
+use crate::{bus, http, remedies};
+
+/// Where a configuration comes from. Later ones win: file, environment, `--set`.
+#[derive(Clone, Debug, Default)]
+pub struct Sources {
+    /// The file's name, for messages, and its text.
+    pub file: Option<(PathBuf, String)>,
+    /// The environment. `DEFIB__A__B` sets `a.b`; `${VAR}` reads any.
+    pub env: BTreeMap<String, String>,
+    /// `a.b=value`, in the order given.
+    pub set: Vec<String>,
+    /// Serve only these peers; empty: all.
+    pub peers: Vec<String>,
+    /// Whether the node's id may be written to the state directory if there is none yet.
+    pub may_write: bool,
+}
+
+impl Sources {
+    /// Reads the file (`None`: the first default place that has one) and the environment of this process.
+    pub fn gather(
+        file: Option<&Path>,
+        set: &[String],
+        peers: &[String],
+        may_write: bool,
+    ) -> Result<Self, Report> {
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let env: BTreeMap<String, String> = std::env::vars_os().filter_map(text).collect();
+        let file = file.map(Path::to_owned).or_else(|| default_file(&env));
+        let mut sources = Self {
+            file: None,
+            env,
+            set: set.to_vec(),
+            peers: peers.to_vec(),
+            may_write,
+        };
+        if let Some(name) = file {
+            sources.file = Some((
+                name.clone(),
+                read(&name).map_err(|why| sources.unreadable(name, &why))?,
+            ));
+        }
+        Ok(sources)
+    }
+
+    fn unreadable(&self, name: PathBuf, why: &str) -> Report {
+        let problems = report::Problems::of(Some((name, String::new())));
+        problems.add(
+            &report::Origin::Nowhere,
+            "unreadable",
+            why,
+            "name it with --config or DEFIB_CONFIG",
+        );
+        let tree = tree::gather(self, &problems);
+        let context = reader::Context {
+            problems: &problems,
+            env: &self.env,
+        };
+        let root = reader::Reader::root(&tree, &fields::ROOT, context);
+        Report::of(&problems, build::base(&root, &dirs::Dirs::of(&self.env)).0)
+    }
+}
+
+/// Where a file is looked for when none is named.
+fn default_file(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let given = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = given("XDG_CONFIG_HOME").or_else(|| given("HOME").map(|home| home.join(".config")));
+    let places = own
+        .map(|dir| dir.join("defib/defib.toml"))
+        .into_iter()
+        .chain([PathBuf::from("/etc/defib/defib.toml")]);
+    places.into_iter().find(|path| path.exists())
+}
+
+/// The text of a file, bounded: a path may name anything.
+fn read(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(tree::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+}
+
+/// A configuration that cannot be wrong.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// This node's name.
+    pub node: Arc<str>,
+    /// The group it belongs to.
+    pub group: Arc<str>,
+    /// Decide, record and show, but carry out nothing. `run --dry-run` sets it too (before `engine_settings`).
+    pub dry_run: bool,
+    /// For `bus`.
+    pub bus: bus::Settings,
+    /// For `checks`.
+    pub checks: crate::checks::Settings,
+    /// For `remedies`.
+    pub remedies: remedies::Settings,
+    /// For `http`.
+    pub http: http::Settings,
+    /// File of the store.
+    pub store: PathBuf,
+    /// Where sockets and locks go; not created yet.
+    pub runtime_dir: PathBuf,
+    /// How and what is logged.
+    pub log: LogSettings,
+    /// How long a shutdown may take before the node ends anyway. Default 10 s.
+    pub shutdown_deadline: Duration,
+    /// What is allowed and probably not meant.
+    pub warnings: Vec<String>,
+    engine: EngineSettings,
+}
+
+impl Config {
+    /// The engine's settings for a run with this boot id.
+    pub fn engine_settings(&self, boot: Arc<str>) -> EngineSettings {
+        EngineSettings {
+            boot,
+            dry_run: self.dry_run,
+            ..self.engine.clone()
+        }
+    }
+}
+
+/// How and what is logged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// Default `auto`.
+    pub format: LogFormat,
+    /// A filter of `tracing-subscriber`. Default `info`.
+    pub level: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// JSON in Kubernetes, human elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Every mistake of a configuration, in the order of its sources. `Display` is what people read: one block each,
+/// and a last line with their number; no trailing newline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// For `--on-bad-config=observe`: the listeners, as far as they could be read, else the defaults.
+    pub http: http::Settings,
+    /// The logging, as far as it could be read, else the defaults.
+    pub log: LogSettings,
+    text: String,
+    count: usize,
+}
+
+impl Report {
+    fn of(problems: &report::Problems, base: build::Base) -> Self {
+        let (text, count) = problems.render();
+        Self {
+            http: base.http,
+            log: base.log,
+            text,
+            count,
+        }
+    }
+
+    /// Number of mistakes; at least 1.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Report {}
+
+/// Reads and validates a configuration; starts nothing. Every mistake is reported, not only the first.
+pub fn load(sources: &Sources) -> Result<Config, Report> {
+    let problems = report::Problems::of(sources.file.clone());
+    let tree = tree::gather(sources, &problems);
+    let context = reader::Context {
+        problems: &problems,
+        env: &sources.env,
+    };
+    let root = reader::Reader::root(&tree, &fields::ROOT, context);
+    let dirs = dirs::Dirs::of(&sources.env);
+    let (base, base_is_good) = build::base(&root, &dirs);
+    let config = build::config(&root, sources, &dirs, &base);
+    match config {
+        Ok(config) if base_is_good.is_ok() && problems.is_empty() => Ok(config),
+        _ => Err(Report::of(&problems, base)),
+    }
+}
+
+/// `204` or `200-299` as a range; `None` if it is neither or out of 100 ..= 599.
+pub fn statuses(text: &str) -> Option<std::ops::RangeInclusive<u16>> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    let (low, high) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    (100 <= low && low <= high && high <= 599).then_some(low..=high)
+}
