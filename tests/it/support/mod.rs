@@ -1,6 +1,5 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
-pub mod redis_server;
 pub(crate) mod netns;
 pub(crate) mod python;
 pub(crate) mod redis_server;
