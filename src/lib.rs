@@ -29,4 +29,5 @@ pub mod runtime;
 pub mod secret;
 pub mod sim;
 pub mod store;
+pub mod task;
 pub mod telemetry;
