@@ -1,1 +1,52 @@
-//! Under construction: cli.
+//! The command line: one file a command. Parses, dispatches, and turns results into exit codes.
+
+pub mod admin;
+pub mod args;
+pub mod check_config;
+pub mod completions;
+pub mod demo;
+pub mod explain;
+pub mod probe;
+pub mod run;
+pub mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+/// The exit codes, as the help text lists them.
+pub mod exit {
+    /// Done; a probe passes.
+    pub const OK: u8 = 0;
+    /// Not done; a probe fails.
+    pub const FAILED: u8 = 1;
+    /// Wrong usage (clap's own).
+    pub const USAGE: u8 = 2;
+    /// An internal error (`EX_SOFTWARE`).
+    pub const INTERNAL: u8 = 70;
+    /// The network namespace is orphaned (`EX_TEMPFAIL`): a new start joins the new one.
+    pub const ORPHANED: u8 = 75;
+    /// The configuration is wrong (`EX_CONFIG`).
+    pub const CONFIG: u8 = 78;
+    /// A second signal forced the end.
+    pub const FORCED: u8 = 130;
+}
+
+/// The binary's `main`.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::execute(&args),
+        Command::CheckConfig(args) => check_config::execute(&args),
+        Command::Status(args) => status::execute(&args),
+        Command::Explain(args) => explain::execute(&args),
+        Command::Pause(args) => admin::pause(&args),
+        Command::Resume(args) => admin::resume(&args),
+        Command::Forget(args) => admin::forget(&args),
+        Command::Drain(args) => admin::drain(&args),
+        Command::Probe(command) => probe::execute(&command),
+        Command::Demo(args) => demo::execute(&args),
+        Command::Completions(args) => completions::execute(&args),
+    }
+}

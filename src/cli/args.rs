@@ -1,0 +1,357 @@
+//! What each command takes. Definitions and help texts only: no behaviour but the parsing of values.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Exit codes:
+    0  done; for `probe`: it passes
+    1  not done; for `probe`: it fails
+    2  usage
+   70  an internal error, or a part of the node that would not stay up
+   75  the network namespace is orphaned: start again to join the new one
+   78  the configuration is wrong
+  130  forced to end by a second signal";
+
+/// Watches the liveness of processes over Redis pub/sub and on this machine, says why one went silent, and heals it
+/// with the smallest shock that works.
+#[derive(Debug, Parser)]
+#[command(name = "defib", version, after_help = AFTER_HELP, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node until it is told to stop.
+    Run(RunArgs),
+    /// Check the configuration: one line if it is right, every mistake at once if it is not (exit 78).
+    CheckConfig(CheckConfigArgs),
+    /// Show what a running node knows, as a table.
+    Status(StatusArgs),
+    /// Say what is known of one peer, which guard said what, and what happens next.
+    Explain(ExplainArgs),
+    /// Do nothing for one peer, or for all, but go on judging.
+    Pause(PauseArgs),
+    /// End a pause early.
+    Resume(ResumeArgs),
+    /// Tell the node that a peer left for good.
+    Forget(ForgetArgs),
+    /// Stop healing and say goodbye; the node keeps answering until it is stopped.
+    Drain(DrainArgs),
+    /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
+    #[command(subcommand)]
+    Probe(ProbeCommand),
+    /// Break things on purpose and watch them being healed, in 90 seconds.
+    Demo(DemoArgs),
+    /// Print completions for a shell.
+    Completions(CompletionsArgs),
+}
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ConfigArgs {
+    /// Configuration file [default: the first that is there of $XDG_CONFIG_HOME/defib/defib.toml,
+    /// /etc/defib/defib.toml; none is fine].
+    #[arg(short, long, value_name = "FILE", env = "DEFIB_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Override one key, as in bus.url=redis://localhost; may be repeated; wins over DEFIB__… variables.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Serve only these peers of the configuration [default: all].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub peers: Vec<String>,
+}
+
+/// What to do with a configuration that is wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum OnBadConfig {
+    /// Report every mistake and exit 78.
+    #[default]
+    Fail,
+    /// Report every mistake, bind, answer 200, judge nothing, and say so.
+    Observe,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// JSON in Kubernetes, human elsewhere.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `defib run`
+#[derive(Clone, Debug, Default, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// Decide, record and show everything, and carry out no remedy.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// What to do with a configuration that is wrong.
+    #[arg(
+        long,
+        value_name = "WHAT",
+        value_enum,
+        default_value_t,
+        env = "DEFIB_ON_BAD_CONFIG"
+    )]
+    pub on_bad_config: OnBadConfig,
+    /// How log lines look [default: log.format].
+    #[arg(long, value_name = "FORMAT", value_enum, env = "DEFIB_LOG_FORMAT")]
+    pub log_format: Option<LogFormatArg>,
+    /// What is logged, as in `info` or `warn,defib::bus=debug` [default: log.level].
+    #[arg(long, value_name = "FILTER", env = "DEFIB_LOG")]
+    pub log: Option<String>,
+}
+
+/// `defib check-config`
+#[derive(Clone, Debug, Default, Args)]
+pub struct CheckConfigArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// Say in words what is watched, what follows after how long, and what never happens.
+    #[arg(long)]
+    pub explain: bool,
+}
+
+/// How to reach a node's public listener.
+#[derive(Clone, Debug, Default, Args)]
+pub struct PublicArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// The node's public listener, as in http://127.0.0.1:7337 [default: http.listen of the configuration].
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+}
+
+/// How to reach a node's admin listener.
+#[derive(Clone, Debug, Default, Args)]
+pub struct AdminArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// The node's admin socket [default: http.admin_socket of the configuration].
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    pub admin_socket: Option<PathBuf>,
+    /// The node's admin port instead, as in http://127.0.0.1:7338; needs a token.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Token of the admin port; better given as DEFIB_TOKEN, where no process list shows it.
+    #[arg(long, value_name = "TOKEN", env = "DEFIB_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+}
+
+/// `defib status`
+#[derive(Clone, Debug, Default, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: PublicArgs,
+    /// The whole answer of /api/v1/status instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `defib explain`
+#[derive(Clone, Debug, Default, Args)]
+pub struct ExplainArgs {
+    /// The peer's name.
+    pub peer: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: PublicArgs,
+}
+
+/// `defib pause`
+#[derive(Clone, Debug, Default, Args)]
+pub struct PauseArgs {
+    /// The peer's name [default: the whole node].
+    pub peer: Option<String>,
+    /// Why; it is kept and shown.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Ends by itself after this time, as in 30m [default: until `resume`].
+    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
+    pub lasting: Option<Duration>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib resume`
+#[derive(Clone, Debug, Default, Args)]
+pub struct ResumeArgs {
+    /// The peer's name [default: the pause of the whole node].
+    pub peer: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib forget`
+#[derive(Clone, Debug, Default, Args)]
+pub struct ForgetArgs {
+    /// The peer's name.
+    pub peer: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib drain`
+#[derive(Clone, Debug, Default, Args)]
+pub struct DrainArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib probe …`
+#[derive(Clone, Debug, Subcommand)]
+pub enum ProbeCommand {
+    /// Pass if a URL answers as it should.
+    Http(ProbeHttpArgs),
+    /// Pass if a heartbeat file is fresh.
+    File(ProbeFileArgs),
+    /// Pass if a Redis answers PING and is no replica.
+    Redis(ProbeRedisArgs),
+    /// Pass unless a node pulses this peer: for an application's own exec liveness probe.
+    Healthz(ProbeHealthzArgs),
+}
+
+/// What a probe says when it could not ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Unreachable {
+    /// Exit 0: what cannot be measured is not dead.
+    Pass,
+    /// Exit 1.
+    Fail,
+}
+
+/// `defib probe http`
+#[derive(Clone, Debug, Args)]
+pub struct ProbeHttpArgs {
+    /// What to ask: http:// or https://.
+    pub url: String,
+    /// Statuses that pass: one, or a range.
+    #[arg(long, value_name = "STATUS", default_value = "200-299", value_parser = statuses)]
+    pub status: std::ops::RangeInclusive<u16>,
+    /// Path of a field in the JSON answer, as in a.b.0.c.
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<String>,
+    /// The field must be this (JSON, or else text).
+    #[arg(long, value_name = "VALUE", requires = "json", conflicts_with_all = ["below", "above"])]
+    pub equals: Option<String>,
+    /// The field must be a number below this.
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        requires = "json",
+        conflicts_with = "above",
+        allow_negative_numbers = true
+    )]
+    pub below: Option<f64>,
+    /// The field must be a number above this.
+    #[arg(long, value_name = "NUMBER", requires = "json", allow_negative_numbers = true)]
+    pub above: Option<f64>,
+    /// Bound on the whole.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub timeout: Duration,
+    /// What to say when nothing answers.
+    #[arg(long, value_name = "VERDICT", value_enum, default_value = "fail")]
+    pub unreachable: Unreachable,
+}
+
+/// `defib probe file`
+#[derive(Clone, Debug, Args)]
+pub struct ProbeFileArgs {
+    /// The heartbeat file: a JSON object with an ISO 8601 `timestamp`.
+    pub path: PathBuf,
+    /// Older than this is dead.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub max_age: Duration,
+    /// What to say when the file cannot be read (no permission, a failing disk). A missing file fails.
+    #[arg(long, value_name = "VERDICT", value_enum, default_value = "fail")]
+    pub unreachable: Unreachable,
+}
+
+/// `defib probe redis`
+#[derive(Clone, Debug, Args)]
+pub struct ProbeRedisArgs {
+    /// redis://, rediss:// or unix:// [default: bus.url of the configuration].
+    pub url: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// Bound on the whole.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub timeout: Duration,
+    /// What to say when nothing answers.
+    #[arg(long, value_name = "VERDICT", value_enum, default_value = "fail")]
+    pub unreachable: Unreachable,
+}
+
+/// `defib probe healthz`
+#[derive(Clone, Debug, Args)]
+pub struct ProbeHealthzArgs {
+    /// The peer's name [default: bare /healthz].
+    pub peer: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: PublicArgs,
+    /// Bound on the whole.
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration)]
+    pub timeout: Duration,
+    /// What to say when no node answers: a node that is away harms nobody.
+    #[arg(long, value_name = "VERDICT", value_enum, default_value = "pass")]
+    pub unreachable: Unreachable,
+}
+
+/// `defib demo`
+#[derive(Clone, Debug, Default, Args)]
+pub struct DemoArgs {
+    /// Run against this Redis instead of the embedded bus.
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// Stay up afterwards, with the endpoints to look at.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+/// `defib completions`
+#[derive(Clone, Copy, Debug, Args)]
+pub struct CompletionsArgs {
+    /// Which shell.
+    pub shell: clap_complete::Shell,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| "a time with its unit, as in 500ms, 30s or 5m".to_owned())
+}
+
+fn statuses(text: &str) -> Result<std::ops::RangeInclusive<u16>, String> {
+    crate::config::statuses(text)
+        .ok_or_else(|| "a status or a range of them, as in 204 or 200-299".to_owned())
+}
+
+impl ConfigArgs {
+    /// The configuration that these arguments name, read and validated. `may_write`: the node's id may be made and
+    /// kept in the state directory (only `run` may).
+    pub fn load(&self, may_write: bool) -> Result<crate::config::Config, crate::config::Report> {
+        crate::config::Sources::gather(self.config.as_deref(), &self.set, &self.peers, may_write)
+            .and_then(|sources| crate::config::load(&sources))
+    }
+}
