@@ -8,7 +8,8 @@
 //! ```text
 //! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
 //! config -> settings types of the edges and of the engine
-//! telemetry, secret, http_client <- everyone but engine (leaves: they import none of ours)
+//! telemetry, secret, http_client, task, owner_table <- everyone but engine (leaves: of ours they
+//!                               import the engine's words at most)
 //! ```
 //!
 //! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `http`, `store`) turn the world into events and
@@ -24,6 +25,7 @@ pub mod config;
 pub mod engine;
 pub mod http;
 pub mod http_client;
+pub mod owner_table;
 pub mod remedies;
 pub mod runtime;
 pub mod secret;

@@ -3,11 +3,23 @@
 pub mod expectation;
 pub mod http;
 pub mod owner;
+mod process;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::event::{CheckId, ExpectationId, PeerId};
+use anyhow::Context as _;
+use tokio::sync::mpsc::Sender;
+use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
+use crate::engine::settings::Settings as Names;
+use crate::engine::time::Clock;
 use crate::http_client::Question;
+use crate::owner_table::OwnerTable;
+use crate::task::Task;
+use crate::telemetry::metrics::checks::CheckMetrics;
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -40,4 +52,89 @@ pub struct Schedule {
     pub interval: Duration,
     /// Bound on one run; a run that exceeds it fails (for `http`) or is unknown.
     pub timeout: Duration,
+}
+
+/// Where every check gets the time from and reports to.
+#[derive(Clone)]
+pub struct Reporting {
+    /// To the event loop.
+    pub events: Sender<Event>,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Of this edge.
+    pub metrics: CheckMetrics,
+}
+
+/// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
+/// gives the tasks the names of the configuration: `http:feed/status`, `owner:feed`, `when:car`.
+pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: &Reporting) -> Vec<Task> {
+    let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
+    let peer_name = |id: PeerId| peer(id).map_or_else(|| id.0.to_string(), |p| p.name.to_string());
+    let watches = settings.owners.into_iter().map(|(id, owner, check, schedule)| {
+        let watch = owner::Watch::new(id, owner, check, schedule, owners.clone(), reporting.clone());
+        task(format!("owner:{}", peer_name(id)), move || watch.clone().run())
+    });
+    let checks = settings.http.into_iter().map(|(id, question, schedule)| {
+        let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
+        let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
+        let reporting = reporting.clone();
+        task(format!("http:{}/{check}", peer_name(id.peer)), move || {
+            http::run(id, question.clone(), schedule, reporting.clone())
+        })
+    });
+    let expectations = settings.expectations.into_iter().map(|(id, question, schedule)| {
+        let name = names.expectations.get(usize::from(id.0));
+        let name = name.map_or_else(|| id.0.to_string(), ToString::to_string);
+        let reporting = reporting.clone();
+        task(format!("when:{name}"), move || {
+            expectation::run(id, question.clone(), schedule, reporting.clone())
+        })
+    });
+    watches.chain(checks).chain(expectations).collect()
+}
+
+/// A task whose work never ends by itself: cancelling drops it where it waits.
+fn task<F, W>(name: String, work: F) -> Task
+where
+    F: Fn() -> W + Send + Sync + 'static,
+    W: Future<Output = anyhow::Result<std::convert::Infallible>> + Send + 'static,
+{
+    Task {
+        name,
+        start: Box::new(move |cancel: CancellationToken| {
+            let work = work();
+            Box::pin(async move {
+                match cancel.run_until_cancelled(work).await {
+                    None => Ok(()),
+                    Some(ended) => ended.map(|never| match never {}),
+                }
+            })
+        }),
+    }
+}
+
+impl Reporting {
+    async fn send(&self, event: Event) -> anyhow::Result<()> {
+        self.events
+            .send(event)
+            .await
+            .context("the event loop takes no more events")
+    }
+}
+
+impl Schedule {
+    /// The starts of the runs: the first after a random part of the interval (of a second at most), so that
+    /// checks and nodes do not all ask at once. Starts that were missed are left out, not made up for.
+    async fn starts(self) -> Interval {
+        let bound = self.interval.min(Duration::from_secs(1));
+        let part = getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX));
+        tokio::time::sleep(bound.mul_f64(part)).await;
+        self.ticks()
+    }
+
+    fn ticks(self) -> Interval {
+        let mut ticks = tokio::time::interval(self.interval.max(Duration::from_millis(1)));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    }
 }

@@ -1,1 +1,223 @@
-//! The owner watch: finds a peer's process, holds it by a pidfd, and tells of its end at once.
+//! The owner watch: takes hold of a peer's process by a pidfd, tells of its exit at once, and looks for the next
+//! one. It says what it sees; what that means is the engine's business.
+//!
+//! Which life a process is: boot id, number and start time, read while its pidfd is open. While it runs it stays
+//! the owner, whoever else may match later, with one exception: when the pid file names another running process,
+//! that one is the owner from then on, although the old one may live (a daemon that replaced itself; the old one's
+//! end is then nobody's exit). A command line or a port that moved is followed only after the exit.
+//!
+//! The restart of this task forgets nothing: the pidfd stays in the [`OwnerTable`], and an exit meanwhile is
+//! still a witnessed one.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::task::JoinHandle;
+
+use super::process::{Finder, Stat, incarnation};
+use super::{Owner, Reporting, Schedule};
+use crate::engine::cause::Cause;
+use crate::engine::event::{CheckId, Event, Observation, Outcome, OwnerSeen, PeerId};
+use crate::owner_table::{Holding, LiveOwner, OwnerTable};
+use crate::telemetry::metrics::checks::{CheckKind, OwnerEvent, RunOutcome};
+
+/// After an exit the next life is looked for at once, and again after this, doubling up to the interval.
+const SOON: Duration = Duration::from_millis(50);
+
+/// The watch over one peer's process.
+#[derive(Clone)]
+pub struct Watch {
+    peer: PeerId,
+    check: Option<CheckId>,
+    schedule: Schedule,
+    finder: Arc<Finder>,
+    table: OwnerTable,
+    reporting: Reporting,
+}
+
+impl Watch {
+    /// Also tells the table that this peer has an owner.
+    pub fn new(
+        peer: PeerId,
+        owner: Owner,
+        check: Option<CheckId>,
+        schedule: Schedule,
+        table: OwnerTable,
+        reporting: Reporting,
+    ) -> Self {
+        let finder = Arc::new(Finder::new(owner));
+        let look = Arc::clone(&finder);
+        table.watch(
+            peer,
+            Arc::new(move || look.hold().ok().map(|live| live.incarnation)),
+        );
+        Self {
+            peer,
+            check,
+            schedule,
+            finder,
+            table,
+            reporting,
+        }
+    }
+
+    /// Watches until it is dropped.
+    ///
+    /// # Errors
+    /// If the event loop is gone, or a pidfd cannot be watched.
+    pub async fn run(self) -> anyhow::Result<Infallible> {
+        let mut held = match self.table.get(self.peer) {
+            Holding::Live(live) => Some(live),
+            Holding::Nothing | Holding::Unwatched => None,
+        };
+        let mut witnessed = false;
+        loop {
+            let live = match held.take() {
+                Some(live) => live,
+                None => self.seek(witnessed).await?,
+            };
+            // Into the table first: whoever hears of this life finds it there.
+            self.table.hold(self.peer, live.clone());
+            self.tell(OwnerEvent::Running, OwnerSeen::Running(live.incarnation.clone()))
+                .await?;
+            held = self.follow(&live).await?;
+            witnessed = held.is_none();
+            if witnessed {
+                self.table.release(self.peer);
+                self.tell(OwnerEvent::Exited, OwnerSeen::Exited(live.incarnation))
+                    .await?;
+            }
+        }
+    }
+
+    /// Looks until a process is there. Absence is told only when no exit explains it, and again only when its
+    /// reason is another.
+    async fn seek(&self, witnessed: bool) -> anyhow::Result<LiveOwner> {
+        let mut looking = Looking::default();
+        let mut pause = if witnessed { SOON } else { self.schedule.interval };
+        let mut told = None;
+        loop {
+            let detail = match looking.next(&self.finder, self.schedule.timeout).await {
+                Ok(live) => return Ok(live),
+                Err(detail) => detail,
+            };
+            if told.as_ref() != Some(&detail) {
+                tracing::info!(peer = self.peer.0, detail, "owner not found");
+                told = Some(detail.clone());
+                if !witnessed {
+                    self.tell(OwnerEvent::Absent, OwnerSeen::Absent { detail })
+                        .await?;
+                }
+            }
+            tokio::time::sleep(pause.min(self.schedule.interval)).await;
+            pause = pause.saturating_mul(2);
+        }
+    }
+
+    /// Stays with this life until it ends (`None`) or the pid file moves on to another.
+    async fn follow(&self, live: &LiveOwner) -> anyhow::Result<Option<LiveOwner>> {
+        let exit = pin!(live.wait_exit());
+        let successor = pin!(self.successor(live));
+        let observing = pin!(self.observe(live));
+        tokio::select! {
+            biased;
+            ended = exit => ended.context("cannot watch a pidfd").map(|()| None),
+            newer = successor => Ok(Some(newer)),
+            failed = observing => failed.map(|never| match never {}),
+        }
+    }
+
+    async fn successor(&self, live: &LiveOwner) -> LiveOwner {
+        if !self.finder.may_move() {
+            return std::future::pending().await;
+        }
+        let mut looking = Looking::default();
+        loop {
+            tokio::time::sleep(self.schedule.interval).await;
+            if let Ok(newer) = looking.next(&self.finder, self.schedule.timeout).await
+                && newer.incarnation != live.incarnation
+            {
+                return newer;
+            }
+        }
+    }
+
+    async fn observe(&self, live: &LiveOwner) -> anyhow::Result<Infallible> {
+        let Some(check) = self.check else {
+            return std::future::pending().await;
+        };
+        let mut ticks = self.schedule.ticks();
+        loop {
+            ticks.tick().await;
+            let began = self.reporting.clock.now();
+            let Some(outcome) = state(live) else { continue };
+            let counted = match outcome {
+                Outcome::Pass => RunOutcome::Pass,
+                Outcome::Fail { .. } => RunOutcome::Fail,
+                Outcome::Unknown { .. } => RunOutcome::Unknown,
+            };
+            let took = self.reporting.clock.now().since(began);
+            self.reporting.metrics.ran(CheckKind::Owner, counted, took);
+            let observation = Observation {
+                check,
+                began,
+                outcome,
+            };
+            self.reporting.send(Event::Observation(observation)).await?;
+        }
+    }
+
+    async fn tell(&self, counted: OwnerEvent, seen: OwnerSeen) -> anyhow::Result<()> {
+        self.reporting.metrics.owner(counted);
+        let peer = self.peer;
+        self.reporting.send(Event::Owner { peer, seen }).await
+    }
+}
+
+/// What can be said of a process that is held. `None` about an end, of which the pidfd has the word: the main
+/// thread can be a zombie while others work on.
+fn state(live: &LiveOwner) -> Option<Outcome> {
+    let stat = match Stat::read(live.pid) {
+        Ok(stat) => stat,
+        Err(_) if live.exited() => return None,
+        Err(error) => {
+            let detail = format!("cannot read /proc/{}/stat: {error}", live.pid);
+            return Some(Outcome::Unknown { detail });
+        }
+    };
+    if incarnation(live.pid, stat.start).ok()? != live.incarnation {
+        return None;
+    }
+    let stuck = |detail: &str| Outcome::Fail {
+        cause: Cause::PeerStuck,
+        detail: detail.to_owned(),
+    };
+    match stat.state {
+        'T' => Some(stuck("stopped by a signal (state T)")),
+        't' => Some(stuck("stopped by a debugger (state t)")),
+        'Z' | 'X' | 'x' => None,
+        _ => Some(Outcome::Pass),
+    }
+}
+
+/// One look at a time, on a thread that cannot be cancelled: a look that hangs (a pid file on a dead network
+/// mount) is waited for by the next ones, never started twice.
+#[derive(Default)]
+struct Looking(Option<JoinHandle<Result<LiveOwner, String>>>);
+
+impl Looking {
+    async fn next(&mut self, finder: &Arc<Finder>, within: Duration) -> Result<LiveOwner, String> {
+        let look = self.0.get_or_insert_with(|| {
+            let finder = Arc::clone(finder);
+            tokio::task::spawn_blocking(move || finder.hold())
+        });
+        let Ok(done) = tokio::time::timeout(within, look).await else {
+            return Err(format!("looking for the process has not ended within {within:?}"));
+        };
+        self.0 = None;
+        done.unwrap_or_else(|error| Err(format!("looking for the process failed: {error}")))
+    }
+}

@@ -1,13 +1,146 @@
 //! Metrics of `checks`.
 
-use prometheus::Registry;
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+
+use crate::http_client::Answer;
+
+/// What kind of run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// An `http` check.
+    Http,
+    /// An expectation.
+    Expectation,
+    /// A look of the owner watch at its process.
+    Owner,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunOutcome {
+    /// As it should be.
+    Pass,
+    /// Not as it should be.
+    Fail,
+    /// The measurement failed.
+    Unknown,
+}
+
+/// What the owner watch saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OwnerEvent {
+    /// A process was found and is held.
+    Running,
+    /// Its exit was seen.
+    Exited,
+    /// None is there.
+    Absent,
+}
 
 /// Metrics of `checks`.
 #[derive(Clone, Debug)]
-pub struct CheckMetrics {}
+pub struct CheckMetrics {
+    runs: IntCounterVec,
+    duration: HistogramVec,
+    owner_events: IntCounterVec,
+}
 
 impl CheckMetrics {
-    pub(super) fn register(_registry: &Registry) -> prometheus::Result<Self> {
-        Ok(Self {})
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let runs = IntCounterVec::new(
+            Opts::new(
+                "defib_check_runs_total",
+                "Runs of active checks, by kind and outcome.",
+            ),
+            &["kind", "outcome"],
+        )?;
+        let duration = HistogramVec::new(
+            HistogramOpts::new(
+                "defib_check_run_duration_seconds",
+                "How long a run of an active check took, by kind.",
+            )
+            .buckets(vec![0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]),
+            &["kind"],
+        )?;
+        let owner_events = IntCounterVec::new(
+            Opts::new(
+                "defib_owner_events_total",
+                "What the owner watch saw of processes, by event.",
+            ),
+            &["event"],
+        )?;
+        for kind in [CheckKind::Http, CheckKind::Expectation, CheckKind::Owner] {
+            duration.with_label_values(&[kind.as_str()]);
+            for outcome in [RunOutcome::Pass, RunOutcome::Fail, RunOutcome::Unknown] {
+                runs.with_label_values(&[kind.as_str(), outcome.as_str()]);
+            }
+        }
+        for event in [OwnerEvent::Running, OwnerEvent::Exited, OwnerEvent::Absent] {
+            owner_events.with_label_values(&[event.as_str()]);
+        }
+        registry.register(Box::new(runs.clone()))?;
+        registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(owner_events.clone()))?;
+        Ok(Self {
+            runs,
+            duration,
+            owner_events,
+        })
+    }
+
+    /// A run ended.
+    pub fn ran(&self, kind: CheckKind, outcome: RunOutcome, took: Duration) {
+        self.runs
+            .with_label_values(&[kind.as_str(), outcome.as_str()])
+            .inc();
+        self.duration
+            .with_label_values(&[kind.as_str()])
+            .observe(took.as_secs_f64());
+    }
+
+    /// The owner watch saw something.
+    pub fn owner(&self, event: OwnerEvent) {
+        self.owner_events.with_label_values(&[event.as_str()]).inc();
+    }
+}
+
+impl CheckKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Expectation => "expectation",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+impl RunOutcome {
+    /// How an answer counts.
+    pub const fn of(answer: &Answer) -> Self {
+        match answer {
+            Answer::Pass => Self::Pass,
+            Answer::Fail(_) => Self::Fail,
+            Answer::Unknown(_) => Self::Unknown,
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Fail => "fail",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl OwnerEvent {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Absent => "absent",
+        }
     }
 }

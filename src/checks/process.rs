@@ -1,0 +1,575 @@
+//! Finding a peer's process and taking hold of it. Blocking: it walks through /proc, so it runs on a thread of
+//! its own (reading a command line can even wait for the other process's memory lock).
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::Owner;
+use crate::engine::event::Incarnation;
+use crate::owner_table::{LiveOwner, exited};
+
+/// Most bytes of a command line that are compared.
+const MAX_COMMAND: u64 = 64 * 1024;
+/// Most bytes of a pid file that are read; its first line holds the number (postgres writes more below it).
+const MAX_PID_FILE: u64 = 256;
+
+/// Finds one peer's process, by its rule, again and again.
+#[derive(Debug)]
+pub(super) struct Finder {
+    owner: Owner,
+    /// For [`Owner::Pid`]: what the first look found. A number that is free, or was, goes to a stranger next.
+    first: OnceLock<Option<Incarnation>>,
+}
+
+impl Finder {
+    pub(super) fn new(owner: Owner) -> Self {
+        Self {
+            owner,
+            first: OnceLock::new(),
+        }
+    }
+
+    /// True if the process can change while the one before still runs: only the pid file says so.
+    pub(super) fn may_move(&self) -> bool {
+        matches!(self.owner, Owner::PidFile(_))
+    }
+
+    /// Finds the process and takes hold of it by a pidfd. The incarnation is that of the process in the pidfd:
+    /// it is read while the pidfd is open, and the process still ran afterwards, so its number cannot have
+    /// passed to another in between; and what it was found by still holds then.
+    ///
+    /// # Errors
+    /// In words for people: what was looked for, and what to do.
+    pub(super) fn hold(&self) -> Result<LiveOwner, String> {
+        let found = find(&self.owner).and_then(|pid| take(pid, || still(&self.owner, pid)));
+        if let Owner::Pid(pid) = self.owner {
+            let now = found.as_ref().ok().map(|live| &live.incarnation);
+            if let Some(first) = self.first.get()
+                && first.as_ref() != now
+            {
+                return Err(format!(
+                    "process {pid} has ended; a later process of that number is another"
+                ));
+            }
+            if found.is_ok() || Stat::read(pid).map_or(true, |stat| stat.state == 'Z') {
+                self.first.get_or_init(|| now.cloned());
+            }
+        }
+        found
+    }
+}
+
+/// What `/proc/<pid>/stat` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// `R`, `S`, `D`, `T`, `t`, `Z`, …
+    pub(super) state: char,
+    /// In clock ticks since the machine's boot.
+    pub(super) start: u64,
+}
+
+impl Stat {
+    pub(super) fn read(pid: u32) -> io::Result<Self> {
+        let text = fs::read(format!("/proc/{pid}/stat"))?;
+        Self::parse(&text)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc stat line"))
+    }
+
+    /// The second field is the process's own choice and may hold blanks, newlines and `)`: the last `)` ends it.
+    pub(super) fn parse(line: &[u8]) -> Option<Self> {
+        let end = line.iter().rposition(|&byte| byte == b')')?;
+        let rest = std::str::from_utf8(&line[end + 1..]).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?.chars().next()?;
+        // Fields 4 to 21 lie between the state (3) and the start time (22).
+        let start = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start })
+    }
+}
+
+/// The text of a process's incarnation.
+///
+/// # Errors
+/// If this machine's boot id cannot be read.
+pub(super) fn incarnation(pid: u32, start: u64) -> Result<Incarnation, String> {
+    static BOOT: OnceLock<String> = OnceLock::new();
+    let boot = match BOOT.get() {
+        Some(boot) => boot,
+        None => {
+            let path = "/proc/sys/kernel/random/boot_id";
+            let id = fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"))?;
+            BOOT.get_or_init(|| id.trim().to_owned())
+        }
+    };
+    Ok(Incarnation(format!("proc:{boot}:{pid}:{start}").into()))
+}
+
+fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, String> {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let number = number.ok_or_else(|| format!("{pid} is not a process number"))?;
+    let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
+        Errno::SRCH => format!("there is no process {pid}"),
+        Errno::INVAL | Errno::NOENT => format!("{pid} is a thread, not a process"),
+        Errno::NOSYS => "this kernel has no pidfd_open: Linux 5.3 or newer is needed".to_owned(),
+        error => format!("cannot take hold of process {pid} (pidfd_open): {error}"),
+    })?;
+    let stat = Stat::read(pid).map_err(|error| format!("cannot read /proc/{pid}/stat: {error}"))?;
+    let found_still = still();
+    if exited(&pidfd) {
+        return Err(format!("process {pid} has ended"));
+    }
+    if !found_still {
+        return Err(format!("process {pid} changed while it was looked at"));
+    }
+    Ok(LiveOwner {
+        incarnation: incarnation(pid, stat.start)?,
+        pid,
+        pidfd: Arc::new(pidfd),
+    })
+}
+
+fn find(owner: &Owner) -> Result<u32, String> {
+    let own = std::process::id();
+    // A /proc of another pid namespace (a host's, mounted into a container) has other numbers than pidfd_open.
+    if fs::read_link("/proc/self").ok().as_deref() != Some(Path::new(&own.to_string())) {
+        return Err(
+            "/proc is not that of this node's pid namespace: mount it, or share the namespace".into(),
+        );
+    }
+    let pid = match owner {
+        Owner::Pid(pid) => *pid,
+        Owner::PidFile(path) => by_pid_file(path)?,
+        Owner::Command(part) => by_command(part)?,
+        Owner::Listens(port) => by_port(*port)?,
+    };
+    match pid {
+        0 => Err("0 is not a process number".into()),
+        pid if pid == own => Err(format!("process {pid} is this defib itself")),
+        pid => Ok(pid),
+    }
+}
+
+/// Whether what the process was found by still holds.
+fn still(owner: &Owner, pid: u32) -> bool {
+    match owner {
+        Owner::Pid(_) | Owner::PidFile(_) => true,
+        Owner::Command(part) => command(pid).is_some_and(|line| line.contains(part)),
+        Owner::Listens(port) => {
+            listening(*port).is_ok_and(|sockets| holds_any(pid, &sockets).is_ok_and(|holds| holds))
+        }
+    }
+}
+
+/// A pid file is somebody's word about whom to kill. It is believed if root or this node's own user wrote it, or
+/// if it names a process of its writer's; and never if everybody may write it.
+fn by_pid_file(path: &Path) -> Result<u32, String> {
+    let shown = path.display();
+    let failed = |error: io::Error| format!("pid file {shown}: {error}");
+    // O_NONBLOCK: a pipe in its place must not hold us.
+    let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or(0);
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)
+        .map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return Err(format!("pid file {shown} is not a regular file"));
+    }
+    if meta.mode() & 0o002 != 0 {
+        return Err(format!(
+            "pid file {shown} may be written by everybody: chmod o-w it"
+        ));
+    }
+    let mut text = Vec::new();
+    file.take(MAX_PID_FILE).read_to_end(&mut text).map_err(failed)?;
+    let pid =
+        parse_pid(&text).ok_or_else(|| format!("pid file {shown} does not begin with a process number"))?;
+    let writer = meta.uid();
+    let trusted = writer == 0 || writer == rustix::process::geteuid().as_raw();
+    if !trusted && uid_of(pid).is_some_and(|uid| uid != writer) {
+        return Err(format!(
+            "pid file {shown} belongs to uid {writer} and names process {pid} of another user: not believed"
+        ));
+    }
+    Ok(pid)
+}
+
+fn parse_pid(text: &[u8]) -> Option<u32> {
+    let line = text.split(|&byte| byte == b'\n').next()?.trim_ascii();
+    if line.is_empty() || !line.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let pid: i32 = std::str::from_utf8(line).ok()?.parse().ok()?;
+    u32::try_from(pid).ok().filter(|&pid| pid > 0)
+}
+
+fn uid_of(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    uids.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn by_command(part: &str) -> Result<u32, String> {
+    if part.is_empty() {
+        return Err("an empty text is part of every command line".into());
+    }
+    let own = std::process::id();
+    let mut found = pids()?.filter(|&pid| pid != own && command(pid).is_some_and(|line| line.contains(part)));
+    let first = found
+        .next()
+        .ok_or_else(|| format!("no process has {part:?} in its command line"))?;
+    match found.count() {
+        0 => Ok(first),
+        more => Err(format!(
+            "{} processes match {part:?} in their command lines: use a longer part, pid_file or listens",
+            more + 1
+        )),
+    }
+}
+
+fn command(pid: u32) -> Option<String> {
+    let mut line = Vec::new();
+    let file = fs::File::open(format!("/proc/{pid}/cmdline")).ok()?;
+    file.take(MAX_COMMAND).read_to_end(&mut line).ok()?;
+    let text = String::from_utf8_lossy(&line);
+    Some(text.trim_end_matches('\0').replace('\0', " "))
+}
+
+/// The oldest of those that hold a LISTEN socket on this port: of a pre-fork server that is the parent. systemd
+/// keeps a copy of the sockets it activates; it is never the owner.
+fn by_port(port: u16) -> Result<u32, String> {
+    let sockets = listening(port)?;
+    let Some(first) = sockets.first() else {
+        return Err(format!("no process listens on port {port}"));
+    };
+    let (mut holders, mut systemd, mut hidden) = (Vec::new(), false, false);
+    for pid in pids()? {
+        match holds_any(pid, &sockets) {
+            Ok(true) if is_systemd(pid) => systemd = true,
+            Ok(true) => holders.push(pid),
+            Ok(false) => {}
+            Err(error) => hidden |= error.kind() == io::ErrorKind::PermissionDenied,
+        }
+    }
+    let oldest = holders
+        .into_iter()
+        .filter_map(|pid| Some((Stat::read(pid).ok()?.start, pid)))
+        .min();
+    match oldest {
+        Some((_, pid)) => Ok(pid),
+        None if systemd => Err(format!(
+            "only systemd holds port {port}: the service it activates does not run"
+        )),
+        None if hidden => Err(format!(
+            "port {port} is held by uid {}, whose open files this node may not read: run it as that user or give \
+             it CAP_SYS_PTRACE",
+            first.uid
+        )),
+        None => Err(format!(
+            "port {port} is held by no process that can be seen here: share its pid namespace"
+        )),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Socket {
+    inode: u64,
+    uid: u32,
+}
+
+/// LISTEN sockets on this port in our own network namespace, whatever their address.
+fn listening(port: u16) -> Result<Vec<Socket>, String> {
+    let mut sockets = Vec::new();
+    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        let table = match fs::File::open(path) {
+            Ok(file) => BufReader::new(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(format!("cannot read {path}: {error}")),
+        };
+        let lines = table.lines().map_while(Result::ok);
+        sockets.extend(lines.filter_map(|line| listener(&line, port)));
+    }
+    Ok(sockets)
+}
+
+fn listener(line: &str, port: u16) -> Option<Socket> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (_, local_port) = fields.next()?.rsplit_once(':')?;
+    let state = fields.nth(1)?;
+    if state != "0A" || u16::from_str_radix(local_port, 16) != Ok(port) {
+        return None;
+    }
+    let uid = fields.nth(3)?.parse().ok()?;
+    let inode = fields.nth(1)?.parse().ok()?;
+    Some(Socket { inode, uid })
+}
+
+fn holds_any(pid: u32, sockets: &[Socket]) -> io::Result<bool> {
+    let wanted = |link: &Path| {
+        let inode = link
+            .to_str()
+            .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
+        inode.is_some_and(|inode| sockets.iter().any(|socket| inode.parse() == Ok(socket.inode)))
+    };
+    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
+        // Reading the links needs the same permission as the directory; a descriptor closed meanwhile is none.
+        match fs::read_link(entry?.path()) {
+            Ok(link) if wanted(&link) => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+fn is_systemd(pid: u32) -> bool {
+    fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_ascii_end() == b"systemd")
+}
+
+fn pids() -> Result<impl Iterator<Item = u32>, String> {
+    let entries = fs::read_dir("/proc").map_err(|error| format!("cannot read /proc: {error}"))?;
+    Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::process::{Child, Command, Stdio};
+
+    struct Ended(Child);
+
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    fn sleeper() -> Ended {
+        Ended(Command::new("sleep").arg("600").spawn().unwrap())
+    }
+
+    proptest! {
+        #[test]
+        fn any_comm_is_read_past(comm in proptest::collection::vec(any::<u8>(), 0..64), state in "[RSDTtZXI]", start: u64) {
+            let mut line = b"77 (".to_vec();
+            line.extend_from_slice(&comm);
+            line.extend_from_slice(format!(") {state} {}{start} 9 9\n", "1 ".repeat(18)).as_bytes());
+            let state = state.chars().next().unwrap();
+            prop_assert_eq!(Stat::parse(&line), Some(Stat { state, start }));
+        }
+
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
+            let _ = Stat::parse(&bytes);
+            let _ = parse_pid(&bytes);
+            let _ = listener(&String::from_utf8_lossy(&bytes), 80);
+        }
+    }
+
+    #[test]
+    fn a_stat_line_that_is_cut_off_is_no_stat() {
+        for line in ["", "77", "77 (x)", "77 (x) S 1 2 3", ") S"] {
+            assert_eq!(Stat::parse(line.as_bytes()), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_process_is_not_fooled_by_its_own_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let evil = dir.path().join("x) Z 1 (y");
+        std::os::unix::fs::symlink("/bin/sleep", &evil).unwrap();
+        let child = Ended(Command::new(&evil).arg("600").spawn().unwrap());
+        let stat = Stat::read(child.0.id()).unwrap();
+        assert_ne!(stat.state, 'Z');
+        assert!(stat.start > 1);
+    }
+
+    #[test]
+    fn a_pid_file_holds_one_number() {
+        assert_eq!(parse_pid(b"42"), Some(42));
+        assert_eq!(parse_pid(b" 42 \r\nmore\n"), Some(42));
+        for bad in [
+            "",
+            "\n42",
+            "0",
+            "-1",
+            "+1",
+            "4294967297",
+            "2147483648",
+            "99999999999999999999999",
+            "1e3",
+            "0x10",
+            "42 43",
+            "४२",
+        ] {
+            assert_eq!(parse_pid(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_told_from_a_connection() {
+        let line = |state: &str| {
+            format!(
+                "  0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  1000        0 637 1 0 100 0 0 10 0"
+            )
+        };
+        assert_eq!(
+            listener(&line("0A"), 8080),
+            Some(Socket {
+                inode: 637,
+                uid: 1000
+            })
+        );
+        assert_eq!(listener(&line("01"), 8080), None);
+        assert_eq!(listener(&line("0A"), 80), None);
+        let six = "  0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 0:0 0 33 0 9 1 0";
+        assert_eq!(listener(six, 8080), Some(Socket { inode: 9, uid: 33 }));
+    }
+
+    #[test]
+    fn hostile_pid_files_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let hold = || Finder::new(Owner::PidFile(path.clone())).hold();
+        assert!(hold().unwrap_err().contains("No such file"));
+        for (text, why) in [
+            (std::process::id().to_string(), "defib itself"),
+            ("0".into(), "does not begin with a process number"),
+            ("-1".into(), "does not begin with a process number"),
+            ("99999999999".into(), "does not begin with a process number"),
+            ("2147483647".into(), "there is no process 2147483647"),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let error = hold().unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
+        }
+        fs::write(&path, vec![b'1'; 1 << 20]).unwrap();
+        assert!(hold().unwrap_err().contains("does not begin"));
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(hold().unwrap_err().contains("not a regular file"));
+        fs::remove_dir(&path).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            0o600.into(),
+            0,
+        )
+        .unwrap();
+        assert!(hold().unwrap_err().contains("not a regular file"));
+    }
+
+    #[test]
+    fn a_pid_file_of_somebody_else_is_believed_about_their_own_processes_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let child = sleeper();
+        fs::write(&path, child.0.id().to_string()).unwrap();
+        let finder = Finder::new(Owner::PidFile(path.clone()));
+        assert_eq!(finder.hold().unwrap().pid, child.0.id());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(finder.hold().unwrap_err().contains("chmod o-w"));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(&path, Some(12345), None).unwrap();
+            assert!(finder.hold().unwrap_err().contains("not believed"));
+        }
+    }
+
+    #[test]
+    fn a_number_is_one_process_for_ever() {
+        let child = sleeper();
+        let finder = Finder::new(Owner::Pid(child.0.id()));
+        let live = finder.hold().unwrap();
+        assert_eq!(finder.hold().unwrap().incarnation, live.incarnation);
+        drop(child);
+        assert!(live.exited());
+        assert!(finder.hold().unwrap_err().contains("has ended"));
+
+        // The same number in another's hands: as if it had been reused.
+        let other = sleeper();
+        let reused = Finder {
+            owner: Owner::Pid(other.0.id()),
+            first: OnceLock::from(Some(live.incarnation)),
+        };
+        assert!(
+            reused
+                .hold()
+                .unwrap_err()
+                .contains("a later process of that number")
+        );
+        let free = Finder {
+            owner: Owner::Pid(other.0.id()),
+            first: OnceLock::from(None),
+        };
+        assert!(free.hold().is_err());
+    }
+
+    #[test]
+    fn a_zombie_has_ended() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let live = Finder::new(Owner::Pid(child.id()));
+        while Stat::read(child.id()).unwrap().state != 'Z' {
+            std::thread::yield_now();
+        }
+        assert!(live.hold().unwrap_err().contains("has ended"));
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_changes_between_the_look_and_the_hold_is_not_held() {
+        let child = sleeper();
+        assert!(take(child.0.id(), || true).is_ok());
+        assert!(take(child.0.id(), || false).unwrap_err().contains("changed"));
+        assert!(take(0, || true).is_err());
+        assert!(take(u32::MAX, || true).is_err());
+    }
+
+    #[test]
+    fn exactly_one_command_line_must_match() {
+        let mark = format!("defib-test-{}-one", std::process::id());
+        let start = || {
+            let shell = format!("read x # {mark}");
+            Ended(
+                Command::new("sh")
+                    .args(["-c", &shell])
+                    .stdin(Stdio::piped())
+                    .spawn()
+                    .unwrap(),
+            )
+        };
+        let finder = Finder::new(Owner::Command(mark.clone()));
+        assert!(finder.hold().unwrap_err().contains("no process has"));
+        let first = start();
+        assert_eq!(finder.hold().unwrap().pid, first.0.id());
+        let _second = start();
+        assert!(finder.hold().unwrap_err().contains("2 processes match"));
+        assert!(Finder::new(Owner::Command(String::new())).hold().is_err());
+    }
+
+    #[test]
+    fn threads_are_not_processes() {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let (end, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tx.send(rustix::thread::gettid().as_raw_pid()).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = u32::try_from(rx.recv().unwrap()).unwrap();
+        assert!(take(tid, || true).unwrap_err().contains("a thread"));
+        drop(end);
+        thread.join().unwrap();
+    }
+}
