@@ -52,7 +52,7 @@ pub struct Outlets {
     /// To the store.
     pub persist: watch::Sender<Option<Arc<Record>>>,
     /// To the endpoints.
-    pub snapshots: watch::Sender<Arc<Snapshot>>,
+    pub on_snapshot: Box<dyn Fn(Arc<Snapshot>) + Send>,
     /// To the event stream.
     pub notices: broadcast::Sender<Arc<Notice>>,
     /// To logs and metrics.
@@ -75,9 +75,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// The drain is through: nothing is on its way and no remedy runs.
-    pub fn drained(&self) -> bool {
-        self.draining_by.is_some() && self.goodbye.is_none() && self.healing.is_empty()
+    /// The goodbye was taken by the bus, or refused, or there was none to say.
+    pub fn goodbye_said(&self) -> bool {
+        self.draining_by.is_some() && self.goodbye.is_none()
+    }
+
+    /// No remedy runs, and none will.
+    pub fn healed(&self) -> bool {
+        self.draining_by.is_some() && self.healing.is_empty()
     }
 }
 
@@ -328,9 +333,7 @@ impl EventLoop {
         if now < self.publish_due() {
             return;
         }
-        self.outlets
-            .snapshots
-            .send_replace(Arc::new(self.engine.snapshot(now)));
+        (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(now)));
         self.news = News::Nothing;
         self.published = self.clock.now();
         self.publishing_took = self.published.since(now);
@@ -342,9 +345,7 @@ impl EventLoop {
         for answer in self.healing.abort().await {
             self.take(answer);
         }
-        self.outlets
-            .snapshots
-            .send_replace(Arc::new(self.engine.snapshot(self.clock.now())));
+        (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(self.clock.now())));
     }
 }
 

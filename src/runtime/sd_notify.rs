@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::peer::Liveness;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::{Clock, Time};
+use crate::http::View;
 
 /// A loop that has not turned for so long is taken for stuck: no watchdog message is sent. It turns every 250 ms.
 pub const STUCK: Duration = Duration::from_secs(1);
@@ -89,7 +90,7 @@ impl Notifier {
     /// watchdog message: the service manager then ends the node.
     pub async fn run(
         self: Arc<Self>,
-        snapshots: watch::Receiver<Arc<Snapshot>>,
+        view: watch::Receiver<Arc<View>>,
         alive: Arc<AtomicU64>,
         clock: Arc<dyn Clock>,
         cancel: CancellationToken,
@@ -109,7 +110,10 @@ impl Notifier {
             if self.watchdog.is_some() && clock.now().since(turned) <= STUCK {
                 self.send("WATCHDOG=1");
             }
-            let status = status(&snapshots.borrow());
+            let status = view
+                .borrow()
+                .snapshot()
+                .map_or_else(String::new, |snapshot| status(snapshot));
             if status != said {
                 self.send(&format!("STATUS={status}"));
                 said = status;

@@ -235,14 +235,15 @@ impl Life {
 
     async fn reason_to_end(&mut self) -> Why {
         let asked_inside = async {
-            match self
+            let asked = self
                 .progress
                 .wait_for(|progress| progress.draining_by.is_some())
-                .await
-            {
-                Ok(progress) => progress.draining_by.clone().unwrap_or_default(),
+                .await;
+            let by = asked.ok().and_then(|progress| progress.draining_by.clone());
+            match by {
+                Some(by) => by,
                 // The loop is gone, which the supervisor tells better.
-                Err(_) => std::future::pending().await,
+                None => std::future::pending().await,
             }
         };
         tokio::select! {
@@ -258,21 +259,12 @@ impl Life {
     async fn drain(&mut self, why: &Why, began: Time) {
         let until = self.deadline.mul_f64(0.9);
         let drained = async {
-            let request = OperatorRequest::Drain;
-            let by = match why {
-                Why::Asked(by) => by.clone(),
-                Why::Fatal(_) | Why::Orphaned(_) => "this node".to_owned(),
-            };
-            if self.events.send(Event::Operator { request, by }).await.is_err() {
+            if ask_the_engine(&self.events, &self.progress, why).await.is_err() {
                 return;
             }
-            let said = self
-                .progress
-                .wait_for(|progress| progress.draining_by.is_some() && progress.goodbye.is_none());
-            let _ = tokio::time::timeout(GOODBYE, said).await;
-            let healed = |progress: &Progress| progress.draining_by.is_some() && progress.healing.is_empty();
-            // An error means that the loop is gone, and every remedy with it.
-            let _ = self.progress.wait_for(healed).await;
+            // Errors mean that the loop is gone, and every remedy with it.
+            let _ = tokio::time::timeout(GOODBYE, self.progress.wait_for(Progress::goodbye_said)).await;
+            let _ = self.progress.wait_for(Progress::healed).await;
         };
         let supervised = async {
             loop {
@@ -292,4 +284,21 @@ impl Life {
             );
         }
     }
+}
+
+/// No remedy from now on, and a goodbye. Not twice: whoever drains by the admin listener has told the engine.
+async fn ask_the_engine(
+    events: &mpsc::Sender<Event>,
+    progress: &watch::Receiver<Progress>,
+    why: &Why,
+) -> Result<(), mpsc::error::SendError<Event>> {
+    if progress.borrow().draining_by.is_some() {
+        return Ok(());
+    }
+    let by = match why {
+        Why::Asked(by) => by.clone(),
+        Why::Fatal(_) | Why::Orphaned(_) => "this node".to_owned(),
+    };
+    let request = OperatorRequest::Drain;
+    events.send(Event::Operator { request, by }).await
 }
