@@ -16,8 +16,10 @@ use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::bus::dial::{Dial, Dialing, Stream};
 use crate::bus::embedded::{Broker, Limits, Listener};
-use crate::bus::{self, Backend};
+use crate::bus::redis::Redis;
+use crate::bus::{self, Backend, Bus};
 use crate::checks;
 use crate::config::Config;
 use crate::engine::Engine;
@@ -360,45 +362,47 @@ impl Common {
 
 /// The two links. A start after a failure first tells the engine that both are gone.
 fn bus_task(settings: bus::Settings, broker: Broker, port: Port<bus::Command>, common: &Common) -> Task {
+    let dial: Arc<dyn Dial> = match &settings.backend {
+        Backend::Redis(endpoint) => Arc::new(Redis::new(endpoint.clone())),
+        Backend::Embedded { .. } => Arc::new(broker),
+    };
+    let (clock, metrics) = (common.clock.clone(), common.metrics.bus.clone());
     let events = common.events.clone();
-    let started = Arc::new(AtomicBool::new(false));
+    let started = AtomicBool::new(false);
     Task {
         name: "bus".to_owned(),
         start: Box::new(move |cancel| {
             let commands = port.connect(COMMANDS);
-            let (settings, broker) = (settings.clone(), broker.clone());
+            let bus = Bus {
+                settings: settings.clone(),
+                dial: Arc::clone(&dial),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+                wall: Arc::new(clock::wall_seconds),
+            };
             let events = events.clone();
             let again = started.swap(true, Ordering::Relaxed);
             Box::pin(async move {
                 for link in Link::ALL.into_iter().filter(|_| again) {
-                    let reason =
-                        "the part of defib that speaks to it failed and was started again".to_owned();
+                    let reason = "the part of defib that keeps it failed and was started again".to_owned();
                     let status = LinkStatus::Down { reason };
                     events.send(Event::Link { link, status }).await?;
                 }
-                // JOIN (A): `bus::run(settings, …, commands, events, metrics, cancel).await`
-                no_bus(settings, broker, commands, events, cancel).await
+                bus.run(commands, events, cancel).await
             })
         }),
     }
 }
 
-/// JOIN (A): goes when `bus::run` is there.
-async fn no_bus(
-    _settings: bus::Settings,
-    _broker: Broker,
-    mut commands: mpsc::Receiver<bus::Command>,
-    events: mpsc::Sender<Event>,
-    cancel: CancellationToken,
-) -> anyhow::Result<()> {
-    while let Some(Some(command)) = cancel.run_until_cancelled(commands.recv()).await {
-        if let bus::Command::Publish(heartbeat) = command
-            && let Some(slot) = heartbeat.slot
-        {
-            events.send(Event::PublishFailed { slot }).await?;
-        }
+impl Dial for Broker {
+    fn dial(&self) -> Dialing<'_> {
+        let stream: Box<dyn Stream> = Box::new(self.connect());
+        Box::pin(std::future::ready(Ok(stream)))
     }
-    Ok(())
+
+    fn place(&self) -> String {
+        "the embedded bus".to_owned()
+    }
 }
 
 /// JOIN (C): goes when `remedies::Executors` is there.

@@ -56,6 +56,12 @@ pub fn wall_now() -> SystemTime {
     SystemTime::now()
 }
 
+/// The wall clock in seconds since 1970, as heartbeats carry it.
+pub fn wall_seconds() -> f64 {
+    let since = wall_now().duration_since(SystemTime::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
 /// The kernel's id of this run of the machine; `None` where `/proc` does not tell.
 pub fn boot_id() -> Option<String> {
     let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
