@@ -345,6 +345,7 @@ impl EventLoop {
         for answer in self.healing.abort().await {
             self.take(answer);
         }
+        self.persist(self.engine.persisted());
         (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(self.clock.now())));
     }
 }

@@ -98,3 +98,95 @@ impl Healing {
         Event::RemedyEnded { token, outcome }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::engine::cause::Cause;
+    use crate::engine::event::{Incarnation, PeerId};
+    use crate::engine::settings::RemedyKind;
+    use crate::telemetry::metrics::Metrics;
+
+    /// Acts on token 1, panics on 2, panics before it has a future on 3, never ends on any other.
+    struct Scripted;
+
+    impl Healer for Scripted {
+        fn heal(&self, grant: Grant) -> BoxFuture<'static, RemedyOutcome> {
+            match grant.token {
+                1 => std::future::ready(RemedyOutcome::Acted {
+                    detail: String::new(),
+                })
+                .boxed(),
+                2 => async { panic!("on purpose") }.boxed(),
+                3 => panic!("before the future"),
+                _ => std::future::pending().boxed(),
+            }
+        }
+    }
+
+    fn grant(token: u64) -> Grant {
+        Grant {
+            token,
+            peer: PeerId(0),
+            name: "feed".into(),
+            incarnation: Incarnation("proc:b:1:2".into()),
+            exited: false,
+            rung: 0,
+            kind: RemedyKind::Signal,
+            cause: Cause::PeerStuck,
+            attempt: 1,
+        }
+    }
+
+    fn told(event: &Event) -> (u64, &'static str, &str) {
+        match event {
+            Event::RemedyEnded { token, outcome } => match outcome {
+                RemedyOutcome::Acted { detail } => (*token, "acted", detail),
+                RemedyOutcome::Failed { detail } => (*token, "failed", detail),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_grant_is_answered_once_whatever_its_executor_does() {
+        let metrics = Metrics::new().unwrap().tasks;
+        let mut healing = Healing::new(Arc::new(Scripted), metrics);
+        for token in [4, 1, 2, 3, 5] {
+            healing.begin(grant(token));
+        }
+        assert_eq!(healing.names().len(), 5);
+        let mut answers = Vec::new();
+        while let Ok(event) = tokio::time::timeout(Duration::from_secs(1), healing.next()).await {
+            answers.extend(event);
+        }
+        answers.sort_by_key(|event| told(event).0);
+        let answers: Vec<_> = answers.iter().map(told).collect();
+        assert_eq!(
+            answers,
+            [
+                (1, "acted", ""),
+                (2, "failed", "its executor panicked: on purpose"),
+                (3, "failed", "its executor panicked: before the future"),
+            ]
+        );
+        assert_eq!(healing.names(), ["remedy signal for feed"; 2]);
+
+        let mut aborted = healing.abort().await;
+        aborted.sort_by_key(|event| told(event).0);
+        let aborted: Vec<_> = aborted.iter().map(told).collect();
+        assert_eq!(
+            aborted,
+            [
+                (4, "failed", "defib ended before it did"),
+                (5, "failed", "defib ended before it did")
+            ]
+        );
+        assert!(healing.next().await.is_none());
+    }
+}
