@@ -1,5 +1,6 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
+pub(crate) mod python;
 pub mod redis_server;
 
 /// True if `part` is there. If it is not: says so where the test summary shows it, and fails under
