@@ -1,1 +1,2 @@
 //! Under construction: runtime.
+pub mod clock;
