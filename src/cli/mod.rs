@@ -7,6 +7,7 @@ pub mod check_config;
 pub mod completions;
 pub mod demo;
 pub mod explain;
+pub mod fault_proxy;
 pub mod probe;
 pub mod run;
 pub mod status;

@@ -1,15 +1,29 @@
 //! Configuration: TOML text, `DEFIB__…` variables and `--set` become one validated [`Config`], or a [`Report`] of
 //! every mistake at once. Builds the settings of the edges and of the engine; starts nothing.
 
+mod build;
+mod checks;
+mod dirs;
+pub mod endpoint;
+pub mod fields;
+mod peers;
+mod questions;
+mod reader;
+mod remedy;
+mod report;
+mod rules;
+mod suggest;
+mod tree;
+
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::engine::settings::Settings as EngineSettings;
-use crate::{bus, checks, http, remedies};
+use crate::{bus, http, remedies};
 
 /// Where a configuration comes from. Later ones win: file, environment, `--set`.
 #[derive(Clone, Debug, Default)]
@@ -34,14 +48,64 @@ impl Sources {
         peers: &[String],
         may_write: bool,
     ) -> Result<Self, Report> {
-        let _ = file;
-        Ok(Self {
+        let text =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let env: BTreeMap<String, String> = std::env::vars_os().filter_map(text).collect();
+        let file = file.map(Path::to_owned).or_else(|| default_file(&env));
+        let mut sources = Self {
+            file: None,
+            env,
             set: set.to_vec(),
             peers: peers.to_vec(),
             may_write,
-            ..Self::default()
-        })
+        };
+        if let Some(name) = file {
+            sources.file = Some((
+                name.clone(),
+                read(&name).map_err(|why| sources.unreadable(name, &why))?,
+            ));
+        }
+        Ok(sources)
     }
+
+    fn unreadable(&self, name: PathBuf, why: &str) -> Report {
+        let problems = report::Problems::of(Some((name, String::new())));
+        problems.add(
+            &report::Origin::Nowhere,
+            "unreadable",
+            why,
+            "name it with --config or DEFIB_CONFIG",
+        );
+        let tree = tree::gather(self, &problems);
+        let context = reader::Context {
+            problems: &problems,
+            env: &self.env,
+        };
+        let root = reader::Reader::root(&tree, &fields::ROOT, context);
+        Report::of(&problems, build::base(&root, &dirs::Dirs::of(&self.env)).0)
+    }
+}
+
+/// Where a file is looked for when none is named.
+fn default_file(env: &BTreeMap<String, String>) -> Option<PathBuf> {
+    let given = |name: &str| env.get(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let own = given("XDG_CONFIG_HOME").or_else(|| given("HOME").map(|home| home.join(".config")));
+    let places = own
+        .map(|dir| dir.join("defib/defib.toml"))
+        .into_iter()
+        .chain([PathBuf::from("/etc/defib/defib.toml")]);
+    places.into_iter().find(|path| path.exists())
+}
+
+/// The text of a file, bounded: a path may name anything.
+fn read(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(tree::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
 }
 
 /// A configuration that cannot be wrong.
@@ -56,7 +120,7 @@ pub struct Config {
     /// For `bus`.
     pub bus: bus::Settings,
     /// For `checks`.
-    pub checks: checks::Settings,
+    pub checks: crate::checks::Settings,
     /// For `remedies`.
     pub remedies: remedies::Settings,
     /// For `http`.
@@ -118,6 +182,16 @@ pub struct Report {
 }
 
 impl Report {
+    fn of(problems: &report::Problems, base: build::Base) -> Self {
+        let (text, count) = problems.render();
+        Self {
+            http: base.http,
+            log: base.log,
+            text,
+            count,
+        }
+    }
+
     /// Number of mistakes; at least 1.
     pub fn count(&self) -> usize {
         self.count
@@ -132,23 +206,22 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-/// Under construction.
+/// Reads and validates a configuration; starts nothing. Every mistake is reported, not only the first.
 pub fn load(sources: &Sources) -> Result<Config, Report> {
-    let _ = (sources, SocketAddr::from(([127, 0, 0, 1], 7337)));
-    Err(Report {
-        http: http::Settings {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7337)),
-            admin_socket: None,
-            admin_listen: None,
-            max_connections: 256,
-        },
-        log: LogSettings {
-            format: LogFormat::Auto,
-            level: "info".to_owned(),
-        },
-        text: "under construction".to_owned(),
-        count: 1,
-    })
+    let problems = report::Problems::of(sources.file.clone());
+    let tree = tree::gather(sources, &problems);
+    let context = reader::Context {
+        problems: &problems,
+        env: &sources.env,
+    };
+    let root = reader::Reader::root(&tree, &fields::ROOT, context);
+    let dirs = dirs::Dirs::of(&sources.env);
+    let (base, base_is_good) = build::base(&root, &dirs);
+    let config = build::config(&root, sources, &dirs, &base);
+    match config {
+        Ok(config) if base_is_good.is_ok() && problems.is_empty() => Ok(config),
+        _ => Err(Report::of(&problems, base)),
+    }
 }
 
 /// `204` or `200-299` as a range; `None` if it is neither or out of 100 ..= 599.

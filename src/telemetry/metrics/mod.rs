@@ -1,6 +1,7 @@
 //! Every metric that defib exports: one struct a module, registered in one place. Labels hold enums and names
 //! from the configuration, never an id, an address or an error text. docs/metrics.md lists them all.
 
+pub mod broker;
 pub mod bus;
 pub mod checks;
 pub mod engine;
@@ -16,6 +17,8 @@ use prometheus::Registry;
 pub struct Metrics {
     /// What `/metrics` gathers.
     pub registry: Registry,
+    /// Of the embedded broker.
+    pub broker: broker::BrokerMetrics,
     /// Of `bus`.
     pub bus: bus::BusMetrics,
     /// Of `checks`.
@@ -37,6 +40,7 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         Ok(Self {
+            broker: broker::BrokerMetrics::register(&registry)?,
             bus: bus::BusMetrics::register(&registry)?,
             checks: checks::CheckMetrics::register(&registry)?,
             engine: engine::EngineMetrics::register(&registry)?,

@@ -1,1 +1,0 @@
-//! The broker inside this process: one machine, no Redis.

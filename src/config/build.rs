@@ -1,0 +1,447 @@
+//! Puts a configuration together: the node's own tables, the peers, and the rules between them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::dirs::Dirs;
+use super::peers::{Peer, Surroundings, peer};
+use super::questions::Expectations;
+use super::reader::{Read, Reader, is_name};
+use super::report::Origin;
+use super::{Config, LogFormat, LogSettings, Sources, endpoint, fields, rules, suggest};
+use crate::bus::redis::{Address, Endpoint};
+use crate::engine::event::{CheckId, PeerId};
+use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
+use crate::{bus, checks, http, remedies};
+
+/// What stands even if the rest is wrong: `--on-bad-config=observe` needs somewhere to say so.
+pub(super) struct Base {
+    pub(super) http: http::Settings,
+    pub(super) log: LogSettings,
+}
+
+/// Peers of one node.
+const MAX_PEERS: usize = 4096;
+
+/// The bus as it was read.
+pub(super) struct Bus {
+    pub(super) backend: bus::Backend,
+    settle: Duration,
+    connect_timeout: Duration,
+}
+
+/// Listeners and logging; defaults where they are wrong.
+pub(super) fn base(root: &Reader<'_>, dirs: &Dirs) -> (Base, Read<()>) {
+    let http = root
+        .open("http", &[&fields::HTTP])
+        .and_then(|reader| http(&reader, dirs));
+    let log = root.open("log", &[&fields::LOG]).and_then(|reader| log(&reader));
+    let good = http
+        .as_ref()
+        .map(drop)
+        .and(log.as_ref().map(drop))
+        .map_err(|bad| *bad);
+    let base = Base {
+        http: http.unwrap_or_else(|_| http::Settings {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7337)),
+            admin_socket: Some(dirs.runtime.join("admin.sock")),
+            admin_listen: None,
+            max_connections: 256,
+        }),
+        log: log.unwrap_or(LogSettings {
+            format: LogFormat::Auto,
+            level: "info".to_owned(),
+        }),
+    };
+    (base, good)
+}
+
+/// All of it.
+pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &Base) -> Read<Config> {
+    let group = root.text("group");
+    let dry_run = root.bool("dry_run");
+    let given = root.maybe_text("node");
+    let bus = root.open("bus", &[&fields::BUS]).and_then(|reader| bus(&reader));
+    let heartbeat = root
+        .open("heartbeat", &[&fields::HEARTBEAT])
+        .and_then(|reader| heartbeat(&reader));
+    let group_budget = root
+        .open("budget", &[&fields::GROUP_BUDGET])
+        .and_then(|reader| group_budget(&reader));
+    let breaker = root
+        .open("breaker", &[&fields::BREAKER])
+        .and_then(|reader| breaker(&reader));
+    let store = root
+        .open("store", &[&fields::STORE])
+        .and_then(|reader| reader.maybe_path("path"));
+    let deadline = root
+        .open("shutdown", &[&fields::SHUTDOWN])
+        .and_then(|reader| reader.time("deadline"));
+    let expectations = Expectations::read(root);
+    let interval = heartbeat
+        .as_ref()
+        .map_or(Duration::ZERO, |(interval, _)| *interval);
+    let peers = peers(
+        root,
+        &Surroundings {
+            interval,
+            expectations: &expectations,
+        },
+    );
+    let selected = selected(root, &peers, &sources.peers);
+
+    let (group, bus, (interval, channel)) = (group?, bus?, heartbeat?);
+    let group_channel: Arc<str> = channel.unwrap_or_else(|| format!("defib:{group}")).into();
+    rules::channels(root, &peers, &group_channel);
+    rules::listeners(root, &base.http, &bus.backend);
+    // A file that is wrong writes nothing.
+    let may_write = sources.may_write && root.context.problems.is_empty();
+    let node: Arc<str> = given?
+        .unwrap_or_else(|| dirs.node(&sources.env, may_write))
+        .into();
+    let peers = served(peers?, &selected?);
+    rules::nodes(root, &peers, &node, &bus.backend);
+    let warnings = rules::warnings(
+        root,
+        &peers,
+        &expectations,
+        &base.http,
+        &bus.backend,
+        dry_run.unwrap_or_default(),
+    );
+
+    let mut channels = vec![group_channel.clone()];
+    for source in peers
+        .iter()
+        .flat_map(|peer| &peer.heard)
+        .map(|heard| &heard.source)
+    {
+        if let Source::Channels(more) = source {
+            channels.extend(more.iter().cloned());
+        }
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    channels.retain(|channel| seen.insert(channel.clone()));
+
+    let numbered = Numbered::of(peers, &expectations);
+    Ok(Config {
+        node: node.clone(),
+        group: group.clone().into(),
+        dry_run: dry_run?,
+        bus: bus::Settings {
+            backend: bus.backend,
+            node: node.clone(),
+            publish_channel: group_channel.clone(),
+            channels,
+            interval,
+            connect_timeout: bus.connect_timeout,
+        },
+        checks: numbered.checks,
+        remedies: numbered.remedies,
+        http: base.http.clone(),
+        store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
+        runtime_dir: dirs.runtime.clone(),
+        log: base.log.clone(),
+        shutdown_deadline: deadline?,
+        warnings,
+        engine: Settings {
+            node,
+            group: group.into(),
+            boot: "".into(),
+            dry_run: dry_run?,
+            interval,
+            bus_settle: bus.settle,
+            group_channel,
+            group_budget: group_budget?,
+            breaker: breaker?,
+            expectations: expectations.names().map(Arc::from).collect(),
+            peers: numbered.peers,
+        },
+    })
+}
+
+fn http(reader: &Reader<'_>, dirs: &Dirs) -> Read<http::Settings> {
+    let (listen, socket, max) = (
+        reader.address("listen"),
+        reader.maybe_text("admin_socket"),
+        reader.int("max_connections"),
+    );
+    let (admin, token) = (
+        reader.maybe_address("admin_listen"),
+        reader.maybe_secret("admin_token"),
+    );
+    let admin_socket = match socket? {
+        None => Some(dirs.runtime.join("admin.sock")),
+        Some(none) if none == "none" => None,
+        Some(path) => Some(PathBuf::from(path)),
+    };
+    let (admin, token) = (admin?, token?);
+    if let Some(address) = admin {
+        loopback(reader, "admin_listen", address)?;
+    }
+    let admin_listen = match (admin, token) {
+        (None, None) => None,
+        (Some(address), Some(token)) => Some((address, token)),
+        (Some(_), None) => {
+            let message = "`admin_listen` lets everybody on this machine change something unless there is an `admin_token`";
+            return Err(reader.wrong(
+                &reader.at("admin_listen"),
+                "admin_token",
+                message,
+                "add admin_token = { file = \"/run/secrets/defib\" }",
+            ));
+        }
+        (None, Some(_)) => {
+            let message = "`admin_token` is for `admin_listen`, which is not given";
+            return Err(reader.wrong(
+                &reader.key_at("admin_token"),
+                "admin_token",
+                message,
+                "add admin_listen = \"127.0.0.1:7338\"",
+            ));
+        }
+    };
+    Ok(http::Settings {
+        listen: listen?,
+        admin_socket,
+        admin_listen,
+        max_connections: max?,
+    })
+}
+
+fn loopback(reader: &Reader<'_>, key: &str, address: SocketAddr) -> Read<()> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    let message = format!("`{key}` must be a loopback address, and {} is none", address.ip());
+    Err(reader.wrong(
+        &reader.at(key),
+        "loopback_only",
+        message,
+        format!("write \"127.0.0.1:{}\"", address.port()),
+    ))
+}
+
+fn log(reader: &Reader<'_>) -> Read<LogSettings> {
+    let (format, level) = (reader.text("format"), reader.text("level"));
+    let format = match format?.as_str() {
+        "human" => LogFormat::Human,
+        "json" => LogFormat::Json,
+        _ => LogFormat::Auto,
+    };
+    Ok(LogSettings {
+        format,
+        level: level?,
+    })
+}
+
+fn heartbeat(reader: &Reader<'_>) -> Read<(Duration, Option<String>)> {
+    let (interval, channel) = (reader.time("interval"), reader.maybe_text("channel"));
+    Ok((interval?, channel?))
+}
+
+fn group_budget(reader: &Reader<'_>) -> Read<GroupBudget> {
+    let (spacing, down_percent) = (reader.time("spacing"), reader.int("down_percent"));
+    Ok(GroupBudget {
+        spacing: spacing?,
+        down_percent: down_percent?,
+    })
+}
+
+fn breaker(reader: &Reader<'_>) -> Read<BreakerSettings> {
+    let (window, min) = (reader.time("window"), reader.int("min"));
+    let (percent, canary_after) = (reader.int("percent"), reader.time("canary_after"));
+    Ok(BreakerSettings {
+        window: window?,
+        min: min?,
+        percent: percent?,
+        canary_after: canary_after?,
+    })
+}
+
+fn bus(reader: &Reader<'_>) -> Read<Bus> {
+    let (url, listen) = (reader.text("url"), reader.maybe_address("listen"));
+    let (settle, connect_timeout) = (reader.time("settle"), reader.time("connect_timeout"));
+    let (user, password) = (reader.maybe_text("user"), reader.maybe_secret("password"));
+    let (ca, server_name) = (reader.maybe_path("ca"), reader.maybe_text("server_name"));
+    let url = url?;
+    let backend = if url == "embedded" {
+        let only_redis = reader.first_set(&["user", "password", "ca", "server_name"]);
+        if let Some(key) = only_redis {
+            let message = format!("`{key}` is for a Redis server, and bus.url is embedded");
+            reader.wrong(
+                &reader.key_at(key),
+                "redis_only",
+                message,
+                "as in url = \"redis://localhost\"",
+            );
+        }
+        let listen = listen?;
+        if let Some(address) = listen {
+            loopback(reader, "listen", address)?;
+        }
+        bus::Backend::Embedded { listen }
+    } else {
+        let endpoint = endpoint::parse(&url).map_err(|error| {
+            let help = "takes embedded, redis://[user:password@]host[:port][/db], rediss://… or unix:///path";
+            reader.wrong(&reader.at("url"), "value", format!("`url`: {error}"), help)
+        })?;
+        if reader.is_set("listen") {
+            let message = "`listen` is for the embedded bus, and bus.url names a Redis server";
+            reader.wrong(&reader.key_at("listen"), "embedded_only", message, "remove it");
+        }
+        let endpoint = credentials(reader, endpoint, user?, password?)?;
+        bus::Backend::Redis(certificate(reader, endpoint, ca?, server_name?)?)
+    };
+    Ok(Bus {
+        backend,
+        settle: settle?,
+        connect_timeout: connect_timeout?,
+    })
+}
+
+fn credentials(
+    reader: &Reader<'_>,
+    mut endpoint: Endpoint,
+    user: Option<String>,
+    password: Option<crate::secret::Secret>,
+) -> Read<Endpoint> {
+    for (key, twice) in [
+        ("user", user.is_some() && endpoint.user.is_some()),
+        ("password", password.is_some() && endpoint.password.is_some()),
+    ] {
+        if twice {
+            let message = format!("`{key}` is given twice: here and in the URL");
+            return Err(reader.wrong(&reader.key_at(key), "given_twice", message, "keep one"));
+        }
+    }
+    endpoint.user = endpoint.user.or(user);
+    endpoint.password = endpoint.password.or(password);
+    Ok(endpoint)
+}
+
+fn certificate(
+    reader: &Reader<'_>,
+    mut endpoint: Endpoint,
+    new_ca: Option<PathBuf>,
+    name: Option<String>,
+) -> Read<Endpoint> {
+    match &mut endpoint.address {
+        Address::Tls { server_name, ca, .. } => (*server_name, *ca) = (name, new_ca),
+        Address::Tcp { .. } | Address::Unix(_) => {
+            if let Some(key) = reader.first_set(&["ca", "server_name"]) {
+                let message = format!("`{key}` is for TLS, and bus.url is no rediss:// URL");
+                return Err(reader.wrong(
+                    &reader.key_at(key),
+                    "tls_only",
+                    message,
+                    "write rediss:// in bus.url",
+                ));
+            }
+        }
+    }
+    Ok(endpoint)
+}
+
+/// Every peer of the file, also those that another node serves: their mistakes are mistakes.
+fn peers(root: &Reader<'_>, around: &Surroundings<'_>) -> Read<Vec<Peer>> {
+    let place = root.below("peer");
+    let mut all = Ok(Vec::new());
+    for (index, (name, origin, node)) in root.named("peer").into_iter().enumerate() {
+        if index == MAX_PEERS {
+            return Err(root.wrong(
+                origin,
+                "too_many",
+                format!("a node has at most {MAX_PEERS} peers"),
+                "use several nodes",
+            ));
+        }
+        let named = if is_name(name) {
+            Ok(())
+        } else {
+            let help = "a-z, 0-9, then also _ . -; at most 63: it stands in paths and labels";
+            Err(root.wrong(origin, "name", format!("`{name}` is not a name for a peer"), help))
+        };
+        let read = place
+            .child(name, origin, node, &[&fields::PEER])
+            .and_then(|reader| peer(&reader, name, around));
+        all = match (all, named.and(read)) {
+            (Ok(mut all), Ok(peer)) => {
+                all.push(peer);
+                Ok(all)
+            }
+            (Err(bad), _) | (_, Err(bad)) => Err(bad),
+        };
+    }
+    all
+}
+
+/// The names of `--peers`, all of them known.
+fn selected(root: &Reader<'_>, peers: &Read<Vec<Peer>>, names: &[String]) -> Read<Vec<String>> {
+    let known: Vec<&str> = root.named("peer").into_iter().map(|(name, ..)| name).collect();
+    let mut good = peers.as_ref().map(drop).map_err(|bad| *bad);
+    for name in names.iter().filter(|name| !known.contains(&name.as_str())) {
+        let help = match suggest::closest(name, known.iter().copied()) {
+            Some(near) => format!("did you mean {near}?"),
+            None => format!(
+                "there are: {}",
+                known.iter().take(20).copied().collect::<Vec<_>>().join(", ")
+            ),
+        };
+        good = Err(root.wrong(
+            &Origin::Argument("--peers"),
+            "unknown_peer",
+            format!("there is no peer `{name}`"),
+            help,
+        ));
+    }
+    good.map(|()| names.to_vec())
+}
+
+fn served(peers: Vec<Peer>, names: &[String]) -> Vec<Peer> {
+    let wanted = |peer: &Peer| names.is_empty() || names.iter().any(|name| **name == *peer.settings.name);
+    peers.into_iter().filter(wanted).collect()
+}
+
+/// What the edges and the engine get, once each peer has its number.
+struct Numbered {
+    peers: Vec<crate::engine::settings::PeerSettings>,
+    checks: checks::Settings,
+    remedies: remedies::Settings,
+}
+
+impl Numbered {
+    fn of(all: Vec<Peer>, expectations: &Expectations) -> Self {
+        let mut out = Self {
+            peers: Vec::new(),
+            checks: checks::Settings::default(),
+            remedies: BTreeMap::new(),
+        };
+        for (id, peer) in (0u32..).map(PeerId).zip(all) {
+            let check = |index| CheckId { peer: id, index };
+            if let Some(owner) = peer.owner
+                && let Some((index, schedule)) = peer.process
+            {
+                out.checks.owners.push((id, owner, Some(check(index)), schedule));
+            }
+            let http = peer
+                .http
+                .into_iter()
+                .map(|(index, question, schedule)| (check(index), question, schedule));
+            out.checks.http.extend(http);
+            if let Some(remedy) = peer.remedy {
+                out.remedies.insert((id, 0), remedy);
+            }
+            out.peers.push(peer.settings);
+        }
+        out.checks.expectations = (0u16..)
+            .map(crate::engine::event::ExpectationId)
+            .zip(&expectations.0)
+            .map(|(id, (_, question, schedule))| (id, question.clone(), *schedule))
+            .collect();
+        out
+    }
+}

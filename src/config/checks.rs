@@ -1,0 +1,387 @@
+//! Reads `[peer.NAME.checks]`, and the rules within one check.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fields::{self, Section, time};
+use super::peers::Surroundings;
+use super::questions::{Expectations, question};
+use super::reader::{Bad, Read, Reader, is_name};
+use super::report::Origin;
+use super::suggest;
+use super::tree::{Node, Value};
+use crate::checks::Schedule;
+use crate::engine::cause::Cause;
+use crate::engine::event::ExpectationId;
+use crate::engine::settings::{
+    CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter, Plane, Source,
+};
+use crate::http_client::Question;
+
+/// Checks of one peer.
+const MAX_CHECKS: usize = 64;
+
+/// What a passive check listens to, and where that was written.
+pub(super) struct Heard {
+    pub(super) origin: Origin,
+    pub(super) source: Source,
+    /// Channels of data: any message counts, and it says nothing of one life or the next.
+    pub(super) data: bool,
+}
+
+/// The checks of one peer.
+#[derive(Default)]
+pub(super) struct Checks {
+    pub(super) all: Vec<CheckSettings>,
+    pub(super) process: Option<(u16, Schedule)>,
+    pub(super) http: Vec<(u16, Question, Schedule)>,
+    pub(super) heard: Vec<Heard>,
+}
+
+pub(super) fn checks(
+    peer: &Reader<'_>,
+    grace: Duration,
+    ownerless: bool,
+    around: &Surroundings<'_>,
+) -> Read<Checks> {
+    let mut checks = Checks::default();
+    let mut good = Ok(());
+    let named = peer.named("checks");
+    if let Some((_, origin, _)) = named.get(MAX_CHECKS) {
+        good = Err(peer.wrong(
+            origin,
+            "too_many",
+            format!("a peer has at most {MAX_CHECKS} checks"),
+            "",
+        ));
+    }
+    let place = peer.below("checks");
+    for (name, origin, node) in named.into_iter().take(MAX_CHECKS) {
+        let one = check(&place, name, origin, node, grace, ownerless, around, &mut checks);
+        good = good.and(one);
+    }
+    good.map(|()| checks)
+}
+
+#[allow(
+    clippy::too_many_arguments,
+    reason = "what a check is read from and what it is read against"
+)]
+fn check(
+    place: &Reader<'_>,
+    name: &str,
+    origin: &Origin,
+    node: &Node,
+    grace: Duration,
+    ownerless: bool,
+    around: &Surroundings<'_>,
+    checks: &mut Checks,
+) -> Read<()> {
+    if !is_name(name) {
+        return Err(place.wrong(
+            origin,
+            "name",
+            format!("`{name}` is not a name for a check"),
+            "a-z, 0-9, then also _ . -; at most 63",
+        ));
+    }
+    let kind = check_type(place, name, origin, node)?;
+    let sections: &[&'static Section] = match kind {
+        "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
+        "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
+        "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
+        _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
+    };
+    let reader = place.child(name, origin, node, sections)?;
+    let index = u16::try_from(checks.all.len()).map_err(|_| Bad)?;
+    let common = common(&reader, grace, around.expectations);
+    let (kind, plane) = match kind {
+        "heartbeat" | "traffic" => {
+            let data = kind == "traffic";
+            let source = if data {
+                channels(&reader)
+            } else {
+                heartbeat(&reader)
+            };
+            let detector = detector(&reader, around.interval);
+            let source = source?;
+            checks.heard.push(Heard {
+                origin: reader.origin.clone(),
+                source: source.clone(),
+                data,
+            });
+            (
+                CheckKind::Passive {
+                    source,
+                    detector: detector?,
+                    cause: Cause::PeerSilent,
+                },
+                Plane::Bus,
+            )
+        }
+        "process" => {
+            if ownerless {
+                return Err(reader.wrong(
+                    &reader.origin,
+                    "process_needs_owner",
+                    "a `process` check watches the peer's owner, and it has none",
+                    "add owner = { listens = 9080 }, or pid_file, command, pid",
+                ));
+            }
+            if checks.process.is_some() {
+                return Err(reader.wrong(
+                    &reader.origin,
+                    "one_process",
+                    "a peer has one `process` check",
+                    "",
+                ));
+            }
+            let (schedule, fail_after) = run(&reader)?;
+            checks.process = Some((index, schedule));
+            (
+                CheckKind::Process {
+                    fail_after,
+                    interval: schedule.interval,
+                },
+                Plane::Local,
+            )
+        }
+        _ => {
+            let (question, run) = (question(&reader, "url"), run(&reader));
+            let (schedule, fail_after) = run?;
+            checks.http.push((index, question?, schedule));
+            (
+                CheckKind::Active {
+                    fail_after,
+                    interval: schedule.interval,
+                },
+                Plane::Local,
+            )
+        }
+    };
+    let (decides, grace, needs) = common?;
+    checks.all.push(CheckSettings {
+        name: name.into(),
+        kind,
+        plane,
+        decides,
+        grace,
+        needs,
+    });
+    Ok(())
+}
+
+/// The type of a check: what `type` says, else its key.
+fn check_type(place: &Reader<'_>, name: &str, origin: &Origin, node: &Node) -> Read<&'static str> {
+    let given = match &node.value {
+        Value::Table(table) => table.get("type").map(|entry| &entry.node),
+        Value::Bad => return Err(Bad),
+        _ => None,
+    };
+    let (word, at) = match given {
+        None => (name, origin),
+        Some(Node {
+            value: Value::Text(word),
+            origin,
+            ..
+        }) => (word.as_str(), origin),
+        Some(node) if node.is_bad() => return Err(Bad),
+        Some(node) => {
+            let message = format!("`type` takes a text, and this is {}", node.value.describe());
+            return Err(place.wrong(&node.origin, "value", message, ""));
+        }
+    };
+    known(
+        place,
+        at,
+        "check type",
+        word,
+        fields::CHECK_TYPES,
+        fields::LATER_CHECKS,
+        given.is_none(),
+    )
+}
+
+/// `word` if it is one of `now`; else says whether a later version has it, or what may have been meant.
+pub(super) fn known(
+    place: &Reader<'_>,
+    at: &Origin,
+    what: &str,
+    word: &str,
+    now: &[&'static str],
+    later: &[&'static str],
+    by_key: bool,
+) -> Read<&'static str> {
+    if let Some(known) = now.iter().find(|known| **known == word) {
+        return Ok(known);
+    }
+    let all = now.join(", ");
+    if later.contains(&word) {
+        let message = format!("the {what} `{word}` is not in this version");
+        return Err(place.wrong(
+            at,
+            "not_in_this_version",
+            message,
+            format!("this version has {all}"),
+        ));
+    }
+    let help = match suggest::closest(word, now.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`? There are {all}"),
+        None if by_key => format!("name it by its type, or give type = one of {all}"),
+        None => format!("there are {all}"),
+    };
+    Err(place.wrong(at, "value", format!("there is no {what} `{word}`"), help))
+}
+
+type Common = (Decides, Duration, Option<ExpectationId>);
+
+fn common(reader: &Reader<'_>, grace: Duration, expectations: &Expectations) -> Read<Common> {
+    let decides = reader.text("decides").map(|decides| match decides.as_str() {
+        "readiness" => Decides::Readiness,
+        "nothing" => Decides::Nothing,
+        _ => Decides::Liveness,
+    });
+    let grace = reader.maybe_time("grace").map(|given| given.unwrap_or(grace));
+    let needs = reader.maybe_text("needs").and_then(|needs| match needs {
+        None => Ok(None),
+        Some(name) => expectations.find(&name).map(Some).ok_or_else(|| {
+            let near = suggest::closest(&name, expectations.names());
+            let help = near.map_or_else(
+                || format!("add [when.{name}]"),
+                |near| format!("did you mean \"{near}\"?"),
+            );
+            reader.wrong(
+                &reader.at("needs"),
+                "unknown_expectation",
+                format!("there is no expectation `{name}`"),
+                help,
+            )
+        }),
+    });
+    Ok((decides?, grace?, needs?))
+}
+
+fn run(reader: &Reader<'_>) -> Read<(Schedule, FailAfter)> {
+    let (interval, timeout, fail_after) = (
+        reader.time("interval"),
+        reader.time("timeout"),
+        reader.fail_after("fail_after"),
+    );
+    Ok((
+        Schedule {
+            interval: interval?,
+            timeout: timeout?,
+        },
+        fail_after?,
+    ))
+}
+
+fn heartbeat(reader: &Reader<'_>) -> Read<Source> {
+    let (channel, node, peer) = (
+        reader.maybe_text("channel"),
+        reader.maybe_text("node"),
+        reader.maybe_text("peer"),
+    );
+    match (channel?, node?, peer?) {
+        (Some(channel), None, None) => Ok(Source::Channels(vec![channel.into()])),
+        (None, Some(node), None) => Ok(Source::Node(node.into())),
+        (None, Some(node), Some(peer)) => Ok(Source::Claim {
+            node: node.into(),
+            peer: peer.into(),
+        }),
+        (_, _, Some(_)) => {
+            let message = "`peer` says which peer of a `node` is meant";
+            Err(reader.wrong(
+                &reader.key_at("peer"),
+                "heartbeat_source",
+                message,
+                "give node, too, and no channel",
+            ))
+        }
+        (None, None, None) => {
+            let message = "a heartbeat comes on a `channel` of its own or from a `node`";
+            Err(reader.wrong(
+                &reader.origin,
+                "heartbeat_source",
+                message,
+                "as in channel = \"telemetry_heartbeat\" or node = \"node-b\"",
+            ))
+        }
+        (Some(_), Some(_), None) => {
+            let message = "a heartbeat comes on a `channel` of its own or from a `node`, not both";
+            Err(reader.wrong(
+                &reader.key_at("node"),
+                "heartbeat_source",
+                message,
+                "make two checks of it",
+            ))
+        }
+    }
+}
+
+fn channels(reader: &Reader<'_>) -> Read<Source> {
+    let channels: Vec<Arc<str>> = reader.texts("channels")?.into_iter().map(Arc::from).collect();
+    Ok(Source::Channels(channels))
+}
+
+fn detector(reader: &Reader<'_>, interval: Duration) -> Read<DetectorSettings> {
+    let DetectorSettings::Deadline {
+        suspect_after: suspect,
+        dead_after: dead,
+    } = DetectorSettings::default();
+    let (given_suspect, given_dead) = (
+        reader.maybe_time("suspect_after"),
+        reader.maybe_time("dead_after"),
+    );
+    let suspect_after = given_suspect?.unwrap_or(suspect.max(interval * 2));
+    let dead_after = given_dead?.unwrap_or(dead.max(suspect_after * 5 / 2));
+    if suspect_after < interval * 2 {
+        let message = format!(
+            "`suspect_after` ({}) must be at least twice heartbeat.interval ({})",
+            time(suspect_after),
+            time(interval)
+        );
+        let help = "the peer is blamed only after two of our own heartbeats came back";
+        reader.wrong(&reader.at("suspect_after"), "suspect_after", message, help);
+    }
+    if dead_after <= suspect_after {
+        let message = format!(
+            "`dead_after` ({}) must be more than `suspect_after` ({})",
+            time(dead_after),
+            time(suspect_after)
+        );
+        let key = if reader.is_set("dead_after") {
+            "dead_after"
+        } else {
+            "suspect_after"
+        };
+        reader.wrong(&reader.at(key), "dead_after", message, "");
+    }
+    Ok(DetectorSettings::Deadline {
+        suspect_after,
+        dead_after,
+    })
+}
+
+/// An owner is watched even if no check says so.
+pub(super) fn implied_process(checks: &mut Checks, grace: Duration) {
+    let Ok(index) = u16::try_from(checks.all.len()) else {
+        return;
+    };
+    let schedule = Schedule {
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+    };
+    checks.process = Some((index, schedule));
+    checks.all.push(CheckSettings {
+        name: "process".into(),
+        kind: CheckKind::Process {
+            fail_after: Default::default(),
+            interval: schedule.interval,
+        },
+        plane: Plane::Local,
+        decides: Decides::Liveness,
+        grace,
+        needs: None,
+    });
+}

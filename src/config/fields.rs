@@ -1,0 +1,1215 @@
+//! Every field there is: what it takes, its default, what it means. The reader takes bounds and defaults from here,
+//! and config/defib.toml and docs/configuration.md are written from here, so none of them can say anything else.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use crate::engine::cause::Cause;
+
+/// A table of the configuration.
+#[derive(Debug)]
+pub struct Section {
+    /// As people name it: `[bus]`, `[peer.NAME]`.
+    pub title: &'static str,
+    /// Its table in config/defib.toml, whose header may need other lines before it.
+    pub sample: &'static str,
+    /// What it is for.
+    pub about: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+    /// Its tables and lists of tables.
+    pub tables: &'static [&'static str],
+    /// Keys that the design knows and this version does not.
+    pub later: &'static [&'static str],
+}
+
+/// One field.
+#[derive(Debug)]
+pub struct Field {
+    /// Its key.
+    pub key: &'static str,
+    /// What may be written.
+    pub takes: Takes,
+    /// What holds if it is not.
+    pub unless: Unless,
+    /// What it means; what it must be larger than.
+    pub about: &'static str,
+}
+
+/// What may be written for a field.
+#[derive(Clone, Copy, Debug)]
+pub enum Takes {
+    /// `true` or `false`.
+    Bool,
+    /// A whole number within bounds.
+    Int(i64, i64),
+    /// Any number.
+    Number,
+    /// A string, a number, `true` or `false`.
+    Scalar,
+    /// A time with its unit, within bounds.
+    Time(Duration, Duration),
+    /// Text of at most so many bytes; not empty.
+    Text(usize),
+    /// A name of nodes, groups and peers.
+    Name,
+    /// One of these.
+    OneOf(&'static [&'static str]),
+    /// A list of at most so many texts of at most so many bytes.
+    Texts(usize, usize),
+    /// A list of causes that lie in the peer.
+    Causes,
+    /// A secret: `{ env = … }`, `{ file = … }`, or the text itself.
+    Secret,
+    /// An IP address and a port.
+    Address,
+    /// A path of a file.
+    Path,
+    /// `http://` or `https://`.
+    Url,
+    /// `m of n`.
+    FailAfter,
+    /// A status or a range of them.
+    Statuses,
+    /// What `tracing-subscriber` takes.
+    LogFilter,
+}
+
+/// What holds if a field is not written. Values are TOML.
+#[derive(Clone, Copy, Debug)]
+pub enum Unless {
+    /// It must be; the text is an example.
+    Must(&'static str),
+    /// This value.
+    Is(&'static str),
+    /// Nothing; the text is an example.
+    Absent(&'static str),
+    /// What the first text says; the second is an example.
+    Derived(&'static str, &'static str),
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const DAY: Duration = secs(86_400);
+const HOUR: Duration = secs(3600);
+
+use Takes::{
+    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Scalar, Secret, Statuses,
+    Text, Texts, Time, Url,
+};
+use Unless::{Absent, Derived, Is, Must};
+
+const fn field(key: &'static str, takes: Takes, unless: Unless, about: &'static str) -> Field {
+    Field {
+        key,
+        takes,
+        unless,
+        about,
+    }
+}
+
+/// Top level.
+pub const ROOT: Section = Section {
+    title: "top level",
+    sample: "",
+    about: "What this node is.",
+    fields: &[
+        field(
+            "node",
+            Name,
+            Derived(
+                "$POD_NAME, else an id kept in the state directory, else the host's name",
+                "\"node-a\"",
+            ),
+            "This node's name; unique in its group.",
+        ),
+        field(
+            "group",
+            Name,
+            Is("\"default\""),
+            "Nodes of one group share a bus and hear each other.",
+        ),
+        field(
+            "dry_run",
+            Bool,
+            Is("false"),
+            "Decide, record and show every remedy, and carry out none.",
+        ),
+    ],
+    tables: &[
+        "bus",
+        "heartbeat",
+        "http",
+        "budget",
+        "breaker",
+        "log",
+        "store",
+        "shutdown",
+        "when",
+        "peer",
+    ],
+    later: &["fleet", "topology", "notify", "quorum", "leases"],
+};
+
+/// `[bus]`
+pub const BUS: Section = Section {
+    title: "[bus]",
+    sample: "[bus]",
+    about: "Where heartbeats travel.",
+    fields: &[
+        field(
+            "url",
+            Text(4096),
+            Is("\"embedded\""),
+            "`embedded` (inside this process: one machine, no Redis), or `redis://`, `rediss://`, `unix:///path` with \
+             user, password and database as usual.",
+        ),
+        field(
+            "user",
+            Text(256),
+            Absent("\"defib\""),
+            "ACL user, if not in the URL.",
+        ),
+        field(
+            "password",
+            Secret,
+            Absent("{ env = \"REDIS_PASSWORD\" }"),
+            "Its password, if not in the URL.",
+        ),
+        field(
+            "ca",
+            Path,
+            Absent("\"/etc/ssl/redis-ca.pem\""),
+            "PEM file of the CA for `rediss://`; else the system's roots.",
+        ),
+        field(
+            "server_name",
+            Text(253),
+            Absent("\"redis.internal\""),
+            "Name in the certificate for `rediss://`, if it is not the host.",
+        ),
+        field(
+            "connect_timeout",
+            Time(ms(100), secs(60)),
+            Is("\"2s\""),
+            "Bound on connecting, the TLS handshake included.",
+        ),
+        field(
+            "settle",
+            Time(secs(0), HOUR),
+            Is("\"1m\""),
+            "How long after an outage of the bus nothing is done on bus evidence. Never below the slowest reconnect \
+             of a peer: an outage makes clients exit.",
+        ),
+        field(
+            "listen",
+            Address,
+            Absent("\"127.0.0.1:7379\""),
+            "With `embedded`: a loopback address where other processes of this machine join by the Redis protocol.",
+        ),
+    ],
+    tables: &[],
+    later: &["sentinel", "cluster", "sign"],
+};
+
+/// `[heartbeat]`
+pub const HEARTBEAT: Section = Section {
+    title: "[heartbeat]",
+    sample: "[heartbeat]",
+    about: "This node's own heartbeats, which it must hear back before it judges anybody.",
+    fields: &[
+        field(
+            "interval",
+            Time(ms(100), secs(60)),
+            Is("\"1s\""),
+            "Between two of them; also between two PINGs on each link.",
+        ),
+        field(
+            "channel",
+            Text(256),
+            Derived("`defib:` and the group", "\"defib:default\""),
+            "Where they go out, and where nodes of the group listen. Never a data channel.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `[http]`
+pub const HTTP: Section = Section {
+    title: "[http]",
+    sample: "[http]",
+    about: "Probes, metrics and status for people; and the admin listener, which changes something.",
+    fields: &[
+        field(
+            "listen",
+            Address,
+            Is("\"127.0.0.1:7337\""),
+            "The public listener. A kubelet's probes come from outside: in a pod use `0.0.0.0:7337`.",
+        ),
+        field(
+            "admin_socket",
+            Text(100),
+            Derived(
+                "`admin.sock` in the runtime directory",
+                "\"/run/defib/admin.sock\"",
+            ),
+            "The admin listener's Unix socket (0660), or `none`.",
+        ),
+        field(
+            "admin_listen",
+            Address,
+            Absent("\"127.0.0.1:7338\""),
+            "The admin listener's loopback port, on request. Needs `admin_token`.",
+        ),
+        field(
+            "admin_token",
+            Secret,
+            Absent("{ file = \"/run/secrets/defib\" }"),
+            "Bearer token of `admin_listen`.",
+        ),
+        field(
+            "max_connections",
+            Int(1, 65_535),
+            Is("256"),
+            "Concurrent connections on each listener.",
+        ),
+    ],
+    tables: &[],
+    later: &["tls"],
+};
+
+/// `[budget]`
+pub const GROUP_BUDGET: Section = Section {
+    title: "[budget]",
+    sample: "[budget]",
+    about: "What the group as a whole may suffer by our hand.",
+    fields: &[
+        field(
+            "spacing",
+            Time(secs(0), HOUR),
+            Is("\"10s\""),
+            "At least this long between two remedies that restart.",
+        ),
+        field(
+            "down_percent",
+            Int(0, 100),
+            Is("5"),
+            "At most max(1, this share of the peers, in percent) down by our hand at once.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `[breaker]`
+pub const BREAKER: Section = Section {
+    title: "[breaker]",
+    sample: "[breaker]",
+    about: "Mass silence: many remote peers that fall silent together are not the fault of each of them.",
+    fields: &[
+        field(
+            "window",
+            Time(secs(1), HOUR),
+            Is("\"1m\""),
+            "Suspicions within this time count as together.",
+        ),
+        field(
+            "min",
+            Int(1, 4096),
+            Is("2"),
+            "More than max(`min`, `percent` of the remote peers) trip it; so do all of two or more.",
+        ),
+        field("percent", Int(0, 100), Is("5"), "See `min`."),
+        field(
+            "canary_after",
+            Time(secs(1), DAY),
+            Is("\"5m\""),
+            "How long all is held before one canary is healed.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `[log]`
+pub const LOG: Section = Section {
+    title: "[log]",
+    sample: "[log]",
+    about: "A `warn` means that somebody may have to look.",
+    fields: &[
+        field(
+            "format",
+            OneOf(&["auto", "human", "json"]),
+            Is("\"auto\""),
+            "`auto`: JSON in Kubernetes, human elsewhere.",
+        ),
+        field(
+            "level",
+            LogFilter,
+            Is("\"info\""),
+            "What is logged, as in `info` or `warn,defib::bus=debug`.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `[store]`
+pub const STORE: Section = Section {
+    title: "[store]",
+    sample: "[store]",
+    about: "Budgets, open episodes and pauses survive a restart of the node.",
+    fields: &[field(
+        "path",
+        Path,
+        Derived(
+            "`state.json` in the state directory",
+            "\"/var/lib/defib/state.json\"",
+        ),
+        "The file. The state directory is $STATE_DIRECTORY, else $XDG_STATE_HOME/defib, else ~/.local/state/defib.",
+    )],
+    tables: &[],
+    later: &[],
+};
+
+/// `[shutdown]`
+pub const SHUTDOWN: Section = Section {
+    title: "[shutdown]",
+    sample: "[shutdown]",
+    about: "How the node ends.",
+    fields: &[field(
+        "deadline",
+        Time(ms(100), secs(600)),
+        Is("\"10s\""),
+        "How long a shutdown may take; a task that hangs is named in the log and left. Below the grace period of what stops the node.",
+    )],
+    tables: &[],
+    later: &[],
+};
+
+/// `[when.NAME]`
+pub const WHEN: Section = Section {
+    title: "[when.NAME]",
+    sample: "[when.car]",
+    about: "An expectation, not health: while it is not met, checks that `needs` it say unknown (the car is off).",
+    fields: &[
+        field(
+            "http",
+            Url,
+            Must("\"http://127.0.0.1:8080/health\""),
+            "Where to ask.",
+        ),
+        field(
+            "status",
+            Statuses,
+            Is("\"200-299\""),
+            "Statuses that meet it: one, or a range.",
+        ),
+        field(
+            "json",
+            Text(256),
+            Absent("\"car.seen_s_ago\""),
+            "Path of a field in the JSON answer: keys and indices, separated by dots.",
+        ),
+        field("equals", Scalar, Absent("true"), "The field must be this."),
+        field(
+            "below",
+            Number,
+            Absent("5"),
+            "The field must be a number below this.",
+        ),
+        field(
+            "above",
+            Number,
+            Absent("0"),
+            "The field must be a number above this.",
+        ),
+        field(
+            "bearer",
+            Secret,
+            Absent("{ env = \"CAR_TOKEN\" }"),
+            "Sent as `Authorization: Bearer …`.",
+        ),
+        field(
+            "interval",
+            Time(ms(100), HOUR),
+            Is("\"5s\""),
+            "Between the starts of two askings.",
+        ),
+        field(
+            "timeout",
+            Time(ms(10), secs(300)),
+            Is("\"1s\""),
+            "Bound on one asking; past it the expectation is unknown.",
+        ),
+    ],
+    tables: &[],
+    later: &["redis_key", "file"],
+};
+
+/// `[peer.NAME]`
+pub const PEER: Section = Section {
+    title: "[peer.NAME]",
+    sample: "[peer.feed]",
+    about: "What is watched. At most 4096. A peer with neither an owner nor a check on this machine is remote: known by \
+            the bus alone.",
+    fields: &[
+        field(
+            "grace",
+            Time(secs(0), HOUR),
+            Is("\"10s\""),
+            "After a new incarnation appears or a remedy ended, failures are ignored until the first pass or for this long.",
+        ),
+        field(
+            "single_observer",
+            Bool,
+            Is("false"),
+            "This node alone is enough to heal this peer if it is remote.",
+        ),
+        field(
+            "healthz_hold",
+            Time(secs(1), secs(600)),
+            Is("\"45s\""),
+            "How long `/healthz/NAME` answers 503 for one pulse. More than the probe's period × failureThreshold.",
+        ),
+    ],
+    tables: &["owner", "checks", "remedies", "backoff", "budget"],
+    later: &["when_bus_down", "stopped_when", "quorum", "blockers"],
+};
+
+/// `peer.NAME.owner`
+pub const OWNER: Section = Section {
+    title: "[peer.NAME.owner]",
+    sample: "[peer.feed.owner]",
+    about: "How the peer's process is found: exactly one of these. An owner implies a check `process`.",
+    fields: &[
+        field(
+            "listens",
+            Int(1, 65_535),
+            Absent("9080"),
+            "The process that listens on this TCP port.",
+        ),
+        field(
+            "pid_file",
+            Path,
+            Absent("\"/run/feed.pid\""),
+            "The process whose number is in this file.",
+        ),
+        field(
+            "command",
+            Text(4096),
+            Absent("\"python3 feed.py\""),
+            "The only process whose command line contains this.",
+        ),
+        field(
+            "pid",
+            Int(1, 4_194_304),
+            Absent("4711"),
+            "This process, never a successor.",
+        ),
+    ],
+    tables: &[],
+    later: &["container", "unit", "pod"],
+};
+
+/// `peer.NAME.backoff`
+pub const BACKOFF: Section = Section {
+    title: "[peer.NAME.backoff]",
+    sample: "[peer.feed.backoff]",
+    about: "Waiting time between remedies of this peer. It may not space them so far that the budget is never spent.",
+    fields: &[
+        field(
+            "initial",
+            Time(ms(100), HOUR),
+            Is("\"10s\""),
+            "After the first remedy; doubled after each.",
+        ),
+        field(
+            "max",
+            Time(ms(100), DAY),
+            Is("\"5m\""),
+            "Upper bound; at least `initial`.",
+        ),
+        field(
+            "reset_after",
+            Time(secs(1), DAY),
+            Is("\"10m\""),
+            "Verified life of this length starts it anew.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `peer.NAME.budget`
+pub const BUDGET: Section = Section {
+    title: "[peer.NAME.budget]",
+    sample: "[peer.feed.budget]",
+    about: "So many remedies that restart in so long; spent, the peer is given up, loudly, and still watched.",
+    fields: &[
+        field("count", Int(1, 100), Is("3"), "So many."),
+        field("window", Time(secs(1), DAY), Is("\"10m\""), "In so long."),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// Of every check.
+pub const CHECK: Section = Section {
+    title: "[peer.NAME.checks.CHECK], every type",
+    sample: "",
+    about: "One way to gather evidence. Its type is its key, unless `type` says otherwise.",
+    fields: &[
+        field(
+            "type",
+            OneOf(CHECK_TYPES),
+            Derived("the check's key", "\"http\""),
+            "Which kind of check.",
+        ),
+        field(
+            "decides",
+            OneOf(&["liveness", "readiness", "nothing"]),
+            Is("\"liveness\""),
+            "What its verdict changes: the peer's liveness (and readiness), `/readyz/NAME` only, or nothing (shown and exported).",
+        ),
+        field(
+            "grace",
+            Time(secs(0), HOUR),
+            Derived("the peer's `grace`", "\"10s\""),
+            "Failures are ignored after the start until the first pass or for this long.",
+        ),
+        field(
+            "needs",
+            Text(64),
+            Absent("\"car\""),
+            "The `[when.NAME]` outside of which it says unknown.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// Of checks that are run.
+pub const CHECK_RUN: Section = Section {
+    title: "[peer.NAME.checks.CHECK], types `process` and `http`",
+    sample: "",
+    about: "",
+    fields: &[
+        field(
+            "interval",
+            Time(ms(100), HOUR),
+            Is("\"1s\""),
+            "Between the starts of two runs. One that still runs is not started twice.",
+        ),
+        field(
+            "timeout",
+            Time(ms(10), secs(300)),
+            Is("\"1s\""),
+            "Bound on one run.",
+        ),
+        field(
+            "fail_after",
+            FailAfter,
+            Is("\"3 of 3\""),
+            "So many failures among the last so many runs condemn. Unknown runs count for neither side.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// Of checks that wait for life.
+pub const CHECK_PASSIVE: Section = Section {
+    title: "[peer.NAME.checks.CHECK], types `heartbeat` and `traffic`",
+    sample: "",
+    about: "",
+    fields: &[
+        field(
+            "suspect_after",
+            Time(ms(200), HOUR),
+            Derived("2s, or twice heartbeat.interval if that is more", "\"2s\""),
+            "Silence of this length is suspicion. At least twice heartbeat.interval.",
+        ),
+        field(
+            "dead_after",
+            Time(ms(200), DAY),
+            Derived("5s, or 2.5 × suspect_after if that is more", "\"5s\""),
+            "Silence of this length is death. More than `suspect_after`.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `heartbeat`
+pub const CHECK_HEARTBEAT: Section = Section {
+    title: "[peer.NAME.checks.heartbeat]",
+    sample: "[peer.feed.checks.heartbeat]",
+    about: "Passive, on the bus: the peer's own messages are its life. Exactly one of `channel` and `node`.",
+    fields: &[
+        field(
+            "channel",
+            Text(256),
+            Absent("\"telemetry_heartbeat\""),
+            "The peer's own channel: any message on it is life. Never a data channel.",
+        ),
+        field(
+            "node",
+            Name,
+            Absent("\"node-b\""),
+            "Heartbeats of that node: \"the node is alive\".",
+        ),
+        field(
+            "peer",
+            Name,
+            Absent("\"feed\""),
+            "With `node`: what that node says of this peer of its own: \"the application is alive\".",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `traffic`
+pub const CHECK_TRAFFIC: Section = Section {
+    title: "[peer.NAME.checks.traffic]",
+    sample: "[peer.feed.checks.traffic]",
+    about: "Passive, on the bus: any message on data channels.",
+    fields: &[field(
+        "channels",
+        Texts(64, 256),
+        Must("[\"can_messages\"]"),
+        "The channels. Nothing is ever published on them.",
+    )],
+    tables: &[],
+    later: &[],
+};
+
+/// `process`
+pub const CHECK_PROCESS: Section = Section {
+    title: "[peer.NAME.checks.process]",
+    sample: "[peer.feed.checks.process]",
+    about: "On this machine: the owner's process. A witnessed exit condemns at once; a stopped one goes by `fail_after`. Implied by an owner.",
+    fields: &[],
+    tables: &[],
+    later: &[],
+};
+
+/// `http`
+pub const CHECK_HTTP: Section = Section {
+    title: "[peer.NAME.checks.http]",
+    sample: "[peer.feed.checks.http]",
+    about: "On this machine: asks a URL. No redirects are followed. An answer of 401 or 403 is unknown, not a failure.",
+    fields: &[
+        field(
+            "url",
+            Url,
+            Must("\"http://127.0.0.1:9080/health\""),
+            "Where to ask.",
+        ),
+        field(
+            "status",
+            Statuses,
+            Is("\"200-299\""),
+            "Statuses that pass: one, or a range.",
+        ),
+        field(
+            "json",
+            Text(256),
+            Absent("\"healthy\""),
+            "Path of a field in the JSON answer: keys and indices, separated by dots.",
+        ),
+        field("equals", Scalar, Absent("true"), "The field must be this."),
+        field(
+            "below",
+            Number,
+            Absent("5"),
+            "The field must be a number below this.",
+        ),
+        field(
+            "above",
+            Number,
+            Absent("0"),
+            "The field must be a number above this.",
+        ),
+        field(
+            "ignore",
+            Texts(64, 256),
+            Is("[]"),
+            "Components whose ill health alone fails nothing.",
+        ),
+        field(
+            "body_limit",
+            Int(1, 1_048_576),
+            Is("65536"),
+            "Bytes of the answer that are read; a longer one is unknown.",
+        ),
+        field(
+            "bearer",
+            Secret,
+            Absent("{ env = \"FEED_TOKEN\" }"),
+            "Sent as `Authorization: Bearer …`.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// Of every remedy.
+pub const REMEDY: Section = Section {
+    title: "[[peer.NAME.remedies]], every kind",
+    sample: "",
+    about: "One healing action. One per peer for now.",
+    fields: &[
+        field("do", OneOf(REMEDY_KINDS), Must("\"log\""), "What it does."),
+        field(
+            "for",
+            Causes,
+            Is("[]"),
+            "The causes it is for; empty: every one that lies in the peer.",
+        ),
+        field(
+            "verify_within",
+            Time(secs(1), HOUR),
+            Is("\"1m\""),
+            "How long the peer has for its own proof of life after the remedy ended.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `healthz`
+pub const REMEDY_HEALTHZ: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"healthz\"`",
+    sample: "[peer.web]\nowner = { listens = 8080 }\n[[peer.web.remedies]]\ndo = \"healthz\"",
+    about: "`/healthz/NAME` answers 503 for `healthz_hold`, for a liveness probe to see. Local peers only.",
+    fields: &[],
+    tables: &[],
+    later: &[],
+};
+
+/// `signal`
+pub const REMEDY_SIGNAL: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"signal\"`",
+    sample: "[[peer.feed.remedies]]\ndo = \"signal\"",
+    about: "A signal to the very process that was condemned. Needs an owner.",
+    fields: &[
+        field("signal", OneOf(SIGNALS), Is("\"SIGTERM\""), "Which."),
+        field(
+            "then",
+            OneOf(SIGNALS),
+            Absent("\"SIGKILL\""),
+            "Sent if the process is still there after `after`.",
+        ),
+        field(
+            "after",
+            Time(ms(100), secs(600)),
+            Is("\"10s\""),
+            "How long it has before `then`.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `exec`
+pub const REMEDY_EXEC: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"exec\"`",
+    sample: "[peer.recorder]\nowner = { pid_file = \"/run/recorder.pid\" }\n[[peer.recorder.remedies]]\ndo = \"exec\"",
+    about: "A command without a shell; peer and cause are in its environment, its output goes into the log.",
+    fields: &[
+        field(
+            "command",
+            Texts(64, 4096),
+            Must("[\"systemctl\", \"restart\", \"recorder\"]"),
+            "Program and arguments.",
+        ),
+        field(
+            "timeout",
+            Time(ms(100), HOUR),
+            Is("\"30s\""),
+            "Its whole process group is ended after this.",
+        ),
+        field(
+            "restarts",
+            Bool,
+            Is("true"),
+            "It makes a new incarnation: charged to the budgets.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `http`
+pub const REMEDY_HTTP: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"http\"`",
+    sample: "[peer.pusher]\nowner = { command = \"pusher.py\" }\n[[peer.pusher.remedies]]\ndo = \"http\"",
+    about: "A request, then perhaps a wait for a condition: a drain.",
+    fields: &[
+        field(
+            "url",
+            Url,
+            Must("\"http://127.0.0.1:9080/__internal/restart\""),
+            "What is asked.",
+        ),
+        field(
+            "method",
+            OneOf(&["POST", "GET", "PUT", "PATCH", "DELETE"]),
+            Is("\"POST\""),
+            "How.",
+        ),
+        field("body", Text(65_536), Absent("\"{}\""), "Sent with it."),
+        field(
+            "bearer",
+            Secret,
+            Absent("{ env = \"PUSHER_TOKEN\" }"),
+            "Sent as `Authorization: Bearer …`.",
+        ),
+        field(
+            "timeout",
+            Time(ms(10), secs(300)),
+            Is("\"5s\""),
+            "Bound on the request.",
+        ),
+        field(
+            "restarts",
+            Bool,
+            Derived("true, or false with `until`", "true"),
+            "It makes a new incarnation: charged to the budgets. False for a drain.",
+        ),
+    ],
+    tables: &["until"],
+    later: &[],
+};
+
+/// `until`
+pub const UNTIL: Section = Section {
+    title: "[peer.NAME.remedies.until]",
+    sample: "[peer.sfu]\nowner = { command = \"sfu\" }\n[[peer.sfu.remedies]]\ndo = \"http\"\nurl = \"http://127.0.0.1:9090/drain\"\n[peer.sfu.remedies.until]",
+    about: "What an `http` remedy waits for after its request. That it did not come true by `deadline` is no failure.",
+    fields: &[
+        field(
+            "url",
+            Url,
+            Must("\"http://127.0.0.1:9090/connections\""),
+            "Where to ask, again and again.",
+        ),
+        field(
+            "status",
+            Statuses,
+            Is("\"200-299\""),
+            "Statuses that end the wait: one, or a range.",
+        ),
+        field(
+            "json",
+            Text(256),
+            Absent("\"open\""),
+            "Path of a field in the JSON answer: keys and indices, separated by dots.",
+        ),
+        field("equals", Scalar, Absent("0"), "The field must be this."),
+        field(
+            "below",
+            Number,
+            Absent("5"),
+            "The field must be a number below this.",
+        ),
+        field(
+            "above",
+            Number,
+            Absent("0"),
+            "The field must be a number above this.",
+        ),
+        field(
+            "bearer",
+            Secret,
+            Absent("{ env = \"SFU_TOKEN\" }"),
+            "Sent as `Authorization: Bearer …`.",
+        ),
+        field("deadline", Time(ms(100), HOUR), Is("\"30s\""), "Longest wait."),
+        field(
+            "interval",
+            Time(ms(100), secs(60)),
+            Is("\"1s\""),
+            "Between two askings.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `log`
+pub const REMEDY_LOG: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"log\"`",
+    sample: "[peer.neighbour]\nchecks.heartbeat = { channel = \"neighbour_heartbeat\" }\n[[peer.neighbour.remedies]]\ndo = \"log\"",
+    about: "A line in the log, and no act: the only remedy for a peer without an incarnation.",
+    fields: &[],
+    tables: &[],
+    later: &[],
+};
+
+/// Types of checks that there are.
+pub const CHECK_TYPES: &[&str] = &["heartbeat", "traffic", "process", "http"];
+
+/// Types of checks that the design knows and this version does not.
+pub const LATER_CHECKS: &[&str] = &[
+    "subscription",
+    "redis_key",
+    "redis_lock",
+    "file",
+    "push",
+    "notify",
+    "tcp",
+    "exec",
+    "systemd",
+    "docker",
+    "metric",
+    "memory",
+    "connections",
+    "sockets",
+];
+
+/// Kinds of remedies that there are.
+pub const REMEDY_KINDS: &[&str] = &["healthz", "signal", "exec", "http", "log"];
+
+/// Kinds of remedies that the design knows and this version does not.
+pub const LATER_REMEDIES: &[&str] = &[
+    "client_kill",
+    "socket_reset",
+    "docker",
+    "systemd",
+    "unit",
+    "container",
+    "pod",
+    "kubernetes",
+    "notify",
+    "webhook",
+];
+
+/// Signals that a remedy may send.
+pub const SIGNALS: &[&str] = &[
+    "SIGTERM", "SIGKILL", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGCONT", "SIGABRT",
+];
+
+/// Every section, in the order of the documents.
+pub const ALL: &[&Section] = &[
+    &ROOT,
+    &BUS,
+    &HEARTBEAT,
+    &HTTP,
+    &GROUP_BUDGET,
+    &BREAKER,
+    &LOG,
+    &STORE,
+    &SHUTDOWN,
+    &WHEN,
+    &PEER,
+    &OWNER,
+    &BACKOFF,
+    &BUDGET,
+    &CHECK,
+    &CHECK_RUN,
+    &CHECK_PASSIVE,
+    &CHECK_HEARTBEAT,
+    &CHECK_TRAFFIC,
+    &CHECK_PROCESS,
+    &CHECK_HTTP,
+    &REMEDY,
+    &REMEDY_SIGNAL,
+    &REMEDY_HEALTHZ,
+    &REMEDY_EXEC,
+    &REMEDY_HTTP,
+    &UNTIL,
+    &REMEDY_LOG,
+];
+
+/// The fields outside of tables by name, with their paths.
+pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
+    let mut out: Vec<_> = ROOT.fields.iter().map(|field| (vec![field.key], field)).collect();
+    for section in [
+        &BUS,
+        &HEARTBEAT,
+        &HTTP,
+        &GROUP_BUDGET,
+        &BREAKER,
+        &LOG,
+        &STORE,
+        &SHUTDOWN,
+    ] {
+        let table = section.title.trim_matches(['[', ']']);
+        out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));
+    }
+    out
+}
+
+/// Causes that a remedy may follow, as written.
+pub fn peer_causes() -> Vec<&'static str> {
+    Cause::ALL
+        .iter()
+        .filter(|cause| cause.lies_in_peer())
+        .map(|cause| cause.as_str())
+        .collect()
+}
+
+/// A time as people write it.
+pub fn time(value: Duration) -> String {
+    humantime::format_duration(value).to_string()
+}
+
+impl Takes {
+    /// In words: "a time from 100ms to 1m".
+    pub fn describe(self) -> String {
+        match self {
+            Bool => "true or false".to_owned(),
+            Int(low, high) => format!("a whole number from {low} to {high}"),
+            Number => "a number".to_owned(),
+            Scalar => "a text, a number, true or false".to_owned(),
+            Time(low, high) => format!("a time from {} to {}", time(low), time(high)),
+            Text(max) => format!("a text of 1 to {max} bytes"),
+            Name => "a name: a-z, 0-9, then also _ . -; at most 63".to_owned(),
+            OneOf(all) => format!("one of {}", all.join(", ")),
+            Texts(many, max) => format!("a list of at most {many} texts of 1 to {max} bytes"),
+            Causes => format!("a list of {}", peer_causes().join(", ")),
+            Secret => "{ env = \"NAME\" }, { file = \"/path\" }, or the text itself".to_owned(),
+            Address => "an IP address and a port, as in 127.0.0.1:7337 or [::1]:7337".to_owned(),
+            Path => "a path".to_owned(),
+            Url => "an http:// or https:// URL without a user or password".to_owned(),
+            FailAfter => "\"m of n\" with 1 <= m <= n <= 64".to_owned(),
+            Statuses => "a status or a range of them from 100 to 599, as in 204 or \"200-299\"".to_owned(),
+            LogFilter => "a level (error, warn, info, debug, trace), also per module".to_owned(),
+        }
+    }
+}
+
+impl Section {
+    /// The field with this key.
+    pub fn field(&self, key: &str) -> Option<&'static Field> {
+        self.fields.iter().find(|field| field.key == key)
+    }
+}
+
+impl Unless {
+    fn in_words(self) -> String {
+        match self {
+            Must(_) => "must be given".to_owned(),
+            Is(value) => format!("`{value}`"),
+            Absent(_) => "none".to_owned(),
+            Derived(words, _) => words.to_owned(),
+        }
+    }
+}
+
+/// The common sections that a section of a check or remedy comes with.
+fn shared(section: &Section) -> &'static [&'static Section] {
+    match section.sample {
+        "[peer.feed.checks.heartbeat]" | "[peer.feed.checks.traffic]" => &[&CHECK, &CHECK_PASSIVE],
+        "[peer.feed.checks.process]" | "[peer.feed.checks.http]" => &[&CHECK, &CHECK_RUN],
+        sample if sample.contains("remedies]]") && !sample.ends_with("until]") => &[&REMEDY],
+        _ => &[],
+    }
+}
+
+/// The tables of docs/configuration.md.
+pub fn markdown() -> String {
+    let mut out = String::new();
+    for section in ALL {
+        let _ = writeln!(
+            out,
+            "### {}\n",
+            section.title.replace("[[", "\\[\\[").replace("]]", "\\]\\]")
+        );
+        if !section.about.is_empty() {
+            let _ = writeln!(out, "{}\n", section.about);
+        }
+        if section.fields.is_empty() {
+            continue;
+        }
+        out.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
+        for field in section.fields {
+            let takes = field.takes.describe();
+            let _ = writeln!(
+                out,
+                "| `{}` | {takes} | {} | {} |",
+                field.key,
+                field.unless.in_words(),
+                field.about
+            );
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// The body of config/defib.toml. A line `#key = value` shows a default (or, in a table for which there is none, what
+/// must be given); a line `## key = value` shows an example.
+pub fn sample() -> String {
+    let mut out = String::new();
+    for section in ALL
+        .iter()
+        .filter(|section| !section.sample.is_empty() || section.title == ROOT.title)
+    {
+        let _ = writeln!(out, "\n# {}", "-".repeat(108));
+        comment(&mut out, section.about);
+        for line in section.sample.lines() {
+            let _ = writeln!(out, "#{line}");
+        }
+        let fields = shared(section).iter().flat_map(|shared| shared.fields);
+        // The first of an owner's fields is what makes the sample whole; so with a heartbeat's.
+        let needed = matches!(
+            section.sample,
+            "[peer.feed.owner]" | "[peer.feed.checks.heartbeat]"
+        );
+        for (index, field) in section.fields.iter().enumerate() {
+            line(&mut out, field, needed && index == 0);
+        }
+        for field in fields.filter(|field| field.key != "do") {
+            line(&mut out, field, false);
+        }
+    }
+    out
+}
+
+fn line(out: &mut String, field: &Field, needed: bool) {
+    out.push('\n');
+    comment(out, field.about);
+    comment(
+        out,
+        &format!(
+            "Takes {}. Default: {}.",
+            field.takes.describe(),
+            field.unless.in_words()
+        ),
+    );
+    let _ = match field.unless {
+        Must(value) | Is(value) => writeln!(out, "#{} = {value}", field.key),
+        Absent(value) if needed => writeln!(out, "#{} = {value}", field.key),
+        Absent(value) | Derived(_, value) => writeln!(out, "## {} = {value}", field.key),
+    };
+}
+
+fn comment(out: &mut String, text: &str) {
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count() + 1;
+        if width == 0 || width + length > 108 {
+            if width > 0 {
+                out.push('\n');
+            }
+            out.push('#');
+            width = 1;
+        }
+        let _ = write!(out, " {word}");
+        width += length;
+    }
+    if width > 0 {
+        out.push('\n');
+    }
+}

@@ -1,0 +1,277 @@
+//! Reads `[peer.NAME]`: owner, checks, remedy, backoff and budget, and the rules within one peer.
+
+use std::time::Duration;
+
+use super::checks::{Checks, Heard, checks, implied_process, known};
+use super::fields::{self, time};
+use super::questions::Expectations;
+use super::reader::{Bad, Read, Reader};
+use super::report::Origin;
+use crate::checks::{Owner, Schedule};
+use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
+use crate::http_client::Question;
+use crate::remedies::Remedy;
+
+/// A peer as it was read, before it has a number.
+pub(super) struct Peer {
+    pub(super) settings: PeerSettings,
+    pub(super) owner: Option<Owner>,
+    /// Which of its checks watches the owner, and when.
+    pub(super) process: Option<(u16, Schedule)>,
+    pub(super) http: Vec<(u16, Question, Schedule)>,
+    /// What its remedy's executor needs; `healthz` has none.
+    pub(super) remedy: Option<Remedy>,
+    /// What its passive checks listen to.
+    pub(super) heard: Vec<Heard>,
+    /// Where `healthz_hold` was written, if it was.
+    pub(super) hold_is_set: bool,
+}
+
+/// What the peers are read against.
+pub(super) struct Surroundings<'a> {
+    pub(super) interval: Duration,
+    pub(super) expectations: &'a Expectations,
+}
+
+/// Reads one peer.
+pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -> Read<Peer> {
+    let grace = reader.time("grace");
+    let single_observer = reader.bool("single_observer");
+    let healthz_hold = reader.time("healthz_hold");
+    let backoff = reader
+        .open("backoff", &[&fields::BACKOFF])
+        .and_then(|reader| backoff(&reader));
+    let budget = reader
+        .open("budget", &[&fields::BUDGET])
+        .and_then(|reader| budget(&reader));
+    let owner = owner(reader);
+    let checks = checks(
+        reader,
+        grace.unwrap_or_default(),
+        owner.as_ref().is_ok_and(Option::is_none),
+        around,
+    );
+    if let (Ok(backoff), Ok(budget)) = (&backoff, &budget) {
+        backoff_within_budget(reader, *backoff, *budget);
+    }
+    if let (Ok(hold), Ok(budget)) = (healthz_hold, &budget)
+        && hold >= budget.window
+    {
+        let message = format!(
+            "`healthz_hold` ({}) must be less than the budget's `window` ({})",
+            time(hold),
+            time(budget.window)
+        );
+        reader.wrong(
+            &reader.at("healthz_hold"),
+            "healthz_hold",
+            message,
+            "else one pulse could follow another for ever",
+        );
+    }
+    let remedy = remedy(reader, healthz_hold.unwrap_or_default());
+    let (owner, mut checks) = (owner?, checks?);
+    if owner.is_some() && checks.process.is_none() {
+        implied_process(&mut checks, grace?);
+    }
+    if checks.all.is_empty() {
+        let message = format!("peer `{name}` has neither an owner nor a check: nothing of it is watched");
+        return Err(reader.wrong(
+            &reader.origin,
+            "nothing_to_watch",
+            message,
+            "as in owner = { listens = 9080 }",
+        ));
+    }
+    let local = owner.is_some() || checks.all.iter().any(|check| check.plane == Plane::Local);
+    let remedy = remedy?;
+    if let Some((settings, _)) = &remedy {
+        remedy_fits(reader, settings, owner.is_some(), local, &checks)?;
+    }
+    let (settings, remedy) = remedy.unzip();
+    Ok(Peer {
+        settings: PeerSettings {
+            name: name.into(),
+            local,
+            grace: grace?,
+            single_observer: single_observer?,
+            checks: checks.all,
+            remedies: settings.into_iter().collect(),
+            backoff: backoff?,
+            budget: budget?,
+            healthz_hold: healthz_hold?,
+        },
+        owner,
+        process: checks.process,
+        http: checks.http,
+        remedy: remedy.flatten(),
+
+        heard: checks.heard,
+        hold_is_set: reader.is_set("healthz_hold"),
+    })
+}
+
+fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
+    if !peer.is_set("owner") {
+        return Ok(None);
+    }
+    let reader = peer.open("owner", &[&fields::OWNER])?;
+    let ways: Vec<&str> = fields::OWNER
+        .fields
+        .iter()
+        .map(|field| field.key)
+        .filter(|key| reader.is_set(key))
+        .collect();
+    let [way] = ways.as_slice() else {
+        if ways.is_empty() && fields::OWNER.later.iter().any(|key| reader.is_set(key)) {
+            return Err(Bad);
+        }
+        let message = format!(
+            "an owner is found in exactly one way, and here are {}",
+            ways.len()
+        );
+        return Err(reader.wrong(
+            &reader.origin,
+            "one_owner",
+            message,
+            "one of listens, pid_file, command, pid",
+        ));
+    };
+    Ok(match *way {
+        "listens" => reader.maybe_int("listens")?.map(Owner::Listens),
+        "pid_file" => reader.maybe_path("pid_file")?.map(Owner::PidFile),
+        "command" => reader.maybe_text("command")?.map(Owner::Command),
+        _ => reader.maybe_int("pid")?.map(Owner::Pid),
+    })
+}
+
+fn backoff(reader: &Reader<'_>) -> Read<BackoffSettings> {
+    let (initial, max, reset_after) = (
+        reader.time("initial"),
+        reader.time("max"),
+        reader.time("reset_after"),
+    );
+    if let (Ok(initial), Ok(max)) = (initial, max)
+        && initial > max
+    {
+        let message = format!(
+            "`initial` ({}) must not be more than `max` ({})",
+            time(initial),
+            time(max)
+        );
+        let key = if reader.is_set("initial") {
+            "initial"
+        } else {
+            "max"
+        };
+        reader.wrong(&reader.at(key), "backoff_bounds", message, "");
+    }
+    Ok(BackoffSettings {
+        initial: initial?,
+        max: max?,
+        reset_after: reset_after?,
+    })
+}
+
+fn budget(reader: &Reader<'_>) -> Read<Budget> {
+    let (count, window) = (reader.int("count"), reader.time("window"));
+    Ok(Budget {
+        count: count?,
+        window: window?,
+    })
+}
+
+/// Remedies spaced wider than the budget's window never spend it: nobody would ever be given up on. (systemd's
+/// `StartLimitBurst=` with a long `RestartSec=` is the same trap.)
+fn backoff_within_budget(reader: &Reader<'_>, backoff: BackoffSettings, budget: Budget) {
+    let waits = (0..budget.count).map(|n| backoff.initial.saturating_mul(1 << n.min(20)).min(backoff.max));
+    let least = waits.fold(Duration::ZERO, Duration::saturating_add);
+    if least < budget.window {
+        return;
+    }
+    let key = if reader.is_set("backoff") {
+        "backoff"
+    } else {
+        "budget"
+    };
+    let message = format!(
+        "{} remedies are at least {} apart by `backoff`, so the budget of {} in {} can never be spent",
+        budget.count,
+        time(least),
+        budget.count,
+        time(budget.window)
+    );
+    let help = format!(
+        "shorten `backoff`, or make `budget.window` more than {}",
+        time(least)
+    );
+    reader.wrong(&reader.key_at(key), "backoff_evades_budget", message, help);
+}
+
+fn remedy(peer: &Reader<'_>, healthz_hold: Duration) -> Read<Option<(RemedySettings, Option<Remedy>)>> {
+    let list = peer.list("remedies");
+    if let Some(second) = list.get(1) {
+        let message = format!("one remedy per peer for now, and here are {}", list.len());
+        peer.wrong(
+            &second.origin,
+            "one_remedy",
+            message,
+            "ladders come later: keep the mildest one that works",
+        );
+    }
+    let Some(first) = list.first() else {
+        return Ok(None);
+    };
+    super::remedy::remedy(peer, first, healthz_hold, &|place, at, word| {
+        known(
+            place,
+            at,
+            "remedy",
+            word,
+            fields::REMEDY_KINDS,
+            fields::LATER_REMEDIES,
+            false,
+        )
+    })
+    .map(Some)
+}
+
+fn remedy_fits(
+    peer: &Reader<'_>,
+    remedy: &RemedySettings,
+    owned: bool,
+    local: bool,
+    checks: &Checks,
+) -> Read<()> {
+    use crate::engine::settings::RemedyKind::{Healthz, Log, Signal};
+    let at = peer
+        .list("remedies")
+        .first()
+        .map_or_else(|| peer.origin.clone(), |node| node.origin.clone());
+    let lives = owned || checks.heard.iter().any(|heard| !heard.data);
+    if remedy.kind == Signal && !owned {
+        let help = "add owner = { listens = 9080 }, or pid_file, command, pid";
+        return Err(peer.wrong(
+            &at,
+            "signal_needs_owner",
+            "a signal goes to the peer's owner, and it has none",
+            help,
+        ));
+    }
+    if remedy.kind == Healthz && !local {
+        let message = "`healthz` heals a peer of this machine, and this one is known by the bus alone";
+        return Err(peer.wrong(
+            &at,
+            "local_only",
+            message,
+            "configure it on the node beside that peer",
+        ));
+    }
+    if remedy.kind != Log && !lives {
+        let message =
+            "this peer has nothing by which one life differs from the next, so nothing may be done to it";
+        let help = "add an owner or a heartbeat check, or use do = \"log\"";
+        return Err(peer.wrong(&at, "remedy_needs_incarnation", message, help));
+    }
+    Ok(())
+}

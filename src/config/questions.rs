@@ -1,0 +1,159 @@
+//! Reads what asks over HTTP: the `http` check, expectations, and what an `http` remedy waits for.
+
+use super::fields;
+use super::reader::{Read, Reader, is_name};
+use crate::checks::Schedule;
+use crate::engine::event::ExpectationId;
+use crate::http_client::{Expect, JsonCondition, Question};
+
+/// Bytes of an answer that are read where the configuration does not say.
+const BODY_LIMIT: usize = 64 * 1024;
+
+/// The expectations, in the order in which they were written.
+#[derive(Default)]
+pub(super) struct Expectations(pub(super) Vec<(String, Question, Schedule)>);
+
+/// Expectations of one node.
+const MAX_EXPECTATIONS: usize = 256;
+
+impl Expectations {
+    pub(super) fn find(&self, name: &str) -> Option<ExpectationId> {
+        let index = self.0.iter().position(|(known, ..)| known == name)?;
+        u16::try_from(index).ok().map(ExpectationId)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(name, ..)| name.as_str())
+    }
+
+    /// Reads `[when.NAME]`. One that is wrong keeps its place, so that what needs it is not wrong, too.
+    pub(super) fn read(root: &Reader<'_>) -> Self {
+        let place = root.below("when");
+        let mut all = Vec::new();
+        for (name, origin, node) in root.named("when") {
+            if !is_name(name) {
+                place.wrong(
+                    origin,
+                    "name",
+                    format!("`{name}` is not a name for an expectation"),
+                    "a-z, 0-9, then also _ . -; at most 63",
+                );
+            }
+            if all.len() == MAX_EXPECTATIONS {
+                place.wrong(
+                    origin,
+                    "too_many",
+                    format!("there are at most {MAX_EXPECTATIONS} expectations"),
+                    "",
+                );
+                break;
+            }
+            let read = place
+                .child(name, origin, node, &[&fields::WHEN])
+                .and_then(|reader| {
+                    let (question, interval, timeout) = (
+                        question(&reader, "http"),
+                        reader.time("interval"),
+                        reader.time("timeout"),
+                    );
+                    Ok((
+                        question?,
+                        Schedule {
+                            interval: interval?,
+                            timeout: timeout?,
+                        },
+                    ))
+                });
+            let (question, schedule) = read.unwrap_or_else(|_| {
+                (
+                    nothing(),
+                    Schedule {
+                        interval: std::time::Duration::MAX,
+                        timeout: std::time::Duration::MAX,
+                    },
+                )
+            });
+            all.push((name.to_owned(), question, schedule));
+        }
+        Self(all)
+    }
+}
+
+/// Stands for a question that is wrong; never asked, since its mistake is reported.
+fn nothing() -> Question {
+    Question {
+        url: String::new(),
+        statuses: 200..=299,
+        json: None,
+        ignore: Vec::new(),
+        body_limit: 0,
+        bearer: None,
+    }
+}
+
+/// The question of a table whose URL is at `url_key`.
+pub(super) fn question(reader: &Reader<'_>, url_key: &str) -> Read<Question> {
+    let (url, statuses, bearer) = (
+        reader.text(url_key),
+        reader.statuses("status"),
+        reader.maybe_secret("bearer"),
+    );
+    let (ignore, body_limit) = if reader.knows("body_limit") {
+        (reader.texts("ignore"), reader.int("body_limit"))
+    } else {
+        (Ok(Vec::new()), Ok(BODY_LIMIT))
+    };
+    let json = condition(reader);
+    Ok(Question {
+        url: url?,
+        statuses: statuses?,
+        json: json?,
+        ignore: ignore?,
+        body_limit: body_limit?,
+        bearer: bearer?,
+    })
+}
+
+fn condition(reader: &Reader<'_>) -> Read<Option<JsonCondition>> {
+    const WAYS: [&str; 3] = ["equals", "below", "above"];
+    let path = reader.maybe_text("json");
+    let equals = reader.maybe_scalar("equals");
+    let (below, above) = (reader.maybe_number("below"), reader.maybe_number("above"));
+    let (path, equals, below, above) = (path?, equals?, below?, above?);
+    let set: Vec<&str> = WAYS.into_iter().filter(|way| reader.is_set(way)).collect();
+    let Some(path) = path else {
+        let Some(way) = set.first() else { return Ok(None) };
+        let message = format!("`{way}` says what a field must be, but not which field");
+        return Err(reader.wrong(
+            &reader.key_at(way),
+            "json_condition",
+            message,
+            "add json = \"path.of.the.field\"",
+        ));
+    };
+    let expect = match (equals, below, above) {
+        (Some(value), None, None) => Expect::Equals(value),
+        (None, Some(bound), None) => Expect::Below(bound),
+        (None, None, Some(bound)) => Expect::Above(bound),
+        (None, None, None) => {
+            let message = "`json` says which field is looked at, but not what it must be";
+            return Err(reader.wrong(
+                &reader.at("json"),
+                "json_condition",
+                message,
+                "add equals, below or above",
+            ));
+        }
+        _ => {
+            let message = format!("{} are given, and exactly one is taken", set.join(" and "));
+            let second = set.get(1).copied().unwrap_or("json");
+            return Err(reader.wrong(
+                &reader.key_at(second),
+                "json_condition",
+                message,
+                "make two checks of it",
+            ));
+        }
+    };
+    Ok(Some(JsonCondition { path, expect }))
+}

@@ -1,0 +1,188 @@
+//! Reads one entry of `remedies`, and the rules within it.
+
+use std::time::Duration;
+
+use super::fields::{self, Section};
+use super::questions::question;
+use super::reader::{Bad, Read, Reader};
+use super::report::Origin;
+use super::tree::{Node, Value};
+use crate::engine::settings::{RemedyKind, RemedySettings};
+use crate::remedies::{Remedy, Signal, Until};
+
+/// What an executor may take on top of its own time-outs before it is taken for lost.
+const SLACK: Duration = Duration::from_secs(5);
+
+/// Tells a known kind of remedy from others, and reports the others.
+type Known<'k> = dyn Fn(&Reader<'_>, &Origin, &str) -> Read<&'static str> + 'k;
+
+/// Reads `node`, an entry of `peer`'s `remedies`.
+pub(super) fn remedy(
+    peer: &Reader<'_>,
+    node: &Node,
+    healthz_hold: Duration,
+    known: &Known<'_>,
+) -> Read<(RemedySettings, Option<Remedy>)> {
+    let word = match &node.value {
+        Value::Table(table) => table.get("do").map(|entry| &entry.node),
+        _ => None,
+    };
+    let place = peer.below("remedies");
+    let kind = match word {
+        Some(Node {
+            value: Value::Text(word),
+            origin,
+            ..
+        }) => known(&place, origin, word)?,
+        Some(node) if node.is_bad() => return Err(Bad),
+        Some(_) => "log",
+        None if matches!(node.value, Value::Table(_)) => {
+            let help = format!("do = one of {}", fields::REMEDY_KINDS.join(", "));
+            return Err(peer.wrong(
+                &node.origin,
+                "missing",
+                "this remedy does not say what to `do`",
+                help,
+            ));
+        }
+        None => "log",
+    };
+    let sections: &[&'static Section] = match kind {
+        "healthz" => &[&fields::REMEDY, &fields::REMEDY_HEALTHZ],
+        "signal" => &[&fields::REMEDY, &fields::REMEDY_SIGNAL],
+        "exec" => &[&fields::REMEDY, &fields::REMEDY_EXEC],
+        "http" => &[&fields::REMEDY, &fields::REMEDY_HTTP],
+        _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
+    };
+    let reader = peer.child("remedies", &node.origin, node, sections)?;
+    let (causes, verify_within) = (reader.causes("for"), reader.time("verify_within"));
+    reader.text("do")?;
+    let (kind, remedy, takes, restarts) = match kind {
+        "healthz" => (RemedyKind::Healthz, None, healthz_hold, true),
+        "signal" => signal(&reader)?,
+        "exec" => exec(&reader)?,
+        "http" => http(&reader)?,
+        _ => (RemedyKind::Log, Some(Remedy::Log), Duration::ZERO, false),
+    };
+    let settings = RemedySettings {
+        kind,
+        causes: causes?,
+        verify_within: verify_within?,
+        act_within: takes + SLACK,
+        restarts,
+    };
+    Ok((settings, remedy))
+}
+
+/// Kind, executor, how long it may take by its own time-outs, whether it restarts.
+type Kind = (RemedyKind, Option<Remedy>, Duration, bool);
+
+fn signal(reader: &Reader<'_>) -> Read<Kind> {
+    let (first, then, after) = (
+        reader.text("signal"),
+        reader.maybe_text("then"),
+        reader.time("after"),
+    );
+    let (first, then, after) = (number(&first?)?, then?, after?);
+    if then.is_none() && reader.is_set("after") {
+        let message = "`after` is the time before `then`, which is not given";
+        return Err(reader.wrong(
+            &reader.key_at("after"),
+            "signal_then",
+            message,
+            "add then = \"SIGKILL\"",
+        ));
+    }
+    let then = then
+        .map(|then| number(&then))
+        .transpose()?
+        .map(|then| (after, then));
+    let takes = then.map_or(Duration::ZERO, |(after, _)| after);
+    // Even a signal that only asks for a reload is charged: what a process makes of it is its own business.
+    Ok((
+        RemedyKind::Signal,
+        Some(Remedy::Signal { signal: first, then }),
+        takes,
+        true,
+    ))
+}
+
+fn number(name: &str) -> Read<Signal> {
+    use rustix::process::Signal as Os;
+    let signal = match name {
+        "SIGTERM" => Os::TERM,
+        "SIGKILL" => Os::KILL,
+        "SIGINT" => Os::INT,
+        "SIGQUIT" => Os::QUIT,
+        "SIGHUP" => Os::HUP,
+        "SIGUSR1" => Os::USR1,
+        "SIGUSR2" => Os::USR2,
+        "SIGCONT" => Os::CONT,
+        "SIGABRT" => Os::ABORT,
+        _ => return Err(Bad),
+    };
+    Ok(Signal(signal.as_raw()))
+}
+
+fn exec(reader: &Reader<'_>) -> Read<Kind> {
+    let (argv, timeout, restarts) = (
+        reader.texts("command"),
+        reader.time("timeout"),
+        reader.bool("restarts"),
+    );
+    let (argv, timeout) = (argv?, timeout?);
+    Ok((
+        RemedyKind::Exec,
+        Some(Remedy::Exec { argv, timeout }),
+        timeout,
+        restarts?,
+    ))
+}
+
+fn http(reader: &Reader<'_>) -> Read<Kind> {
+    let (url, method, body) = (
+        reader.text("url"),
+        reader.text("method"),
+        reader.maybe_text("body"),
+    );
+    let (bearer, timeout, restarts) = (
+        reader.maybe_secret("bearer"),
+        reader.time("timeout"),
+        reader.maybe_bool("restarts"),
+    );
+    let until = if reader.is_set("until") {
+        reader
+            .open("until", &[&fields::UNTIL])
+            .and_then(|reader| until(&reader))
+            .map(Some)
+    } else {
+        Ok(None)
+    };
+    let (until, timeout) = (until?, timeout?);
+    let waits = until
+        .as_ref()
+        .map_or(Duration::ZERO, |until| until.deadline + until.interval);
+    let restarts = restarts?.unwrap_or(until.is_none());
+    let remedy = Remedy::Http {
+        url: url?,
+        method: method?,
+        body: body?,
+        bearer: bearer?,
+        timeout,
+        until,
+    };
+    Ok((RemedyKind::Http, Some(remedy), timeout + waits, restarts))
+}
+
+fn until(reader: &Reader<'_>) -> Read<Until> {
+    let (check, deadline, interval) = (
+        question(reader, "url"),
+        reader.time("deadline"),
+        reader.time("interval"),
+    );
+    Ok(Until {
+        check: check?,
+        deadline: deadline?,
+        interval: interval?,
+    })
+}

@@ -1,0 +1,258 @@
+//! Rules between tables: channels, listeners, nodes; and what is allowed but probably not meant.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::fields::time;
+use super::peers::Peer;
+use super::questions::Expectations;
+use super::reader::{Read, Reader};
+use super::report::Origin;
+use crate::engine::cause::Cause;
+use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, Source};
+use crate::{bus, http};
+
+/// Data channels are only listened to; what is published on, or is one peer's own, may not be one.
+pub(super) fn channels(root: &Reader<'_>, peers: &Read<Vec<Peer>>, ours: &str) {
+    let Ok(peers) = peers else { return };
+    let mut own: BTreeMap<&str, &str> = BTreeMap::new();
+    for (peer, channel, _) in heard(peers, false) {
+        own.insert(channel, &peer.settings.name);
+    }
+    for (peer, channel, origin) in heard(peers, false) {
+        if &**channel == ours {
+            let message = format!(
+                "`{channel}` is where this node publishes: every node's heartbeat would be life of `{}`",
+                peer.settings.name
+            );
+            root.wrong(
+                origin,
+                "channel_clash",
+                message,
+                "name the node that is meant: node = \"…\"",
+            );
+        }
+    }
+    for (peer, channel, origin) in heard(peers, true) {
+        if &**channel == ours {
+            let message = format!("`{channel}` is where this node publishes, and never on a data channel");
+            root.wrong(
+                origin,
+                "channel_clash",
+                message,
+                "give heartbeat.channel a channel of its own",
+            );
+        } else if let Some(owner) = own.get(&**channel) {
+            let message = format!(
+                "`{channel}` is `{owner}`'s own heartbeat channel, and here a data channel of `{}`",
+                peer.settings.name
+            );
+            root.wrong(
+                origin,
+                "channel_clash",
+                message,
+                "heartbeats travel apart from data",
+            );
+        }
+    }
+}
+
+/// Channels of passive checks, with who listens to them and where that was written.
+fn heard(peers: &[Peer], data: bool) -> impl Iterator<Item = (&Peer, &Arc<str>, &Origin)> {
+    peers.iter().flat_map(move |peer| {
+        peer.heard
+            .iter()
+            .filter(move |heard| heard.data == data)
+            .flat_map(move |heard| {
+                let channels: &[Arc<str>] = match &heard.source {
+                    Source::Channels(channels) => channels,
+                    Source::Node(_) | Source::Claim { .. } => &[],
+                };
+                channels.iter().map(move |channel| (peer, channel, &heard.origin))
+            })
+    })
+}
+
+/// No two listeners on one port.
+pub(super) fn listeners(root: &Reader<'_>, http: &http::Settings, backend: &bus::Backend) {
+    let embedded = match backend {
+        bus::Backend::Embedded { listen } => *listen,
+        bus::Backend::Redis(_) => None,
+    };
+    let admin = http.admin_listen.as_ref().map(|(address, _)| *address);
+    let all = [
+        ("http", "listen", Some(http.listen)),
+        ("http", "admin_listen", admin),
+        ("bus", "listen", embedded),
+    ];
+    for (index, (table, key, address)) in all.into_iter().enumerate() {
+        for (other_table, other_key, other) in &all[..index] {
+            let (Some(a), Some(b)) = (address, *other) else {
+                continue;
+            };
+            if clash(a, b) {
+                let at = root.place(table, key);
+                let message = format!("{table}.{key} ({a}) and {other_table}.{other_key} ({b}) are the same");
+                root.wrong(&at, "duplicate_listener", message, "give each a port of its own");
+            }
+        }
+    }
+}
+
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    let any = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && (a.ip() == b.ip() || any)
+}
+
+/// Heartbeats of nodes must be able to arrive, and be somebody else's.
+pub(super) fn nodes(root: &Reader<'_>, peers: &[Peer], us: &str, backend: &bus::Backend) {
+    let alone = matches!(backend, bus::Backend::Embedded { listen: None });
+    for heard in peers.iter().flat_map(|peer| &peer.heard) {
+        let (Source::Node(node) | Source::Claim { node, .. }) = &heard.source else {
+            continue;
+        };
+        if &**node == us {
+            let message = format!("`{node}` is this node: nobody proves its own life");
+            root.wrong(
+                &heard.origin,
+                "watches_itself",
+                message,
+                "name another node, or watch the process with an owner",
+            );
+        } else if alone {
+            let message =
+                format!("`{node}` cannot be heard: two nodes without Redis would silently be two groups");
+            let help = "set bus.url to a Redis, or bus.listen and let the other node join it by redis://";
+            root.wrong(&heard.origin, "two_groups", message, help);
+        }
+    }
+}
+
+/// What is allowed and probably not meant.
+pub(super) fn warnings(
+    root: &Reader<'_>,
+    peers: &[Peer],
+    expectations: &Expectations,
+    http: &http::Settings,
+    backend: &bus::Backend,
+    dry_run: bool,
+) -> Vec<String> {
+    let mut out = Vec::new();
+    if dry_run {
+        out.push("dry_run is on: remedies are decided and shown, and none is carried out".to_owned());
+    }
+    if http.listen.ip().is_unspecified() {
+        out.push(format!(
+            "http.listen ({}) is open to every machine that can reach this one; it shows status and metrics, and \
+             changes nothing", http.listen
+        ));
+    }
+    if peers.is_empty() {
+        let none = root.named("peer").is_empty();
+        out.push(
+            if none {
+                "no peer is configured: nobody is watched"
+            } else {
+                "no peer is served"
+            }
+            .to_owned(),
+        );
+    }
+    for (index, name) in expectations.names().enumerate() {
+        let needed = |peer: &Peer| {
+            peer.settings
+                .checks
+                .iter()
+                .any(|check| check.needs.is_some_and(|id| usize::from(id.0) == index))
+        };
+        if !peers.iter().any(needed) {
+            out.push(format!("[when.{name}] is needed by no check"));
+        }
+    }
+    let alone = matches!(backend, bus::Backend::Embedded { listen: None });
+    let mut own: BTreeMap<&str, &str> = BTreeMap::new();
+    for (peer, channel, _) in heard(peers, false) {
+        if let Some(other) = own.insert(channel, &peer.settings.name) {
+            out.push(format!(
+                "`{channel}` is the heartbeat channel of `{other}` and of `{}`: the one that lives hides the one that died",
+                peer.settings.name
+            ));
+        }
+    }
+    if alone && peers.iter().any(|peer| !peer.heard.is_empty()) {
+        out.push(
+            "checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it".to_owned(),
+        );
+    }
+    for peer in peers {
+        of_peer(peer, http, &mut out);
+    }
+    out
+}
+
+fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {
+    let settings = &peer.settings;
+    let name = &settings.name;
+    let healthz = settings
+        .remedies
+        .iter()
+        .any(|remedy| remedy.kind == RemedyKind::Healthz);
+    if peer.hold_is_set && !healthz {
+        out.push(format!(
+            "peer {name}: healthz_hold has no effect without a `healthz` remedy"
+        ));
+    }
+    if healthz && settings.healthz_hold.as_secs() < 30 {
+        out.push(format!(
+            "peer {name}: healthz_hold ({}) is less than a kubelet's default period × failureThreshold (30s): such a \
+             probe would not see the pulse", time(settings.healthz_hold)
+        ));
+    }
+    if healthz && http.listen.ip().is_loopback() {
+        out.push(format!(
+            "peer {name}: /healthz/{name} is on {}, where a kubelet's probe does not come; exec probes do",
+            http.listen
+        ));
+    }
+    if let Some(why) = unreachable(settings) {
+        out.push(format!("peer {name}: its remedy will never be used: {why}"));
+    }
+}
+
+/// Why a peer's remedy can never follow.
+pub(super) fn unreachable(peer: &PeerSettings) -> Option<String> {
+    let remedy = peer.remedies.first()?;
+    let deciding: Vec<_> = peer
+        .checks
+        .iter()
+        .filter(|check| check.decides == Decides::Liveness)
+        .collect();
+    if deciding.is_empty() {
+        return Some("none of its checks decides liveness".to_owned());
+    }
+    if !peer.local && !peer.single_observer && remedy.kind != RemedyKind::Log {
+        return Some(
+            "it is known by the bus alone, votes of other nodes are not in this version, and single_observer is false"
+                .to_owned(),
+        );
+    }
+    let proven = |cause: &Cause| deciding.iter().any(|check| causes(&check.kind).contains(cause));
+    if !remedy.causes.is_empty() && !remedy.causes.iter().any(proven) {
+        let wanted: Vec<&str> = remedy.causes.iter().map(|cause| cause.as_str()).collect();
+        return Some(format!(
+            "it is for {}, which none of its checks can prove",
+            wanted.join(", ")
+        ));
+    }
+    None
+}
+
+/// What a check can prove of its peer.
+pub(super) fn causes(kind: &CheckKind) -> &'static [Cause] {
+    match kind {
+        CheckKind::Passive { .. } => &[Cause::PeerSilent],
+        CheckKind::Active { .. } => &[Cause::PeerStuck],
+        CheckKind::Process { .. } => &[Cause::PeerExited, Cause::PeerStuck],
+    }
+}
