@@ -100,14 +100,12 @@ impl Stat {
 /// If this machine's boot id cannot be read.
 pub(super) fn incarnation(pid: u32, start: u64) -> Result<Incarnation, String> {
     static BOOT: OnceLock<String> = OnceLock::new();
-    let boot = match BOOT.get() {
-        Some(boot) => boot,
-        None => {
-            let path = "/proc/sys/kernel/random/boot_id";
-            let id = fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"))?;
-            BOOT.get_or_init(|| id.trim().to_owned())
-        }
-    };
+    if BOOT.get().is_none() {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let id = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
+        BOOT.get_or_init(|| id.trim().to_owned());
+    }
+    let boot = BOOT.get().map_or("", String::as_str);
     Ok(Incarnation(format!("proc:{boot}:{pid}:{start}").into()))
 }
 

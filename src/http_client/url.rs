@@ -75,7 +75,7 @@ impl Target {
                 None if tls => 443,
                 None => 80,
             },
-            path: uri.path_and_query().map_or("/", |path| path.as_str()).to_owned(),
+            path: path_and_query(&uri),
         })
     }
 
@@ -99,6 +99,13 @@ impl fmt::Display for Target {
         let path = self.path.split('?').next().unwrap_or("/");
         write!(f, "{scheme}://{}{path}", self.authority())
     }
+}
+
+// `http://host?q` has no path and goes out as `/?q`.
+fn path_and_query(uri: &Uri) -> String {
+    let path = uri.path_and_query().map_or("", |path| path.as_str());
+    let root = if path.starts_with('/') { "" } else { "/" };
+    format!("{root}{path}")
 }
 
 // `http::uri::Authority::port` answers `None` to a port of 99999 and to none alike.

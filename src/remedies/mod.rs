@@ -1,15 +1,32 @@
 //! Executors: each carries out one granted remedy, once, behind its fence. No policy.
 
+mod exec;
+mod fence;
+mod http;
+mod lock;
+mod output;
+mod signal;
+
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::event::PeerId;
+use crate::engine::decision::Grant;
+use crate::engine::event::{Incarnation, PeerId, RemedyOutcome};
+use crate::engine::time::{Clock, Time};
+use crate::owner_table::OwnerTable;
+use crate::secret::Secret;
+use crate::telemetry::metrics::remedies::RemedyMetrics;
+use fence::Fence;
+pub use signal::SignalError;
 
 /// The rungs that have an executor, by (peer, rung).
 pub type Settings = BTreeMap<(PeerId, u16), Remedy>;
 
 /// One rung's executor. (`healthz` is a pulse of the snapshot: the engine carries it out itself.)
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "a node has a handful")]
 pub enum Remedy {
     /// A signal to the fenced process, through its pidfd.
     Signal {
@@ -44,7 +61,7 @@ pub enum Remedy {
     Log,
 }
 
-/// A signal, by number.
+/// A signal, by number: one of the named ones (1 to 31).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signal(pub i32);
 
@@ -57,4 +74,135 @@ pub struct Until {
     pub deadline: Duration,
     /// Between two askings. Default 1 s.
     pub interval: Duration,
+}
+
+/// The newest incarnation known of a peer that has no process owner here.
+pub type Latest = Arc<dyn Fn(PeerId) -> Option<Incarnation> + Send + Sync>;
+
+/// What the executors take from their surroundings.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// The processes that the owner watch holds.
+    pub owners: OwnerTable,
+    /// The newest incarnation of every other peer.
+    pub latest: Latest,
+    /// Where the per-peer lock files lie: one directory for all nodes of a machine. `None`: no locks.
+    pub lock_dir: Option<PathBuf>,
+    /// Environment variables that a command must not see, as they hold secrets. Those named `DEFIB_…` and those
+    /// that the remedies' own secrets name are kept from it anyway.
+    pub scrub: Vec<String>,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// Of this edge.
+    pub metrics: RemedyMetrics,
+}
+
+/// Carries out what was granted.
+pub struct Executors {
+    settings: Settings,
+    fence: Fence,
+    lock_dir: Option<PathBuf>,
+    scrub: Vec<String>,
+    clock: Arc<dyn Clock>,
+    metrics: RemedyMetrics,
+}
+
+impl Executors {
+    /// Executors for these rungs.
+    pub fn new(settings: Settings, around: Surroundings) -> Self {
+        let mut scrub = around.scrub;
+        scrub.extend(settings.values().flat_map(Remedy::secret_variables));
+        Self {
+            settings,
+            fence: Fence {
+                owners: around.owners,
+                latest: around.latest,
+            },
+            lock_dir: around.lock_dir,
+            scrub,
+            clock: around.clock,
+            metrics: around.metrics,
+        }
+    }
+
+    /// Carries out one grant, once: lock, fence, act. Several may run at once, one for each peer. Dropping the
+    /// future ends a running command's process group; it does not take back a signal or a request.
+    pub async fn heal(&self, grant: Grant) -> RemedyOutcome {
+        let began = self.clock.now();
+        let outcome = self.carry_out(&grant).await.unwrap_or_else(|refused| refused);
+        let took = self.clock.now().since(began);
+        self.metrics.ended(grant.kind, &outcome, took);
+        outcome
+    }
+
+    async fn carry_out(&self, grant: &Grant) -> Result<RemedyOutcome, RemedyOutcome> {
+        let Some(remedy) = self.settings.get(&(grant.peer, grant.rung)) else {
+            let detail = format!("rung {} of {} has no executor", grant.rung, grant.name);
+            return Err(RemedyOutcome::NotActed { detail });
+        };
+        // A line in the log touches nobody: no lock, no fence.
+        if *remedy == Remedy::Log {
+            return Ok(log(grant));
+        }
+        let _lock = match &self.lock_dir {
+            Some(dir) => Some(lock::take(dir, &grant.name)?),
+            None => None,
+        };
+        let found = self.fence.check(grant).await?;
+        let passed = Passed {
+            at: self.clock.now(),
+            executors: self,
+        };
+        Ok(match remedy {
+            Remedy::Signal { signal, then } => signal::send(&found, *signal, *then, passed).await,
+            Remedy::Exec { argv, timeout } => exec::run(argv, *timeout, grant, &self.scrub, passed).await,
+            Remedy::Http { .. } => http::run(remedy, passed).await,
+            Remedy::Log => log(grant),
+        })
+    }
+}
+
+/// The fence was passed; the act must follow at once.
+struct Passed<'e> {
+    at: Time,
+    executors: &'e Executors,
+}
+
+impl Passed<'_> {
+    /// The act begins now. Between the fence and this lies the window in which a new incarnation could still
+    /// be hit (by a command or a request; a pidfd cannot miss).
+    fn act(self) {
+        let window = self.executors.clock.now().since(self.at);
+        self.executors.metrics.window(window);
+    }
+}
+
+fn log(grant: &Grant) -> RemedyOutcome {
+    tracing::warn!(
+        peer = %grant.name,
+        cause = %grant.cause,
+        incarnation = %grant.incarnation,
+        attempt = grant.attempt,
+        token = grant.token,
+        "remedy `log`: the peer needs somebody to look"
+    );
+    RemedyOutcome::Acted {
+        detail: "written to the log".to_owned(),
+    }
+}
+
+impl Remedy {
+    fn secret_variables(&self) -> Vec<String> {
+        let Self::Http { bearer, until, .. } = self else {
+            return Vec::new();
+        };
+        let asked = until.as_ref().and_then(|until| until.check.bearer.as_ref());
+        let secrets = bearer.iter().chain(asked);
+        secrets
+            .filter_map(|secret| match secret {
+                Secret::Env(name) => Some(name.clone()),
+                Secret::Inline(_) | Secret::File(_) => None,
+            })
+            .collect()
+    }
 }

@@ -1,13 +1,93 @@
 //! Metrics of `remedies`.
 
-use prometheus::Registry;
+use std::time::Duration;
+
+use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+
+use crate::engine::event::RemedyOutcome;
+use crate::engine::settings::RemedyKind;
+
+const OUTCOMES: [&str; 4] = ["acted", "fenced", "not_acted", "failed"];
 
 /// Metrics of `remedies`.
 #[derive(Clone, Debug)]
-pub struct RemedyMetrics {}
+pub struct RemedyMetrics {
+    runs: IntCounterVec,
+    duration: HistogramVec,
+    window: Histogram,
+    dropped: IntCounter,
+}
 
 impl RemedyMetrics {
-    pub(super) fn register(_registry: &Registry) -> prometheus::Result<Self> {
-        Ok(Self {})
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let runs = IntCounterVec::new(
+            Opts::new(
+                "defib_executor_runs_total",
+                "Granted remedies handed to an executor, by kind and outcome.",
+            ),
+            &["kind", "outcome"],
+        )?;
+        let duration = HistogramVec::new(
+            HistogramOpts::new(
+                "defib_executor_run_duration_seconds",
+                "How long an executor took, by kind.",
+            )
+            .buckets(vec![0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 30.0, 60.0, 120.0]),
+            &["kind"],
+        )?;
+        let window = Histogram::with_opts(
+            HistogramOpts::new(
+                "defib_executor_fence_window_seconds",
+                "From the fence's re-check of the incarnation to the act: the window in which a new one could be hit.",
+            )
+            .buckets(vec![0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0]),
+        )?;
+        let dropped = IntCounter::new(
+            "defib_executor_output_dropped_bytes_total",
+            "Output of commands that was over the bounds of the log.",
+        )?;
+        for kind in RemedyKind::ALL {
+            // A pulse has no executor.
+            if kind != RemedyKind::Healthz {
+                duration.with_label_values(&[kind.as_str()]);
+                for outcome in OUTCOMES {
+                    runs.with_label_values(&[kind.as_str(), outcome]);
+                }
+            }
+        }
+        registry.register(Box::new(runs.clone()))?;
+        registry.register(Box::new(duration.clone()))?;
+        registry.register(Box::new(window.clone()))?;
+        registry.register(Box::new(dropped.clone()))?;
+        Ok(Self {
+            runs,
+            duration,
+            window,
+            dropped,
+        })
+    }
+
+    /// An executor ended.
+    pub fn ended(&self, kind: RemedyKind, outcome: &RemedyOutcome, took: Duration) {
+        let outcome = match outcome {
+            RemedyOutcome::Acted { .. } => "acted",
+            RemedyOutcome::Fenced { .. } => "fenced",
+            RemedyOutcome::NotActed { .. } => "not_acted",
+            RemedyOutcome::Failed { .. } => "failed",
+        };
+        self.runs.with_label_values(&[kind.as_str(), outcome]).inc();
+        self.duration
+            .with_label_values(&[kind.as_str()])
+            .observe(took.as_secs_f64());
+    }
+
+    /// From the fence to the act.
+    pub fn window(&self, window: Duration) {
+        self.window.observe(window.as_secs_f64());
+    }
+
+    /// Output that was not logged.
+    pub fn dropped(&self, bytes: u64) {
+        self.dropped.inc_by(bytes);
     }
 }
