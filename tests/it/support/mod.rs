@@ -1,5 +1,7 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
+#![allow(unreachable_pub, reason = "a module of one test binary")]
+
 pub mod redis_server;
 pub mod snapshots;
 
