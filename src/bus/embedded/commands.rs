@@ -63,7 +63,6 @@ fn run(hub: &mut Hub, id: ClientId, command: &str, name: &[u8], arguments: &[Byt
         ])),
         ("info", _) => one(wire::text(info(hub))),
         ("command", [sub, ..]) if word(sub) == "docs" => one(wire::map([])),
-        ("command", [sub]) if word(sub) == "count" => one(wire::number(0)),
         ("command", _) => one(wire::array(Vec::new())),
         ("select", [index]) => match &index[..] {
             b"0" => ok(),

@@ -108,6 +108,11 @@ impl Client {
         self.channels.len() + self.patterns.len()
     }
 
+    /// What waits to be sent, in bytes, with its overhead.
+    pub(super) fn waiting(&self) -> usize {
+        self.outbox_cost
+    }
+
     fn of_kind(&mut self, kind: Kind) -> &mut BTreeSet<Bytes> {
         match kind {
             Kind::Channel => &mut self.channels,
@@ -366,7 +371,7 @@ impl Hub {
             client.channels.len(),
             client.patterns.len(),
             client.outbox.len(),
-            client.outbox_cost,
+            client.waiting(),
             client.last_command,
             String::from_utf8_lossy(&client.library),
             String::from_utf8_lossy(&client.library_version),

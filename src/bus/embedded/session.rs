@@ -109,9 +109,11 @@ impl Session {
                 commands::execute(&mut self.hub.lock(), self.id, &request);
                 return 1 + request.iter().map(Bytes::len).sum::<usize>() / 1024;
             }
-            Some(Err(Violation::Io(_))) => self.end(Ending::Now, Closed::Client),
+            // A client that shut down only its own direction still gets its replies, as from Redis.
+            Some(Err(Violation::Io(_))) | None => self.end(Ending::Flush, Closed::Client),
             Some(Err(violation)) => {
-                tracing::warn!(
+                // Counted; not a warning, or whoever sends garbage could fill the log.
+                tracing::debug!(
                     client = self.id,
                     "closed a connection to the embedded broker: {violation}"
                 );
@@ -120,8 +122,6 @@ impl Session {
                     .lock()
                     .reply(self.id, wire::error(&violation.to_string()));
             }
-            // A client that shut down only its own direction still gets its replies, as from Redis.
-            None => self.end(Ending::Flush, Closed::Client),
         }
         0
     }

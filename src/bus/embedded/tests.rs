@@ -439,21 +439,49 @@ async fn a_pipelined_burst_reaches_a_subscriber_that_reads() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn large_messages_in_a_row_reach_a_subscriber_that_reads() {
     let (broker, metrics) = broker(Limits::default());
-    let (mut subscriber, mut pushes, _driver) = link(broker.connect()).await;
+    let tcp = listen(&broker).await;
+    let (mut subscriber, mut pushes, _driver) = link(TcpStream::connect(tcp.addr).await.unwrap()).await;
     subscriber.subscribe("c").await.unwrap();
-    let (mut publisher, _pushes, _publisher_driver) = link(broker.connect()).await;
-    let mut pipe = redis::pipe();
-    let body = vec![b'x'; 1024 * 1024 - 100];
-    for _ in 0..8 {
-        pipe.cmd("PUBLISH").arg("c").arg(&body);
-    }
-    let counts: Vec<i64> = pipe.query_async(&mut publisher).await.unwrap();
-    assert_eq!(counts, [1; 8]);
+    let mut publisher = TcpStream::connect(tcp.addr).await.unwrap();
+    // Small enough for several to wait in the socket, large enough for a few to fill the subscriber's queue.
+    let body = "x".repeat(64 * 1024);
+    let request = format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n${}\r\n{body}\r\n", body.len());
+    let (mut replies, mut requests) = publisher.split();
+    let mut seen = vec![0; 4 * 200];
+    let burst = request.repeat(200);
+    let (wrote, read) = tokio::join!(
+        requests.write_all(burst.as_bytes()),
+        replies.read_exact(&mut seen)
+    );
+    wrote.and(read.map(drop)).unwrap();
     assert_eq!(metrics.closed_so_far(Closed::SlowReader), 0);
-    while pushes.recv().await.unwrap().data.last() != Some(&Value::BulkString(body.clone())) {}
+    let mut heard = 0;
+    while heard < 200 {
+        heard += usize::from(pushes.recv().await.unwrap().kind == PushKind::Message);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_replies_is_not_read_from() {
+    let (broker, metrics) = broker(Limits::default());
+    let mut client = broker.connect();
+    let requests = "PING\r\n".repeat(1_000_000);
+    let written = timeout(LONG, client.write_all(requests.as_bytes())).await;
+    assert!(
+        written.is_err(),
+        "the broker read a million requests whose replies nobody took"
+    );
+    assert_eq!(metrics.clients.get(), 1, "that is no reason to disconnect");
+    let waiting: usize = broker
+        .hub
+        .lock()
+        .clients()
+        .map(|(_, client)| client.waiting())
+        .sum();
+    assert!(waiting < 64 * 1024, "{waiting} bytes of replies are kept");
 }
 
 #[tokio::test(start_paused = true)]
@@ -546,7 +574,7 @@ async fn silence_is_no_reason_to_be_disconnected() {
 async fn a_half_closed_client_gets_its_replies() {
     let (broker, _) = broker(Limits::default());
     let mut client = broker.connect();
-    client.write_all(b"PING\r\nPING\r\n").await.unwrap();
+    client.write_all(b"PING\r\nPING\r\nPIN").await.unwrap();
     client.shutdown().await.unwrap();
     assert_eq!(until_closed(&mut client).await, "+PONG\r\n+PONG\r\n");
 }

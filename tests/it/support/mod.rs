@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "a module of one test binary")]
 
+pub mod python;
 pub mod redis_server;
 pub mod snapshots;
 
