@@ -1,6 +1,7 @@
 //! The command line: one file a command. Parses, dispatches, and turns results into exit codes.
 
 pub mod admin;
+mod api;
 pub mod args;
 pub mod check_config;
 pub mod completions;

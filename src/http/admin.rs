@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::timeout;
 
+use super::Face;
+use super::public::{self, Refused};
 use super::serve::Caller;
-use super::{Face, public};
 use crate::engine::event::{Event, OperatorRequest, PeerId};
 use crate::secret::Secret;
 
@@ -41,12 +42,12 @@ pub(super) fn router(face: Arc<Face>, token: Option<Secret>) -> Router {
         .layer(DefaultBodyLimit::max(
             usize::try_from(public::MAX_BODY_BYTES).unwrap_or(usize::MAX),
         ));
-    let router = public::finished(routes, face);
+    let open = public::finished(routes, face);
     match token {
-        Some(token) => router.layer(from_fn(move |request, next| {
+        Some(token) => open.layer(from_fn(move |request, next| {
             authorised(token.clone(), request, next)
         })),
-        None => router,
+        None => open,
     }
 }
 
@@ -113,7 +114,7 @@ struct Forget {
 #[serde(deny_unknown_fields)]
 struct Drain {}
 
-type Handled = Result<Response<Body>, Response<Body>>;
+type Handled = Result<Response<Body>, Refused>;
 
 async fn pause(
     State(face): State<Arc<Face>>,
@@ -170,27 +171,27 @@ async fn drain(
     told
 }
 
-async fn body(request: Request) -> Result<Bytes, Response<Body>> {
+async fn body(request: Request) -> Result<Bytes, Refused> {
     match timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
-        Ok(Err(rejection)) => Err(public::refusal(rejection.status(), &rejection.body_text())),
-        Err(_) => Err(public::refusal(
+        Ok(Err(rejection)) => Err(Refused::new(rejection.status(), rejection.body_text())),
+        Err(_) => Err(Refused::new(
             StatusCode::REQUEST_TIMEOUT,
             "the request's body did not arrive within 5 s",
         )),
     }
 }
 
-fn bad(why: &str) -> Response<Body> {
-    public::refusal(StatusCode::BAD_REQUEST, why)
+fn bad(why: &str) -> Refused {
+    Refused::new(StatusCode::BAD_REQUEST, why)
 }
 
-fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response<Body>> {
+fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body)
         .map_err(|error| bad(&format!("the request's body is not as expected: {error}")))
 }
 
-fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Response<Body>> {
+fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refused> {
     if body.is_empty() {
         Ok(T::default())
     } else {
@@ -198,7 +199,7 @@ fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Re
     }
 }
 
-fn reason(text: &str) -> Result<String, Response<Body>> {
+fn reason(text: &str) -> Result<String, Refused> {
     let text = text.trim();
     if text.is_empty() {
         return Err(bad(
@@ -211,7 +212,7 @@ fn reason(text: &str) -> Result<String, Response<Body>> {
     Ok(text.to_owned())
 }
 
-fn lasting(text: &str) -> Result<Duration, Response<Body>> {
+fn lasting(text: &str) -> Result<Duration, Refused> {
     match humantime::parse_duration(text) {
         Ok(lasting) if lasting.is_zero() => Err(bad("`for` is zero: that would pause nothing")),
         Ok(lasting) if lasting > MAX_PAUSE => Err(bad(
@@ -225,20 +226,20 @@ fn lasting(text: &str) -> Result<Duration, Response<Body>> {
 }
 
 impl Face {
-    fn configured_peer(&self, name: &str) -> Result<PeerId, Response<Body>> {
+    fn configured_peer(&self, name: &str) -> Result<PeerId, Refused> {
         let view = self.view();
         view.id(name)
-            .ok_or_else(|| public::refusal(StatusCode::NOT_FOUND, &view.nobody(name)))
+            .ok_or_else(|| Refused::new(StatusCode::NOT_FOUND, view.nobody(name)))
     }
 
-    fn optional_peer(&self, name: Option<&str>) -> Result<Option<PeerId>, Response<Body>> {
+    fn optional_peer(&self, name: Option<&str>) -> Result<Option<PeerId>, Refused> {
         name.map(|name| self.configured_peer(name)).transpose()
     }
 
     async fn tell(&self, request: OperatorRequest, name: &'static str, caller: Caller) -> Handled {
         if self.view().config_error().is_some() {
             let why = "the configuration is invalid: nothing is judged, so there is nothing to change";
-            return Err(public::refusal(StatusCode::CONFLICT, why));
+            return Err(Refused::new(StatusCode::CONFLICT, why));
         }
         let by = caller.to_string();
         tracing::info!(request = name, by, "an operator asks");
@@ -251,11 +252,11 @@ impl Face {
                 let taken = serde_json::json!({ "taken": name, "by": by });
                 Ok(public::json(StatusCode::ACCEPTED, &taken))
             }
-            Err(SendTimeoutError::Timeout(_)) => Err(public::refusal(
+            Err(SendTimeoutError::Timeout(_)) => Err(Refused::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the event loop did not take the request within 2 s; nothing was changed, try again",
             )),
-            Err(SendTimeoutError::Closed(_)) => Err(public::refusal(
+            Err(SendTimeoutError::Closed(_)) => Err(Refused::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the event loop has ended: the node shuts down",
             )),

@@ -74,7 +74,7 @@ impl Follower {
                 Ok(notice) => match Event::default().event(notice.what.name()).json_data(&*notice) {
                     Ok(event) => return Some(event),
                     Err(error) => {
-                        tracing::error!(%error, "a notice could not be written as JSON: a fault of defib")
+                        tracing::error!(%error, "a notice could not be written as JSON: a fault of defib");
                     }
                 },
                 Err(RecvError::Lagged(missed)) => {

@@ -3,6 +3,7 @@
 //! No endpoint that a kubelet reads for an *application* fails for a fault of defib's: not for a misspelt name,
 //! a bad configuration, a lost bus or an unknown peer. `/readyz` alone is about the node.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::explain::{ago, ahead, span};
@@ -69,7 +70,8 @@ impl Answer {
                     Reason::Bad(text) => ('-', text),
                     Reason::Note(text) => ('i', text),
                 };
-                body.push_str(&format!("[{mark}] {}\n", printable(text)));
+                // Writing to a String cannot fail.
+                let _ = writeln!(body, "[{mark}] {}", printable(text));
             }
         }
         body
@@ -107,9 +109,12 @@ pub(super) fn healthz(view: &View, now: Time) -> Answer {
             let each: Vec<_> = several.iter().map(|id| healthz_of(view, *id, now)).collect();
             let pulsing = each.iter().filter(|answer| !answer.ok).count();
             let headline = format!("{pulsing} of {} peers with a healthz remedy pulse", each.len());
-            let reasons = each.into_iter().map(|answer| match answer.ok {
-                true => Reason::Good(answer.headline),
-                false => Reason::Bad(answer.headline),
+            let reasons = each.into_iter().map(|answer| {
+                if answer.ok {
+                    Reason::Good(answer.headline)
+                } else {
+                    Reason::Bad(answer.headline)
+                }
             });
             Answer::new(pulsing < several.len(), headline).with(reasons.collect())
         }
@@ -204,17 +209,16 @@ pub(super) fn nobody(view: &View, asked: &str) -> Answer {
 /// `/readyz`: the node, its links, its permissions.
 pub(super) fn readyz(view: &View, turned: Time, now: Time) -> Answer {
     let mut reasons = Vec::new();
-    match view.config_error() {
-        Some(error) => reasons.push(Reason::Bad(format!(
+    if let Some(error) = view.config_error() {
+        reasons.push(Reason::Bad(format!(
             "config: invalid, nothing is judged: {error}"
-        ))),
-        None => {
-            reasons.push(Reason::Good("config: valid".to_owned()));
-            reasons.push(event_loop(turned, now));
-            match view.snapshot() {
-                Some(snapshot) => node(snapshot, now, &mut reasons),
-                None => reasons.push(Reason::Bad("engine: has not run yet".to_owned())),
-            }
+        )));
+    } else {
+        reasons.push(Reason::Good("config: valid".to_owned()));
+        reasons.push(event_loop(turned, now));
+        match view.snapshot() {
+            Some(snapshot) => node(snapshot, now, &mut reasons),
+            None => reasons.push(Reason::Bad("engine: has not run yet".to_owned())),
         }
     }
     let subject = |reason: &Reason| match reason {
@@ -222,9 +226,10 @@ pub(super) fn readyz(view: &View, turned: Time, now: Time) -> Answer {
         Reason::Good(_) | Reason::Note(_) => None,
     };
     let bad: Vec<_> = reasons.iter().filter_map(subject).collect();
-    let headline = match bad.is_empty() {
-        true => "ok".to_owned(),
-        false => format!("not ready: {} (?verbose says why)", bad.join(", ")),
+    let headline = if bad.is_empty() {
+        "ok".to_owned()
+    } else {
+        format!("not ready: {} (?verbose says why)", bad.join(", "))
     };
     Answer::new(bad.is_empty(), headline).with(reasons)
 }

@@ -48,15 +48,15 @@ pub(super) fn routes() -> Router<Arc<Face>> {
         .route("/api/v1/explain/{*peer}", get(explain_peer))
         .route(
             "/",
-            get(|| page("text/html; charset=utf-8", include_str!("page/index.html"))),
+            get(async || page("text/html; charset=utf-8", include_str!("page/index.html"))),
         )
         .route(
             "/page.js",
-            get(|| page("text/javascript; charset=utf-8", include_str!("page/page.js"))),
+            get(async || page("text/javascript; charset=utf-8", include_str!("page/page.js"))),
         )
         .route(
             "/page.css",
-            get(|| page("text/css; charset=utf-8", include_str!("page/page.css"))),
+            get(async || page("text/css; charset=utf-8", include_str!("page/page.css"))),
         )
 }
 
@@ -88,8 +88,24 @@ pub(super) fn busy() -> Response<Body> {
 }
 
 /// An error for tools and people alike.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) StatusCode, pub(super) String);
+
+impl Refused {
+    pub(super) fn new(status: StatusCode, why: impl Into<String>) -> Self {
+        Self(status, why.into())
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response<Body> {
+        json(self.0, &serde_json::json!({ "error": self.1 }))
+    }
+}
+
+/// The same, as an answer.
 pub(super) fn refusal(status: StatusCode, why: &str) -> Response<Body> {
-    json(status, &serde_json::json!({ "error": why }))
+    Refused::new(status, why).into_response()
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
@@ -106,13 +122,12 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body>
 fn endpoint(path: &str) -> &'static str {
     let path = path.strip_prefix('/').unwrap_or(path);
     match path.split('/').next().unwrap_or_default() {
-        "" => "page",
         "livez" => "livez",
         "healthz" => "healthz",
         "startupz" => "startupz",
         "readyz" => "readyz",
         "metrics" => "metrics",
-        "page.js" | "page.css" => "page",
+        "" | "page.js" | "page.css" => "page",
         "api" => match path {
             "api/v1/status" => "status",
             "api/v1/events" => "events",
@@ -188,7 +203,7 @@ fn text(status: StatusCode, body: String) -> Response<Body> {
         .into_response()
 }
 
-async fn page(kind: &'static str, body: &'static str) -> Response<Body> {
+fn page(kind: &'static str, body: &'static str) -> Response<Body> {
     ([(header::CONTENT_TYPE, kind)], body).into_response()
 }
 

@@ -1,7 +1,10 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
-pub(crate) mod python;
+#![allow(unreachable_pub, reason = "a module of one test binary")]
+
+pub mod python;
 pub mod redis_server;
+pub mod snapshots;
 
 /// True if `part` is there. If it is not: says so where the test summary shows it, and fails under
 /// `DEFIB_REQUIRE_ALL=1` (as CI sets it), so that nothing is skipped silently.
