@@ -24,11 +24,12 @@ use crate::checks;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::decision::{Grant, Notice};
-use crate::engine::event::{Event, Link, LinkStatus, RemedyOutcome};
+use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
 use crate::http::{self, AppState, BindError, Bound, View};
 use crate::owner_table::OwnerTable;
+use crate::remedies::{Executors, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
 use crate::runtime::healing::Healer;
@@ -37,6 +38,7 @@ use crate::runtime::port::Port;
 use crate::runtime::sd_notify::{Environment, Notifier};
 use crate::runtime::shutdown::{Exit, Life, Stop};
 use crate::runtime::supervise::{Policy, Supervisor};
+use crate::secret::Secret;
 use crate::store::{self, OpenError, Store};
 use crate::task::Task;
 use crate::telemetry::logs;
@@ -130,8 +132,7 @@ impl App {
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
-            // JOIN (C): `Arc::new(Executors(remedies::Executors::new(…)))`
-            healer: Arc::new(NoExecutors),
+            healer: common.healer(&config, &owners),
             persist,
             on_snapshot: common.show_snapshots(),
             notices: common.notices.clone(),
@@ -178,7 +179,8 @@ impl App {
     }
 
     /// A node under `--on-bad-config=observe`: it answers, judges nothing, and says what is wrong.
-    pub async fn observe(http: &http::Settings, mistakes: &str) -> Result<Running, StartError> {
+    /// To be called within a tokio runtime.
+    pub fn observe(http: &http::Settings, mistakes: &str) -> Result<Running, StartError> {
         // Nothing could be asked of it.
         let http = http::Settings {
             admin_socket: None,
@@ -302,6 +304,26 @@ impl Common {
         }
     }
 
+    fn healer(&self, config: &Config, owners: &OwnerTable) -> Arc<dyn Healer> {
+        let view = self.view.subscribe();
+        let latest = move |peer: PeerId| {
+            let view = Arc::clone(&view.borrow());
+            view.snapshot()?.peers.get(peer.0 as usize)?.incarnation.clone()
+        };
+        let around = Surroundings {
+            owners: owners.clone(),
+            latest: Arc::new(latest),
+            lock_dir: Some(config.runtime_dir.clone()),
+            scrub: secret_variables(config),
+            clock: self.clock.clone(),
+            metrics: self.metrics.remedies.clone(),
+        };
+        Arc::new(Executing(Arc::new(Executors::new(
+            config.remedies.clone(),
+            around,
+        ))))
+    }
+
     fn show_snapshots(&self) -> Box<dyn Fn(Arc<Snapshot>) + Send> {
         let view = self.view.clone();
         let metrics = self.metrics.engine.clone();
@@ -405,14 +427,37 @@ impl Dial for Broker {
     }
 }
 
-/// JOIN (C): goes when `remedies::Executors` is there.
-struct NoExecutors;
+/// The executors, as the loop wants them.
+struct Executing(Arc<Executors>);
 
-impl Healer for NoExecutors {
-    fn heal(&self, _grant: Grant) -> BoxFuture<'static, RemedyOutcome> {
-        let detail = "this build has no executors".to_owned();
-        std::future::ready(RemedyOutcome::NotActed { detail }).boxed()
+impl Healer for Executing {
+    fn heal(&self, grant: Grant) -> BoxFuture<'static, RemedyOutcome> {
+        let executors = Arc::clone(&self.0);
+        async move { executors.heal(grant).await }.boxed()
     }
+}
+
+/// Environment variables that hold the node's own secrets. (The remedies' own they know themselves.)
+fn secret_variables(config: &Config) -> Vec<String> {
+    let bus = match &config.bus.backend {
+        Backend::Redis(endpoint) => endpoint.password.as_ref(),
+        Backend::Embedded { .. } => None,
+    };
+    let admin = config.http.admin_listen.as_ref().map(|(_, token)| token);
+    let checks = config.checks.http.iter().map(|(_, question, _)| question);
+    let expectations = config.checks.expectations.iter().map(|(_, question, _)| question);
+    let bearers = checks
+        .chain(expectations)
+        .filter_map(|question| question.bearer.as_ref());
+    let variable = |secret: &Secret| match secret {
+        Secret::Env(name) => Some(name.clone()),
+        Secret::Inline(_) | Secret::File(_) => None,
+    };
+    bus.into_iter()
+        .chain(admin)
+        .chain(bearers)
+        .filter_map(variable)
+        .collect()
 }
 
 async fn bind_broker(settings: &bus::Settings) -> Result<Option<Listener>, StartError> {

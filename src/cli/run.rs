@@ -37,7 +37,7 @@ pub fn execute(args: &RunArgs) -> ExitCode {
     code(exit)
 }
 
-fn load(args: &RunArgs) -> Result<Config, Report> {
+fn load(args: &RunArgs) -> Result<Config, Box<Report>> {
     let of = &args.config;
     let sources = Sources::gather(of.config.as_deref(), &of.set, &of.peers, true)?;
     let mut config = config::load(&sources)?;
@@ -79,7 +79,7 @@ fn bad_config(args: &RunArgs, report: &Report, runtime: &tokio::runtime::Runtime
         OnBadConfig::Fail => Exit::Config,
         OnBadConfig::Observe => {
             let mistakes = report.to_string();
-            runtime.block_on(until_the_end(App::observe(&report.http, &mistakes), |running| {
+            runtime.block_on(until_the_end(async { App::observe(&report.http, &mistakes) }, |running| {
                 tracing::error!(
                     "the configuration has {} mistakes: nothing is judged, every probe is answered 200, and \
                      http://{}/readyz says why",

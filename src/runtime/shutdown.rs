@@ -131,7 +131,7 @@ impl Signals {
         let name = self.next().await;
         tracing::warn!("{name}: the second request to end; ending at once");
         stop.abort();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// The name of the next that asks to end.

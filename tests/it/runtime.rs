@@ -570,8 +570,8 @@ mod end {
 
     #[tokio::test(start_paused = true)]
     async fn s25_a_loop_that_failed_holds_nobody_up() {
-        let (rig, _event_loop) = rig();
-        drop(_event_loop);
+        let (rig, event_loop) = rig();
+        drop(event_loop);
         let mut tasks = Supervisor::new(rig.clock.clone(), rig.metrics.tasks.clone());
         tasks.spawn_once("loop", async { panic!("on purpose") });
         let life = life(tasks, &rig, &Stop::new()).live();
@@ -906,9 +906,6 @@ fn s37_the_binary_observes_under_a_bad_configuration_if_asked_to() {
     let settings = ["http.listen=\"127.0.0.1:0\"", "nonsense=1"];
     let mut node = Node::start(&[], &settings, &["--on-bad-config=observe"]);
     node.told("READY=1");
-    let log = node.log();
-    let (_, announced) = log.split_once("http://").map_or(("", ""), |found| found);
-    assert!(announced.contains("/readyz") || node.http().port() != 0, "{log}");
     let address = node.http();
     for path in ["/livez", "/healthz", "/healthz/feed", "/startupz", "/readyz/feed"] {
         assert_eq!(get(address, path).0, 200, "{path}");

@@ -306,7 +306,7 @@ async fn a_full_disk_is_counted_and_forgiven() {
     while metric(&kept.metrics, "defib_store_writes_total{result=\"error\"}") < 2.0 {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    assert_eq!(metric(&kept.metrics, "defib_store_healthy") as i64, 0);
+    assert!(metric(&kept.metrics, "defib_store_healthy") < 0.5);
     assert_eq!(
         serde_json::from_slice::<Record>(&fs::read(&path).unwrap())
             .unwrap()

@@ -301,7 +301,7 @@ impl EngineMetrics {
             What::EpisodeClosed { .. } => self.episodes_closed.with_label_values(&[peer, "closed"]).inc(),
             What::MassSilenceTripped { .. } => self.mass_silence_trips.inc(),
             What::Operator { request, .. } => self.operator.with_label_values(&[request]).inc(),
-            What::Bus { .. } | What::MassSilenceEnded => {}
+            What::Bus { .. } | What::MassSilenceEnded | What::DuplicateNode { .. } => {}
         }
     }
 
