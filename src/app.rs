@@ -1,1 +1,503 @@
-//! Under construction: composition root.
+//! The composition root: binds everything first, then loads the store, then starts what runs. The only place that
+//! knows all edges. It decides nothing.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::bus::dial::{Dial, Dialing, Stream};
+use crate::bus::embedded::{Broker, Limits, Listener};
+use crate::bus::redis::Redis;
+use crate::bus::{self, Backend, Bus};
+use crate::checks;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::engine::decision::{Grant, Notice};
+use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
+use crate::engine::snapshot::Snapshot;
+use crate::engine::time::Clock;
+use crate::http::{self, AppState, BindError, Bound, View};
+use crate::owner_table::OwnerTable;
+use crate::remedies::{Executors, Surroundings};
+use crate::runtime::clock::{self, MonotonicClock};
+use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
+use crate::runtime::healing::Healer;
+use crate::runtime::netns;
+use crate::runtime::port::Port;
+use crate::runtime::sd_notify::{Environment, Notifier};
+use crate::runtime::shutdown::{Exit, Life, Stop};
+use crate::runtime::supervise::{Policy, Supervisor};
+use crate::secret::Secret;
+use crate::store::{self, OpenError, Store};
+use crate::task::Task;
+use crate::telemetry::logs;
+use crate::telemetry::metrics::Metrics;
+
+/// Turns of a node that has no engine: as often as the event loop's.
+const TURN: Duration = Duration::from_millis(250);
+
+/// A node that has no engine has nothing to drain but connections.
+const OBSERVER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a node could not start. Nothing runs then, and every address is free again.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An address of the endpoints.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The embedded broker's address; the message names it.
+    #[error("{0}")]
+    Broker(io::Error),
+    /// Another node has the store.
+    #[error(transparent)]
+    Store(#[from] OpenError),
+    /// A fault of ours: two metrics of one name.
+    #[error("cannot register the metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The kernel gave no random bytes.
+    #[error("cannot get random bytes for the id of this run: {0}")]
+    Random(getrandom::Error),
+}
+
+/// A node that can be started.
+#[derive(Debug)]
+pub struct App;
+
+/// A node that runs. Dropping it ends it at once, as a crash would; [`Running::shutdown`] ends it well.
+#[derive(Debug)]
+pub struct Running {
+    places: Places,
+    view: watch::Receiver<Arc<View>>,
+    notices: broadcast::Sender<Arc<Notice>>,
+    metrics: Metrics,
+    stop: Stop,
+    life: AbortOnDropHandle<Exit>,
+}
+
+/// Where a node can be reached: the real ports, where 0 was asked for.
+#[derive(Clone, Debug)]
+struct Places {
+    http: SocketAddr,
+    admin: Option<SocketAddr>,
+    admin_socket: Option<PathBuf>,
+    broker: Option<SocketAddr>,
+}
+
+/// What every part of a node is given.
+struct Common {
+    clock: Arc<MonotonicClock>,
+    metrics: Metrics,
+    events: mpsc::Sender<Event>,
+    notices: broadcast::Sender<Arc<Notice>>,
+    view: watch::Sender<Arc<View>>,
+    alive: Arc<AtomicU64>,
+}
+
+impl App {
+    /// Starts a node: binds, loads the store, spawns, and says READY. Waits for no Redis. Several nodes may run in
+    /// one process, each on a store of its own.
+    pub async fn start(config: Config) -> Result<Running, StartError> {
+        let clock = Arc::new(MonotonicClock::start());
+        let boot = random_id()?;
+        let settings = config.engine_settings(boot);
+        make_runtime_dir(&config.runtime_dir);
+
+        let http = http::bind(&config.http)?;
+        let listener = bind_broker(&config.bus).await?;
+        let places = Places::of(&http, listener.as_ref());
+        let now = clock::stamp(clock::boot_id());
+        let (store, restored) = Store::open(&config.store, &now)?;
+
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let common = Common::new(clock, events, View::starting(&settings))?;
+        common.metrics.store.opened(store::found(&restored));
+        let engine = Engine::new(settings.clone(), &restored, random_seed()?, common.clock.now());
+
+        let mut tasks = Supervisor::new(common.clock.clone(), common.metrics.tasks.clone());
+        let cancel = tasks.token();
+        let owners = OwnerTable::default();
+        let (persist, latest) = watch::channel(None);
+        let (progress, progress_seen) = watch::channel(Progress::default());
+        let port = Port::new();
+        let outlets = Outlets {
+            bus: port.clone(),
+            healer: common.healer(&config, &owners),
+            persist,
+            on_snapshot: common.show_snapshots(),
+            notices: common.notices.clone(),
+            on_notice: common.tell_notices(),
+            progress,
+            alive: Arc::clone(&common.alive),
+        };
+        let event_loop = EventLoop::new(
+            engine,
+            common.clock.clone(),
+            inbox,
+            outlets,
+            common.metrics.tasks.clone(),
+        );
+
+        // The store ends when the loop has: it has the last word.
+        tasks.spawn_once(
+            "store",
+            store.run(latest, common.clock.clone(), common.metrics.store.clone()),
+        );
+        tasks.spawn_once("loop", event_loop.run(cancel.clone()));
+        tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
+        let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
+        if let Some(listener) = listener {
+            tasks.spawn_once("broker", listener.run(broker.clone(), cancel.clone()));
+        }
+        tasks.spawn(bus_task(config.bus, broker, port, &common), Policy::Restart);
+        let reporting = checks::Reporting {
+            events: common.events.clone(),
+            clock: common.clock.clone(),
+            metrics: common.metrics.checks.clone(),
+        };
+        for check in checks::tasks(config.checks, &settings, &owners, &reporting) {
+            tasks.spawn(check, Policy::Restart);
+        }
+        let orphaned = netns::Watch::start().orphaned(common.clock.clone());
+        Ok(common.live(
+            tasks,
+            places,
+            progress_seen,
+            orphaned.boxed(),
+            config.shutdown_deadline,
+        ))
+    }
+
+    /// A node under `--on-bad-config=observe`: it answers, judges nothing, and says what is wrong.
+    /// To be called within a tokio runtime.
+    pub fn observe(http: &http::Settings, mistakes: &str) -> Result<Running, StartError> {
+        // Nothing could be asked of it.
+        let http = http::Settings {
+            admin_socket: None,
+            admin_listen: None,
+            ..http.clone()
+        };
+        let http = http::bind(&http)?;
+        let places = Places::of(&http, None);
+        let (events, _) = mpsc::channel(1);
+        let clock = Arc::new(MonotonicClock::start());
+        let common = Common::new(clock, events, View::misconfigured(mistakes))?;
+        common.metrics.engine.config_valid(false);
+        let mut tasks = Supervisor::new(common.clock.clone(), common.metrics.tasks.clone());
+        let cancel = tasks.token();
+        tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
+        tasks.spawn_once(
+            "loop",
+            turn_idly(common.clock.clone(), Arc::clone(&common.alive), cancel),
+        );
+        let (_, progress) = watch::channel(Progress::default());
+        Ok(common.live(
+            tasks,
+            places,
+            progress,
+            std::future::pending().boxed(),
+            OBSERVER_DEADLINE,
+        ))
+    }
+}
+
+impl Running {
+    /// The public listener.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.places.http
+    }
+
+    /// The admin listener's port, if there is one.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.places.admin
+    }
+
+    /// The admin listener's socket, if there is one.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.places.admin_socket.as_deref()
+    }
+
+    /// The embedded broker's listener, if there is one.
+    pub fn broker_addr(&self) -> Option<SocketAddr> {
+        self.places.broker
+    }
+
+    /// What the endpoints show, as it changes.
+    pub fn view(&self) -> watch::Receiver<Arc<View>> {
+        self.view.clone()
+    }
+
+    /// Every notice from now on.
+    pub fn notices(&self) -> broadcast::Receiver<Arc<Notice>> {
+        self.notices.subscribe()
+    }
+
+    /// Its metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// The way to end it, for whoever does not own it.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
+    }
+
+    /// Asks it to drain and end. [`Running::wait`] tells when it has.
+    pub fn shutdown(&self) {
+        self.stop.drain("its owner");
+    }
+
+    /// Waits for its end.
+    pub async fn wait(&mut self) -> Exit {
+        (&mut self.life).await.unwrap_or_else(|error| {
+            tracing::error!("the node's supervision broke: {error}");
+            Exit::Internal
+        })
+    }
+}
+
+impl Places {
+    fn of(http: &Bound, broker: Option<&Listener>) -> Self {
+        Self {
+            http: http.local_addr(),
+            admin: http.admin_addr(),
+            admin_socket: http.admin_socket().map(Path::to_owned),
+            broker: broker.map(Listener::local_addr),
+        }
+    }
+}
+
+impl Common {
+    fn new(clock: Arc<MonotonicClock>, events: mpsc::Sender<Event>, view: View) -> Result<Self, StartError> {
+        let (notices, _) = broadcast::channel(NOTICES);
+        let (view, _) = watch::channel(Arc::new(view));
+        Ok(Self {
+            clock,
+            metrics: Metrics::new()?,
+            events,
+            notices,
+            view,
+            alive: Arc::default(),
+        })
+    }
+
+    fn http_state(&self) -> AppState {
+        AppState {
+            view: self.view.subscribe(),
+            notices: self.notices.clone(),
+            events: self.events.clone(),
+            // Nobody waits for it: the loop tells of a drain once the engine knows, see `Progress`.
+            drain: CancellationToken::new(),
+            clock: self.clock.clone(),
+            loop_turned: Arc::clone(&self.alive),
+            metrics: self.metrics.clone(),
+        }
+    }
+
+    fn healer(&self, config: &Config, owners: &OwnerTable) -> Arc<dyn Healer> {
+        let view = self.view.subscribe();
+        let latest = move |peer: PeerId| {
+            let view = Arc::clone(&view.borrow());
+            view.snapshot()?.peers.get(peer.0 as usize)?.incarnation.clone()
+        };
+        let around = Surroundings {
+            owners: owners.clone(),
+            latest: Arc::new(latest),
+            lock_dir: Some(config.runtime_dir.clone()),
+            scrub: secret_variables(config),
+            clock: self.clock.clone(),
+            metrics: self.metrics.remedies.clone(),
+        };
+        Arc::new(Executing(Arc::new(Executors::new(
+            config.remedies.clone(),
+            around,
+        ))))
+    }
+
+    fn show_snapshots(&self) -> Box<dyn Fn(Arc<Snapshot>) + Send> {
+        let view = self.view.clone();
+        let metrics = self.metrics.engine.clone();
+        Box::new(move |snapshot| {
+            metrics.observe_trust(&snapshot.trust);
+            view.send_modify(|view| *view = Arc::new(view.with_snapshot(snapshot)));
+        })
+    }
+
+    fn tell_notices(&self) -> Box<dyn Fn(&Notice) + Send> {
+        let metrics = self.metrics.engine.clone();
+        Box::new(move |notice| {
+            logs::log_notice(notice);
+            metrics.observe_notice(notice);
+        })
+    }
+
+    /// From here on the node is up.
+    fn live(
+        self,
+        mut tasks: Supervisor,
+        places: Places,
+        progress: watch::Receiver<Progress>,
+        orphaned: BoxFuture<'static, String>,
+        deadline: Duration,
+    ) -> Running {
+        let notifier = Arc::new(Notifier::open(&Environment::of_process()));
+        let telling = Arc::clone(&notifier).run(
+            self.view.subscribe(),
+            Arc::clone(&self.alive),
+            self.clock.clone(),
+            tasks.token(),
+        );
+        tasks.spawn_once("sd_notify", telling);
+        notifier.ready();
+        let stop = Stop::new();
+        let life = Life {
+            tasks,
+            events: self.events,
+            progress,
+            stop: stop.clone(),
+            orphaned,
+            deadline,
+            notifier,
+            clock: self.clock,
+            metrics: self.metrics.tasks.clone(),
+        };
+        Running {
+            places,
+            view: self.view.subscribe(),
+            notices: self.notices,
+            metrics: self.metrics,
+            stop,
+            life: AbortOnDropHandle::new(tokio::spawn(life.live())),
+        }
+    }
+}
+
+/// The two links. A start after a failure first tells the engine that both are gone.
+fn bus_task(settings: bus::Settings, broker: Broker, port: Port<bus::Command>, common: &Common) -> Task {
+    let dial: Arc<dyn Dial> = match &settings.backend {
+        Backend::Redis(endpoint) => Arc::new(Redis::new(endpoint.clone())),
+        Backend::Embedded { .. } => Arc::new(broker),
+    };
+    let (clock, metrics) = (common.clock.clone(), common.metrics.bus.clone());
+    let events = common.events.clone();
+    let started = AtomicBool::new(false);
+    Task {
+        name: "bus".to_owned(),
+        start: Box::new(move |cancel| {
+            let commands = port.connect(COMMANDS);
+            let bus = Bus {
+                settings: settings.clone(),
+                dial: Arc::clone(&dial),
+                metrics: metrics.clone(),
+                clock: clock.clone(),
+                wall: Arc::new(clock::wall_seconds),
+            };
+            let events = events.clone();
+            let again = started.swap(true, Ordering::Relaxed);
+            Box::pin(async move {
+                for link in Link::ALL.into_iter().filter(|_| again) {
+                    let reason = "the part of defib that keeps it failed and was started again".to_owned();
+                    let status = LinkStatus::Down { reason };
+                    events.send(Event::Link { link, status }).await?;
+                }
+                bus.run(commands, events, cancel).await
+            })
+        }),
+    }
+}
+
+impl Dial for Broker {
+    fn dial(&self) -> Dialing<'_> {
+        let stream: Box<dyn Stream> = Box::new(self.connect());
+        Box::pin(std::future::ready(Ok(stream)))
+    }
+
+    fn place(&self) -> String {
+        "the embedded bus".to_owned()
+    }
+}
+
+/// The executors, as the loop wants them.
+struct Executing(Arc<Executors>);
+
+impl Healer for Executing {
+    fn heal(&self, grant: Grant) -> BoxFuture<'static, RemedyOutcome> {
+        let executors = Arc::clone(&self.0);
+        async move { executors.heal(grant).await }.boxed()
+    }
+}
+
+/// Environment variables that hold the node's own secrets. (The remedies' own they know themselves.)
+fn secret_variables(config: &Config) -> Vec<String> {
+    let bus = match &config.bus.backend {
+        Backend::Redis(endpoint) => endpoint.password.as_ref(),
+        Backend::Embedded { .. } => None,
+    };
+    let admin = config.http.admin_listen.as_ref().map(|(_, token)| token);
+    let checks = config.checks.http.iter().map(|(_, question, _)| question);
+    let expectations = config.checks.expectations.iter().map(|(_, question, _)| question);
+    let bearers = checks
+        .chain(expectations)
+        .filter_map(|question| question.bearer.as_ref());
+    let variable = |secret: &Secret| match secret {
+        Secret::Env(name) => Some(name.clone()),
+        Secret::Inline(_) | Secret::File(_) => None,
+    };
+    bus.into_iter()
+        .chain(admin)
+        .chain(bearers)
+        .filter_map(variable)
+        .collect()
+}
+
+async fn bind_broker(settings: &bus::Settings) -> Result<Option<Listener>, StartError> {
+    match &settings.backend {
+        Backend::Embedded {
+            listen: Some(address),
+        } => Listener::bind(*address)
+            .await
+            .map(Some)
+            .map_err(StartError::Broker),
+        Backend::Embedded { listen: None } | Backend::Redis(_) => Ok(None),
+    }
+}
+
+/// Keeps `/livez` true to its word in a node that has no engine.
+async fn turn_idly(
+    clock: Arc<MonotonicClock>,
+    alive: Arc<AtomicU64>,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut turns = tokio::time::interval(TURN);
+    while cancel.run_until_cancelled(turns.tick()).await.is_some() {
+        alive.store(clock.now().as_nanos(), Ordering::Relaxed);
+    }
+    Ok(())
+}
+
+/// If it cannot be made, whatever needs it says so with its own name.
+fn make_runtime_dir(path: &Path) {
+    if let Err(error) = DirBuilder::new().recursive(true).mode(0o750).create(path) {
+        tracing::debug!("cannot create {}: {error}", path.display());
+    }
+}
+
+fn random_id() -> Result<Arc<str>, StartError> {
+    Ok(format!("{:016x}", random_seed()?).into())
+}
+
+fn random_seed() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).map_err(StartError::Random)?;
+    Ok(u64::from_ne_bytes(bytes))
+}

@@ -1,12 +1,18 @@
-//! `defib explain`. Under construction.
+//! `defib explain`: what is known of one peer, in the node's own words.
 
 use std::process::ExitCode;
 
-use super::args::ExplainArgs;
-use super::exit;
+use anyhow::Context;
 
-/// Under construction.
+use super::api::{self, Node};
+use super::args::ExplainArgs;
+
+/// Prints the explanation; exit 1 if the node is away or knows no such peer.
 pub fn execute(args: &ExplainArgs) -> ExitCode {
-    let _ = args;
-    ExitCode::from(exit::INTERNAL)
+    api::answered(async {
+        let node = Node::public(&args.node);
+        let path = format!("/api/v1/explain/{}", api::encoded(&args.peer));
+        let text = node.get(&path, api::TIMEOUT).await?.good()?;
+        String::from_utf8(text).context("the answer is not UTF-8: is that a defib?")
+    })
 }

@@ -1,11 +1,13 @@
 //! The command line: one file a command. Parses, dispatches, and turns results into exit codes.
 
 pub mod admin;
+mod api;
 pub mod args;
 pub mod check_config;
 pub mod completions;
 pub mod demo;
 pub mod explain;
+pub mod fault_proxy;
 pub mod probe;
 pub mod run;
 pub mod status;

@@ -1,12 +1,123 @@
-//! `defib run`. Under construction.
+//! `defib run`: the node itself, from its configuration to its exit code.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use super::args::RunArgs;
-use super::exit;
+use super::args::{LogFormatArg, OnBadConfig, RunArgs};
+use crate::app::{App, Running, StartError};
+use crate::config::{self, Config, LogFormat, LogSettings, Report, Sources};
+use crate::runtime::shutdown::{Exit, Signals};
+use crate::telemetry::logs::{self, Format, LogError};
 
-/// Under construction.
+/// Runs a node until it is told to stop, or cannot go on.
 pub fn execute(args: &RunArgs) -> ExitCode {
-    let _ = args;
-    ExitCode::from(exit::INTERNAL)
+    let loaded = load(args);
+    let log = loaded
+        .as_ref()
+        .map_or_else(|report| &report.log, |config| &config.log);
+    if let Err(error) = start_logging(args, log) {
+        eprintln!("defib: {error}");
+        return code(Exit::Config);
+    }
+    // Panics belong into the log as everything else does, one line each.
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!("cannot start the runtime: {error}");
+            return code(Exit::Internal);
+        }
+    };
+    let exit = match loaded {
+        Ok(config) => runtime.block_on(run(config)),
+        Err(report) => bad_config(args, &report, &runtime),
+    };
+    // A write to a dead disk must not outlast the deadline.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    code(exit)
+}
+
+fn load(args: &RunArgs) -> Result<Config, Box<Report>> {
+    let of = &args.config;
+    let sources = Sources::gather(of.config.as_deref(), &of.set, &of.peers, true)?;
+    let mut config = config::load(&sources)?;
+    config.dry_run |= args.dry_run;
+    Ok(config)
+}
+
+fn start_logging(args: &RunArgs, log: &LogSettings) -> Result<(), LogError> {
+    let format = match (args.log_format, log.format) {
+        (Some(LogFormatArg::Auto), _) | (None, LogFormat::Auto) => Format::Auto,
+        (Some(LogFormatArg::Human), _) | (None, LogFormat::Human) => Format::Human,
+        (Some(LogFormatArg::Json), _) | (None, LogFormat::Json) => Format::Json,
+    };
+    logs::init(format, args.log.as_deref().unwrap_or(&log.level))
+}
+
+async fn run(config: Config) -> Exit {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let node = config.node.clone();
+    let dry_run = config.dry_run;
+    let started = App::start(config);
+    until_the_end(started, |running| {
+        let mode = if dry_run {
+            ", dry run: no remedy is carried out"
+        } else {
+            ""
+        };
+        tracing::info!("node {node} watches, http://{}{mode}", running.http_addr());
+    })
+    .await
+}
+
+fn bad_config(args: &RunArgs, report: &Report, runtime: &tokio::runtime::Runtime) -> Exit {
+    // As one block for people, not as a log line: it has carets and columns.
+    eprintln!("{report}");
+    match args.on_bad_config {
+        OnBadConfig::Fail => Exit::Config,
+        OnBadConfig::Observe => {
+            let mistakes = report.to_string();
+            runtime.block_on(until_the_end(async { App::observe(&report.http, &mistakes) }, |running| {
+                tracing::error!(
+                    "the configuration has {} mistakes: nothing is judged, every probe is answered 200, and \
+                     http://{}/readyz says why",
+                    report.count(),
+                    running.http_addr()
+                );
+            }))
+        }
+    }
+}
+
+async fn until_the_end(
+    started: impl Future<Output = Result<Running, StartError>>,
+    announce: impl FnOnce(&Running),
+) -> Exit {
+    // Before the start: a signal that comes meanwhile ends the node well, a moment later.
+    let signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!("cannot listen to signals: {error}");
+            return Exit::Internal;
+        }
+    };
+    let mut running = match started.await {
+        Ok(running) => running,
+        Err(error) => {
+            tracing::error!("cannot start: {error}");
+            return Exit::Internal;
+        }
+    };
+    announce(&running);
+    let stop = running.stop();
+    tokio::select! {
+        exit = running.wait() => exit,
+        () = signals.forward(stop) => Exit::Internal,
+    }
+}
+
+fn code(exit: Exit) -> ExitCode {
+    ExitCode::from(exit.code())
 }

@@ -1,10 +1,38 @@
 //! The endpoints: probes, metrics, status for people and tools; and the admin listener. Answers come from the
 //! cached snapshot; nothing here judges.
+//!
+//! [`bind`] takes every address before anything else starts; [`Bound::run`] serves until it is cancelled. What is
+//! shown is the [`View`] that the runtime last published, so that no answer waits for the engine or for Redis.
 
+mod admin;
+mod events;
+pub mod explain;
+mod listen;
+mod patience;
+mod probes;
+mod public;
+mod serve;
+mod status;
+mod view;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use tokio::sync::{Semaphore, broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::decision::Notice;
+use crate::engine::event::Event;
+use crate::engine::time::{Clock, Time};
 use crate::secret::Secret;
+use crate::telemetry::metrics::Metrics;
+
+pub use listen::{BindError, Bound, bind};
+pub use status::{Explanation, Status};
+pub use view::View;
 
 /// Where to listen and how much to bear.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,4 +45,70 @@ pub struct Settings {
     pub admin_listen: Option<(SocketAddr, Secret)>,
     /// Concurrent connections on each listener. Default 256.
     pub max_connections: usize,
+}
+
+/// What the runtime lends to the listeners.
+#[derive(Clone)]
+pub struct AppState {
+    /// What is shown: published anew whenever the snapshot changed.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Every notice, for `/api/v1/events`. Its capacity is how far a client may lag before it loses some.
+    pub notices: broadcast::Sender<Arc<Notice>>,
+    /// Where requests of operators go.
+    pub events: mpsc::Sender<Event>,
+    /// Cancelled when an operator asks to drain, after the engine has been told.
+    pub drain: CancellationToken,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// [`Time::as_nanos`] of the event loop's last turn, stored by the loop at least once a second.
+    pub loop_turned: Arc<AtomicU64>,
+    /// Gathered by `/metrics`.
+    pub metrics: Metrics,
+}
+
+impl fmt::Debug for AppState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppState")
+            .field("view", &self.view)
+            .finish_non_exhaustive()
+    }
+}
+
+/// SSE clients at a time, over all listeners: each holds a connection for as long as it likes.
+const MAX_SSE_CLIENTS: usize = 16;
+
+/// The state behind every handler.
+#[derive(Debug)]
+struct Face {
+    app: AppState,
+    sse_slots: Arc<Semaphore>,
+    cancel: CancellationToken,
+}
+
+impl Face {
+    fn new(app: AppState, cancel: CancellationToken) -> Arc<Self> {
+        Arc::new(Self {
+            app,
+            sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
+            cancel,
+        })
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.app.view.borrow())
+    }
+
+    fn now(&self) -> Time {
+        self.app.clock.now()
+    }
+
+    fn loop_turned(&self) -> Time {
+        Time::from_nanos(self.app.loop_turned.load(Ordering::Relaxed))
+    }
+
+    /// What is known at this moment, for people and tools.
+    fn status(&self) -> Status {
+        let probes = |name: &str| self.app.metrics.http.healthz_probes(name);
+        Status::new(&self.view(), self.loop_turned(), self.now(), probes)
+    }
 }

@@ -1,0 +1,48 @@
+//! One question to a server, for `defib probe redis`.
+
+use std::time::Duration;
+
+use super::{Endpoint, Redis};
+use crate::bus::connection::Connection;
+use crate::bus::dial::Dial;
+use crate::bus::failure::{Asked, Failure, Loss, judge};
+use crate::bus::greeting::greet;
+use crate::bus::resp::Value;
+use crate::engine::event::{LinkStatus, Role};
+
+/// Connects, gets in, and asks for a PONG and the role, all within `within`. One line either way, without
+/// secrets: what answered, or what failed and what to do.
+pub async fn probe(endpoint: &Endpoint, within: Duration) -> Result<String, String> {
+    let redis = Redis::new(endpoint.clone());
+    let place = redis.place();
+    match tokio::time::timeout(within, ask(&redis, within)).await {
+        Ok(Ok(Role::Master)) => Ok(format!("{place} answers; it is a master")),
+        Ok(Ok(Role::Replica)) => Ok(format!("{place} answers; it is a replica")),
+        Ok(Ok(Role::Unknown)) => Ok(format!("{place} answers; it does not tell its role")),
+        Ok(Err(failure)) => Err(match failure.into_status() {
+            LinkStatus::Refused { cure: text } | LinkStatus::Down { reason: text } => {
+                format!("{place}: {text}")
+            }
+            LinkStatus::Up { .. } => place,
+        }),
+        Err(_) => Err(format!("{place}: no answer within {within:?}")),
+    }
+}
+
+async fn ask(redis: &Redis, within: Duration) -> Result<Role, Failure> {
+    let login = redis.login();
+    let io = redis
+        .dial()
+        .await
+        .map_err(|error| Failure::down(Loss::Connect, error.to_string()))?;
+    let mut connection = Connection::new(io, within);
+    let greeting = greet(&mut connection, &login, "defib:probe").await?;
+    connection
+        .ask(&[b"PING"], |value| match value {
+            Value::Error(error) => Err(judge(error, Asked::Ping, login.user_name())),
+            _ => Ok(()),
+        })
+        .await??;
+    connection.close().await;
+    Ok(greeting.server.role)
+}

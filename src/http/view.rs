@@ -1,0 +1,120 @@
+//! What the listeners show: the last snapshot, and what is known before there is one.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::engine::event::PeerId;
+use crate::engine::settings::{RemedyKind, Settings};
+use crate::engine::snapshot::{PeerView, Snapshot};
+
+/// What every answer is made from. The runtime publishes a new one when the snapshot changed; names are looked
+/// up in an index that is built once, so an answer costs the same with ten peers and with ten thousand.
+#[derive(Clone, Debug)]
+pub struct View {
+    snapshot: Option<Arc<Snapshot>>,
+    config_error: Option<Arc<str>>,
+    names: Arc<Names>,
+}
+
+/// The configured peers; they do not change while the node runs.
+#[derive(Debug, Default)]
+struct Names {
+    all: Vec<Arc<str>>,
+    ids: HashMap<Arc<str>, PeerId>,
+    with_healthz: Vec<PeerId>,
+}
+
+impl View {
+    /// Before the engine's first snapshot.
+    pub fn starting(settings: &Settings) -> Self {
+        let has_healthz = |id: PeerId| {
+            let peer = settings.peers.get(id.0 as usize);
+            peer.is_some_and(|peer| peer.remedies.iter().any(|rung| rung.kind == RemedyKind::Healthz))
+        };
+        let names = Names {
+            all: settings.peers.iter().map(|peer| Arc::clone(&peer.name)).collect(),
+            ids: settings
+                .peers()
+                .map(|(id, peer)| (Arc::clone(&peer.name), id))
+                .collect(),
+            with_healthz: settings
+                .peers()
+                .map(|(id, _)| id)
+                .filter(|id| has_healthz(*id))
+                .collect(),
+        };
+        Self {
+            snapshot: None,
+            config_error: None,
+            names: Arc::new(names),
+        }
+    }
+
+    /// Under `--on-bad-config=observe`: nothing is judged, no endpoint of an application fails, and `error`
+    /// (all mistakes, in words) is shown by `/readyz`.
+    pub fn misconfigured(error: &str) -> Self {
+        Self {
+            snapshot: None,
+            config_error: Some(error.into()),
+            names: Arc::default(),
+        }
+    }
+
+    /// The same peers at a later moment.
+    #[must_use]
+    pub fn with_snapshot(&self, snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot: Some(snapshot),
+            ..self.clone()
+        }
+    }
+
+    /// The snapshot, once there is one.
+    pub fn snapshot(&self) -> Option<&Arc<Snapshot>> {
+        self.snapshot.as_ref()
+    }
+
+    /// What is wrong with the configuration, if it is.
+    pub fn config_error(&self) -> Option<&str> {
+        self.config_error.as_deref()
+    }
+
+    pub(super) fn id(&self, name: &str) -> Option<PeerId> {
+        self.names.ids.get(name).copied()
+    }
+
+    pub(super) fn peer(&self, id: PeerId) -> Option<&PeerView> {
+        self.snapshot.as_ref()?.peers.get(id.0 as usize)
+    }
+
+    pub(super) fn name(&self, id: PeerId) -> &str {
+        self.names.all.get(id.0 as usize).map_or("?", |name| name)
+    }
+
+    /// Peers with a `healthz` remedy.
+    pub(super) fn with_healthz(&self) -> &[PeerId] {
+        &self.names.with_healthz
+    }
+
+    /// The answer to a name that is not configured: the names that are, as far as they fit on a line.
+    pub(super) fn nobody(&self, asked: &str) -> String {
+        const SHOWN: usize = 20;
+        let asked: String = asked.chars().take(64).collect();
+        let known = self
+            .names
+            .all
+            .iter()
+            .take(SHOWN)
+            .map(|name| &**name)
+            .collect::<Vec<_>>()
+            .join(", ");
+        let more = match self.names.all.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        if known.is_empty() {
+            return format!("no peer named {asked:?}: none is configured");
+        }
+        format!("no peer named {asked:?}; configured: {known}{more}")
+    }
+}

@@ -1,0 +1,361 @@
+//! The loop that owns the engine. It waits for one event or the engine's own deadline, hands it over with the
+//! time, and carries the decisions out; it never waits for anybody who is told something. It judges nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::clock::{self, MonotonicClock};
+use super::healing::{Healer, Healing};
+use super::port::Port;
+use crate::bus;
+use crate::engine::Engine;
+use crate::engine::decision::{Decision, Notice};
+use crate::engine::event::{Event, Heartbeat, OperatorRequest};
+use crate::engine::persist::Persisted;
+use crate::engine::snapshot::Snapshot;
+use crate::engine::time::{Clock, Time};
+use crate::store::Record;
+use crate::telemetry::metrics::tasks::{FanOut, TaskMetrics};
+
+/// Events that may wait for the loop; edges wait beyond that.
+pub const EVENTS: usize = 4096;
+/// Commands that may wait for the bus; what exceeds them is dropped, as on a link that is down.
+pub const COMMANDS: usize = 16;
+/// Notices that a reader of the event stream may be behind.
+pub const NOTICES: usize = 1024;
+
+/// The loop turns at least this often, whatever happens.
+const TURN: Duration = Duration::from_millis(250);
+/// Ticks are at least so far apart, even for an engine whose deadline has always passed.
+const TICK_SPACING: Duration = Duration::from_millis(1);
+/// Events handled in one turn; then the edges get the thread.
+const BATCH: u64 = 256;
+/// A snapshot after events that led to no decision, at most so often.
+const SNAPSHOT_SPACING: Duration = Duration::from_millis(50);
+/// A snapshot in any case.
+const SNAPSHOT_IDLE: Duration = Duration::from_secs(1);
+/// Between two snapshots lies so many times what one costs: with many peers they come seldomer, and the thread
+/// stays free.
+const SNAPSHOT_SHARE: u32 = 4;
+
+/// Where the loop's knowledge and wishes go. None of them is waited for.
+pub struct Outlets {
+    /// To the bus.
+    pub bus: Port<bus::Command>,
+    /// Carries out grants.
+    pub healer: Arc<dyn Healer>,
+    /// To the store.
+    pub persist: watch::Sender<Option<Arc<Record>>>,
+    /// To the endpoints.
+    pub on_snapshot: Box<dyn Fn(Arc<Snapshot>) + Send>,
+    /// To the event stream.
+    pub notices: broadcast::Sender<Arc<Notice>>,
+    /// To logs and metrics.
+    pub on_notice: Box<dyn Fn(&Notice) + Send>,
+    /// To whoever ends the node.
+    pub progress: watch::Sender<Progress>,
+    /// Nanoseconds on the clock at which the loop turned last.
+    pub alive: Arc<AtomicU64>,
+}
+
+/// How far a drain has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Who asked for a drain.
+    pub draining_by: Option<String>,
+    /// The slot of the goodbye that is on its way to the bus.
+    pub goodbye: Option<u64>,
+    /// Remedies that run, in words.
+    pub healing: Vec<String>,
+}
+
+impl Progress {
+    /// The goodbye was taken by the bus, or refused, or there was none to say.
+    pub fn goodbye_said(&self) -> bool {
+        self.draining_by.is_some() && self.goodbye.is_none()
+    }
+
+    /// No remedy runs, and none will.
+    pub fn healed(&self) -> bool {
+        self.draining_by.is_some() && self.healing.is_empty()
+    }
+}
+
+/// The engine, and what it takes to run it.
+pub struct EventLoop {
+    engine: Engine,
+    clock: Arc<MonotonicClock>,
+    boot_id: Option<String>,
+    events: mpsc::Receiver<Event>,
+    outlets: Outlets,
+    healing: Healing,
+    metrics: TaskMetrics,
+    /// Answers that the loop owes the engine itself.
+    owed: VecDeque<Event>,
+    progress: Progress,
+    ticked: Time,
+    published: Time,
+    publishing_took: Duration,
+    news: News,
+}
+
+/// How much there is to tell since the last snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum News {
+    Nothing,
+    Events,
+    Decisions,
+}
+
+enum Wake {
+    Event(Event),
+    Timer,
+    Cancelled,
+    Deserted,
+}
+
+impl EventLoop {
+    /// A loop that has not turned yet. The caller keeps a sender of `events` for as long as the loop shall run.
+    pub fn new(
+        engine: Engine,
+        clock: Arc<MonotonicClock>,
+        events: mpsc::Receiver<Event>,
+        outlets: Outlets,
+        metrics: TaskMetrics,
+    ) -> Self {
+        let now = clock.now();
+        Self {
+            engine,
+            boot_id: clock::boot_id(),
+            events,
+            healing: Healing::new(Arc::clone(&outlets.healer), metrics.clone()),
+            outlets,
+            metrics,
+            owed: VecDeque::new(),
+            progress: Progress::default(),
+            ticked: now,
+            published: now,
+            publishing_took: Duration::ZERO,
+            news: News::Decisions,
+            clock,
+        }
+    }
+
+    /// Turns until cancelled. An error means that nobody is left who could send an event.
+    pub async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
+        self.tick(self.clock.now());
+        loop {
+            self.publish_if_due();
+            match self.wait(&cancel).await {
+                Wake::Event(event) => self.turn(event).await,
+                Wake::Timer => self.turn_idle(),
+                Wake::Cancelled => break,
+                Wake::Deserted => anyhow::bail!("every sender of events is gone"),
+            }
+        }
+        self.end().await;
+        Ok(())
+    }
+
+    async fn wait(&mut self, cancel: &CancellationToken) -> Wake {
+        if let Some(event) = self.owed.pop_front() {
+            return Wake::Event(event);
+        }
+        let until = self.clock.instant(self.tick_due().min(self.publish_due()));
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Wake::Cancelled,
+            Some(event) = self.healing.next() => Wake::Event(event),
+            event = self.events.recv() => event.map_or(Wake::Deserted, Wake::Event),
+            () = tokio::time::sleep_until(until) => Wake::Timer,
+        }
+    }
+
+    async fn turn(&mut self, first: Event) {
+        let mut handled = 0;
+        let mut next = Some(first);
+        while let Some(event) = next {
+            self.take(event);
+            handled += 1;
+            next = if handled < BATCH {
+                self.owed.pop_front().or_else(|| self.events.try_recv().ok())
+            } else {
+                None
+            };
+        }
+        self.metrics.turned(handled, self.events.len());
+        if handled == BATCH {
+            self.publish_if_due();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn turn_idle(&mut self) {
+        let now = self.turned_at();
+        if now >= self.tick_due() {
+            self.tick(now);
+        }
+        self.metrics.turned(0, self.events.len());
+    }
+
+    /// Hands over one event. What time alone has changed comes first: a node that was stopped must know it
+    /// before it reads what piled up meanwhile.
+    fn take(&mut self, event: Event) {
+        let now = self.turned_at();
+        if now >= self.tick_due() {
+            self.tick(now);
+        }
+        self.news = self.news.max(News::Events);
+        let ended = matches!(event, Event::RemedyEnded { .. });
+        let asked = drain_asked_by(&event);
+        self.settle_goodbye(&event);
+        self.engine.handle(event, now);
+        self.carry_out(now);
+        if let Some(by) = asked {
+            // After the decisions: the goodbye, if there is to be one, is known by now.
+            self.change_progress(|progress| progress.draining_by = Some(by));
+        }
+        if ended {
+            self.tell_healing();
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        self.ticked = now;
+        let suspended = clock::suspended();
+        self.engine.handle(Event::Tick { suspended }, now);
+        self.carry_out(now);
+    }
+
+    fn turned_at(&self) -> Time {
+        let now = self.clock.now();
+        self.outlets.alive.store(now.as_nanos(), Ordering::Relaxed);
+        now
+    }
+
+    fn tick_due(&self) -> Time {
+        let due = self.engine.poll_timeout().min(self.ticked + TURN);
+        due.max(self.ticked + TICK_SPACING)
+    }
+
+    fn carry_out(&mut self, now: Time) {
+        while let Some(decision) = self.engine.poll_decision() {
+            self.news = News::Decisions;
+            match decision {
+                Decision::Publish(heartbeat) => self.publish(heartbeat),
+                Decision::ReplaceLink { link, .. } => {
+                    if self.outlets.bus.try_send(bus::Command::Replace(link)).is_err() {
+                        self.metrics.fanout_failed(FanOut::Bus);
+                    }
+                }
+                Decision::Heal(grant) => {
+                    self.healing.begin(grant);
+                    self.tell_healing();
+                }
+                Decision::Persist(state) => self.persist(state),
+                Decision::Notice(notice) => self.tell(notice, now),
+            }
+        }
+    }
+
+    fn publish(&mut self, heartbeat: Heartbeat) {
+        let slot = heartbeat.slot;
+        let goodbye = heartbeat.goodbye;
+        if self
+            .outlets
+            .bus
+            .try_send(bus::Command::Publish(heartbeat))
+            .is_ok()
+        {
+            if goodbye {
+                self.change_progress(|progress| progress.goodbye = slot);
+            }
+            return;
+        }
+        self.metrics.fanout_failed(FanOut::Bus);
+        // Owed, not handed over here: an engine that answers a failed publish with another one must not hold
+        // the thread.
+        self.owed.extend(slot.map(|slot| Event::PublishFailed { slot }));
+    }
+
+    /// The engine counts ages up to this moment, so this moment is what the store must know.
+    fn persist(&self, state: Persisted) {
+        let written = clock::stamp(self.boot_id.clone());
+        let record = Record { written, state };
+        if self.outlets.persist.send(Some(Arc::new(record))).is_err() {
+            self.metrics.fanout_failed(FanOut::Persist);
+        }
+    }
+
+    fn tell(&self, notice: Notice, began: Time) {
+        (self.outlets.on_notice)(&notice);
+        // An error means that nobody listens to the event stream: fine.
+        let _ = self.outlets.notices.send(Arc::new(notice));
+        self.metrics
+            .fanned_out(FanOut::Notice, self.clock.now().since(began));
+    }
+
+    fn settle_goodbye(&mut self, event: &Event) {
+        if let Event::Published { slot, .. } | Event::PublishFailed { slot } = event
+            && self.progress.goodbye == Some(*slot)
+        {
+            self.change_progress(|progress| progress.goodbye = None);
+        }
+    }
+
+    fn tell_healing(&mut self) {
+        let names = self.healing.names();
+        self.change_progress(|progress| progress.healing = names);
+    }
+
+    fn change_progress(&mut self, change: impl FnOnce(&mut Progress)) {
+        change(&mut self.progress);
+        self.outlets.progress.send_replace(self.progress.clone());
+    }
+
+    fn publish_due(&self) -> Time {
+        let rest = self.publishing_took.saturating_mul(SNAPSHOT_SHARE);
+        let after = match self.news {
+            News::Decisions => rest,
+            News::Events => rest.max(SNAPSHOT_SPACING),
+            News::Nothing => rest.max(SNAPSHOT_IDLE),
+        };
+        self.published + after
+    }
+
+    fn publish_if_due(&mut self) {
+        let now = self.turned_at();
+        if now < self.publish_due() {
+            return;
+        }
+        (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(now)));
+        self.news = News::Nothing;
+        self.published = self.clock.now();
+        self.publishing_took = self.published.since(now);
+        self.metrics.fanned_out(FanOut::Snapshot, self.publishing_took);
+    }
+
+    /// Every grant gets its answer, and the store the last word.
+    async fn end(&mut self) {
+        for answer in self.healing.abort().await {
+            self.take(answer);
+        }
+        self.persist(self.engine.persisted());
+        (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(self.clock.now())));
+    }
+}
+
+fn drain_asked_by(event: &Event) -> Option<String> {
+    match event {
+        Event::Operator {
+            request: OperatorRequest::Drain,
+            by,
+        } => Some(by.clone()),
+        _ => None,
+    }
+}

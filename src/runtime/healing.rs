@@ -1,0 +1,192 @@
+//! Remedies in flight. Each grant is carried out in a task of its own and answered by exactly one outcome,
+//! whichever way that task ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::task::{Id, JoinError, JoinSet};
+
+use super::supervise::panic_message;
+use crate::engine::decision::Grant;
+use crate::engine::event::{Event, RemedyOutcome};
+use crate::telemetry::metrics::tasks::{ExitReason, TaskMetrics};
+
+/// Task label of all remedies.
+const TASK: &str = "remedy";
+
+/// Carries out what was granted. `app` lends the executors of `remedies` for it.
+pub trait Healer: Send + Sync + 'static {
+    /// Carries out `grant`, once. Bounded in time by itself.
+    fn heal(&self, grant: Grant) -> BoxFuture<'static, RemedyOutcome>;
+}
+
+/// The remedies that run now.
+pub(super) struct Healing {
+    healer: Arc<dyn Healer>,
+    metrics: TaskMetrics,
+    running: JoinSet<RemedyOutcome>,
+    grants: HashMap<Id, Grant>,
+}
+
+impl Healing {
+    pub(super) fn new(healer: Arc<dyn Healer>, metrics: TaskMetrics) -> Self {
+        Self {
+            healer,
+            metrics,
+            running: JoinSet::new(),
+            grants: HashMap::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self, grant: Grant) {
+        let healer = Arc::clone(&self.healer);
+        let metrics = self.metrics.clone();
+        let granted = grant.clone();
+        let handle = self.running.spawn(async move {
+            let _running = metrics.running(TASK);
+            healer.heal(granted).await
+        });
+        self.grants.insert(handle.id(), grant);
+    }
+
+    /// The next that ends; `None` if none runs. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Event> {
+        let ended = self.running.join_next_with_id().await?;
+        Some(self.answer(ended))
+    }
+
+    /// Ends all, and says for each how far it got: nobody knows.
+    pub(super) async fn abort(&mut self) -> Vec<Event> {
+        self.running.abort_all();
+        let mut answers = Vec::new();
+        while let Some(event) = self.next().await {
+            answers.push(event);
+        }
+        answers
+    }
+
+    /// What runs, in words, in the order of the grants.
+    pub(super) fn names(&self) -> Vec<String> {
+        let mut grants: Vec<&Grant> = self.grants.values().collect();
+        grants.sort_by_key(|grant| grant.token);
+        let name = |grant: &&Grant| format!("remedy {} for {}", grant.kind.as_str(), grant.name);
+        grants.iter().map(name).collect()
+    }
+
+    fn answer(&mut self, ended: Result<(Id, RemedyOutcome), JoinError>) -> Event {
+        let (id, reason, outcome) = match ended {
+            Ok((id, outcome)) => (id, ExitReason::Planned, outcome),
+            Err(error) if error.is_cancelled() => {
+                let detail = "defib ended before it did".to_owned();
+                (
+                    error.id(),
+                    ExitReason::Cancelled,
+                    RemedyOutcome::Failed { detail },
+                )
+            }
+            Err(error) => {
+                let id = error.id();
+                let detail = format!("its executor {}", panic_message(error));
+                tracing::error!("a remedy failed: {detail}");
+                (id, ExitReason::Panic, RemedyOutcome::Failed { detail })
+            }
+        };
+        self.metrics.exited(TASK, reason);
+        // Every task that was spawned has its grant; 0 is the token of none.
+        let token = self.grants.remove(&id).map_or(0, |grant| grant.token);
+        Event::RemedyEnded { token, outcome }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::engine::cause::Cause;
+    use crate::engine::event::{Incarnation, PeerId};
+    use crate::engine::settings::RemedyKind;
+    use crate::telemetry::metrics::Metrics;
+
+    /// Acts on token 1, panics on 2, panics before it has a future on 3, never ends on any other.
+    struct Scripted;
+
+    impl Healer for Scripted {
+        fn heal(&self, grant: Grant) -> BoxFuture<'static, RemedyOutcome> {
+            match grant.token {
+                1 => std::future::ready(RemedyOutcome::Acted {
+                    detail: String::new(),
+                })
+                .boxed(),
+                2 => async { panic!("on purpose") }.boxed(),
+                3 => panic!("before the future"),
+                _ => std::future::pending().boxed(),
+            }
+        }
+    }
+
+    fn grant(token: u64) -> Grant {
+        Grant {
+            token,
+            peer: PeerId(0),
+            name: "feed".into(),
+            incarnation: Incarnation("proc:b:1:2".into()),
+            exited: false,
+            rung: 0,
+            kind: RemedyKind::Signal,
+            cause: Cause::PeerStuck,
+            attempt: 1,
+        }
+    }
+
+    fn told(event: &Event) -> (u64, &'static str, &str) {
+        match event {
+            Event::RemedyEnded { token, outcome } => match outcome {
+                RemedyOutcome::Acted { detail } => (*token, "acted", detail),
+                RemedyOutcome::Failed { detail } => (*token, "failed", detail),
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_grant_is_answered_once_whatever_its_executor_does() {
+        let metrics = Metrics::new().unwrap().tasks;
+        let mut healing = Healing::new(Arc::new(Scripted), metrics);
+        for token in [4, 1, 2, 3, 5] {
+            healing.begin(grant(token));
+        }
+        assert_eq!(healing.names().len(), 5);
+        let mut answers = Vec::new();
+        while let Ok(event) = tokio::time::timeout(Duration::from_secs(1), healing.next()).await {
+            answers.extend(event);
+        }
+        answers.sort_by_key(|event| told(event).0);
+        let answers: Vec<_> = answers.iter().map(told).collect();
+        assert_eq!(
+            answers,
+            [
+                (1, "acted", ""),
+                (2, "failed", "its executor panicked: on purpose"),
+                (3, "failed", "its executor panicked: before the future"),
+            ]
+        );
+        assert_eq!(healing.names(), ["remedy signal for feed"; 2]);
+
+        let mut aborted = healing.abort().await;
+        aborted.sort_by_key(|event| told(event).0);
+        let aborted: Vec<_> = aborted.iter().map(told).collect();
+        assert_eq!(
+            aborted,
+            [
+                (4, "failed", "defib ended before it did"),
+                (5, "failed", "defib ended before it did")
+            ]
+        );
+        assert!(healing.next().await.is_none());
+    }
+}
