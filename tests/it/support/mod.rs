@@ -1,13 +1,9 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
-
-#![allow(unreachable_pub, reason = "a module of one test binary")]
-pub mod python;
-pub mod redis_server;
-pub mod snapshots;
 pub(crate) mod netns;
 pub(crate) mod python;
 pub(crate) mod redis_server;
+pub(crate) mod snapshots;
 
 use std::io::Write as _;
 
