@@ -53,7 +53,7 @@ pub(super) struct Greeting {
 
 impl Greeting {
     /// The connection speaks RESP3.
-    pub(super) const fn resp3(&self) -> bool {
+    pub(super) const fn resp3(self) -> bool {
         matches!(self.question, Question::Hello)
     }
 }

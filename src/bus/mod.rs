@@ -13,6 +13,9 @@ pub mod heartbeat;
 mod link;
 pub mod redis;
 mod resp;
+mod session;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,7 +29,8 @@ use crate::engine::event::{Event, Heartbeat, Link};
 use crate::engine::time::Clock;
 use crate::telemetry::metrics::bus::BusMetrics;
 use dial::Dial;
-use link::{Keeper, Order, Shared};
+use link::{Keeper, Order};
+use session::Shared;
 
 /// Orders that may wait for one link; more are dropped and reported. Links take them at once in every state.
 const ORDERS: usize = 8;

@@ -119,8 +119,8 @@ impl Fate {
 }
 
 impl FaultProxy {
-    /// Listens on a free loopback port and passes everything on to `upstream`.
-    pub async fn start(upstream: SocketAddr) -> io::Result<Self> {
+    /// Listens on a free loopback port and passes everything on to `upstream`. Needs a tokio runtime.
+    pub fn start(upstream: SocketAddr) -> io::Result<Self> {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)))?.listen(BACKLOG)?;
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared {
@@ -386,7 +386,7 @@ mod tests {
 
     #[tokio::test]
     async fn knows_names_and_silences_by_them() {
-        let proxy = FaultProxy::start(echo().await).await.unwrap();
+        let proxy = FaultProxy::start(echo().await).unwrap();
         let mut publisher = client(&proxy, "defib:a:pub").await;
         let mut subscriber = client(&proxy, "defib:a:sub").await;
         proxy.silence(&Which::ending(":sub"), Direction::Both, false);
@@ -416,7 +416,7 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_and_comes_back_on_the_same_port() {
-        let proxy = FaultProxy::start(echo().await).await.unwrap();
+        let proxy = FaultProxy::start(echo().await).unwrap();
         for _ in 0..3 {
             proxy.refuse().await;
             let refused = TcpStream::connect(proxy.address()).await.unwrap_err();
@@ -428,7 +428,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lasting_silence_meets_new_connections_by_name() {
-        let proxy = FaultProxy::start(echo().await).await.unwrap();
+        let proxy = FaultProxy::start(echo().await).unwrap();
         proxy.silence(&Which::ending(":sub"), Direction::ToClient, true);
         client(&proxy, "defib:a:pub").await;
         let mut dark = TcpStream::connect(proxy.address()).await.unwrap();

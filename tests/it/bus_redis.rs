@@ -1,5 +1,6 @@
 //! The two links against a real redis-server.
 
+use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ struct Node {
     task: JoinHandle<anyhow::Result<()>>,
     metrics: Metrics,
     slot: u64,
+    /// As the last events told: pub, sub.
+    up: [bool; 2],
 }
 
 impl Node {
@@ -62,8 +65,8 @@ impl Node {
                 node: "base 1".into(),
                 publish_channel: CHANNEL.into(),
                 channels: channels.iter().map(|&channel| channel.into()).collect(),
-                interval: Duration::from_millis(250),
-                connect_timeout: Duration::from_secs(1),
+                interval: Duration::from_secs(1),
+                connect_timeout: Duration::from_secs(2),
             },
             dial: Arc::new(Redis::new(endpoint)) as Arc<dyn Dial>,
             metrics: metrics.bus.clone(),
@@ -81,14 +84,22 @@ impl Node {
             task,
             metrics,
             slot: 0,
+            up: [false; 2],
         }
     }
 
-    /// The first event from now on that `wanted` takes.
-    async fn until<T>(&mut self, what: &str, mut wanted: impl FnMut(&Event) -> Option<T>) -> T {
-        let mut seen = Vec::new();
+    /// The first event that `wanted` takes; everything else that comes before it goes into `seen`.
+    async fn next<T>(
+        &mut self,
+        bound: Duration,
+        seen: &mut Vec<Event>,
+        mut wanted: impl FnMut(&Event) -> Option<T>,
+    ) -> Option<T> {
         let waiting = async {
             while let Some(event) = self.events.recv().await {
+                if let Event::Link { link, status } = &event {
+                    self.up[usize::from(*link == Link::Sub)] = matches!(status, LinkStatus::Up { .. });
+                }
                 if let Some(taken) = wanted(&event) {
                     return Some(taken);
                 }
@@ -96,43 +107,44 @@ impl Node {
             }
             None
         };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(Some(taken)) => taken,
-            _ => panic!("no {what}; seen: {seen:#?}"),
+        tokio::time::timeout(bound, waiting).await.ok().flatten()
+    }
+
+    /// The first event from now on that `wanted` takes.
+    async fn until<T>(&mut self, what: &str, wanted: impl FnMut(&Event) -> Option<T>) -> T {
+        let mut seen = Vec::new();
+        match self.next(PATIENCE, &mut seen, wanted).await {
+            Some(taken) => taken,
+            None => panic!("no {what}; seen: {seen:#?}"),
+        }
+    }
+
+    /// Publishes again and again until `wanted`, which is told the slot, takes an event.
+    async fn publish_until<T>(&mut self, what: &str, mut wanted: impl FnMut(u64, &Event) -> Option<T>) -> T {
+        let mut seen = Vec::new();
+        for _ in 0..PATIENCE.as_secs() {
+            let slot = self.publish().await;
+            let taken = self.next(Duration::from_secs(1), &mut seen, |event| wanted(slot, event));
+            if let Some(taken) = taken.await {
+                return taken;
+            }
+        }
+        panic!("no {what}; seen: {seen:#?}");
+    }
+
+    async fn until_links(&mut self, what: &str, up: bool) {
+        while self.up != [up; 2] {
+            self.until(what, |event| matches!(event, Event::Link { .. }).then_some(()))
+                .await;
         }
     }
 
     async fn until_up(&mut self) {
-        let (mut publisher, mut subscriber) = (false, false);
-        self.until("both links up", |event| {
-            match event {
-                Event::Link { link, status } => {
-                    let up = matches!(status, LinkStatus::Up { .. });
-                    match link {
-                        Link::Pub => publisher = up,
-                        Link::Sub => subscriber = up,
-                    }
-                }
-                _ => {}
-            }
-            (publisher && subscriber).then_some(())
-        })
-        .await;
+        self.until_links("both links up", true).await;
     }
 
     async fn until_both_down(&mut self) {
-        let mut down = std::collections::BTreeSet::new();
-        self.until("both links down", |event| {
-            if let Event::Link {
-                link,
-                status: LinkStatus::Down { .. },
-            } = event
-            {
-                down.insert(*link);
-            }
-            (down.len() == 2).then_some(())
-        })
-        .await;
+        self.until_links("both links down", false).await;
     }
 
     async fn until_refused(&mut self) -> (Link, String) {
@@ -153,27 +165,23 @@ impl Node {
         self.slot
     }
 
-    /// Publishes and sees the echo.
+    /// Publishes and sees the echo. On a loaded machine a link may be lost in between: then once more.
     async fn echo(&mut self) {
-        let slot = self.publish().await;
-        let (mut published, mut echoed) = (false, false);
-        self.until("answer and echo", |event| {
+        let (mut published, mut echoed) = (None, None);
+        self.publish_until("answer and echo", |slot, event| {
             match event {
-                Event::Published { slot: s, receivers } if *s == slot => {
-                    assert!(*receivers >= 1);
-                    published = true;
-                }
+                Event::Published { slot, receivers } if *receivers > 0 => published = Some(*slot),
                 Event::Message { channel, body } if **channel == *CHANNEL => {
                     if let Body::Heartbeat(heartbeat) = body
                         && heartbeat.slot == Some(slot)
                     {
                         assert_eq!(*heartbeat, beat(slot));
-                        echoed = true;
+                        echoed = Some(slot);
                     }
                 }
                 _ => {}
             }
-            (published && echoed).then_some(())
+            (published == Some(slot) && echoed == Some(slot)).then_some(())
         })
         .await;
     }
@@ -193,7 +201,7 @@ fn beat(slot: u64) -> Heartbeat {
         slot: Some(slot),
         late_ms: Some(0),
         uptime_s: Some(1.5),
-        interval_ms: Some(250),
+        interval_ms: Some(1000),
         goodbye: false,
         peers: Vec::new(),
     }
@@ -298,7 +306,7 @@ async fn s09_a_killed_client_is_back_at_once() {
             Event::Link {
                 link: back,
                 status: LinkStatus::Up { .. },
-            } => Some(assert_eq!(*back, link)),
+            } if *back == link => Some(()),
             _ => None,
         })
         .await;
@@ -313,7 +321,7 @@ async fn s03_a_dark_subscription_is_noticed_while_the_pub_link_stays_up() {
         return;
     }
     let server = RedisServer::start();
-    let proxy = FaultProxy::start(server.address()).await.unwrap();
+    let proxy = FaultProxy::start(server.address()).unwrap();
     let mut node = Node::start(&format!("redis://{}", proxy.address()));
     node.until_up().await;
     node.echo().await;
@@ -337,7 +345,7 @@ async fn an_answer_that_does_not_come_back_is_silence_too() {
         return;
     }
     let server = RedisServer::start();
-    let proxy = FaultProxy::start(server.address()).await.unwrap();
+    let proxy = FaultProxy::start(server.address()).unwrap();
     let mut node = Node::start(&format!("redis://{}", proxy.address()));
     node.until_up().await;
     proxy.silence(&Which::ending(":pub"), Direction::ToClient, false);
@@ -398,7 +406,7 @@ async fn s40_a_demoted_server_is_told_as_a_replica() {
             Event::Link {
                 status: LinkStatus::Up { role, plain },
                 ..
-            } if *role == wanted => Some(assert!(*plain)),
+            } if *role == wanted && *plain => Some(()),
             _ => None,
         }
     };
@@ -419,17 +427,24 @@ async fn a_missing_publish_permission_is_named_and_its_grant_is_noticed() {
     server.tell("ACL SETUSER alice on >hunter2 +@all -publish allchannels");
     let mut node = Node::start(&format!("redis://alice:hunter2@{}", server.address()));
     node.until_up().await;
-    let slot = node.publish().await;
-    node.until("a failed publish", |event| {
-        (*event == Event::PublishFailed { slot }).then_some(())
-    })
-    .await;
-    let (link, cure) = node.until_refused().await;
+    let (mut failed, mut refused) = (false, None);
+    let (link, cure) = node
+        .publish_until("a refused publish", |slot, event| {
+            match event {
+                Event::PublishFailed { slot: s } if *s == slot => failed = true,
+                Event::Link {
+                    link,
+                    status: LinkStatus::Refused { cure },
+                } => refused = Some((*link, cure.clone())),
+                _ => {}
+            }
+            refused.clone().filter(|_| failed)
+        })
+        .await;
     assert_eq!(link, Link::Pub);
     assert!(cure.contains("ACL SETUSER alice +publish &defib:base"), "{cure}");
     server.tell("ACL SETUSER alice +publish");
-    node.publish().await;
-    node.until("the pub link up", |event| match event {
+    node.publish_until("the pub link up", |_, event| match event {
         Event::Link {
             link: Link::Pub,
             status: LinkStatus::Up { .. },
@@ -633,13 +648,17 @@ async fn s05_nothing_is_queued_up_and_burst_after_an_outage() {
         })
         .await;
     }
+    let outage = node.slot;
     server.restart();
     let mut seen = observer(&server).await;
     node.until_up().await;
     node.echo().await;
     let first = seen.next().await.unwrap().get_payload_bytes().to_vec();
     let first: serde_json::Value = serde_json::from_slice(&first).unwrap();
-    assert_eq!(first["slot"], node.slot, "an old heartbeat came first");
+    assert!(
+        first["slot"].as_u64() > Some(outage),
+        "an old heartbeat came first: {first}"
+    );
     node.end().await;
 }
 
@@ -654,7 +673,7 @@ async fn s05_a_stopped_server_gets_no_more_than_what_was_in_flight() {
     node.until_up().await;
     node.echo().await;
     server.stop();
-    let (mut failed, last) = (0, node.slot + 30);
+    let (mut failed, before, last) = (0, node.slot, node.slot + 30);
     while node.slot < last {
         let slot = node.publish().await;
         if slot % 3 == 0 {
@@ -678,13 +697,14 @@ async fn s05_a_stopped_server_gets_no_more_than_what_was_in_flight() {
             .unwrap()
             .unwrap();
         let body: serde_json::Value = serde_json::from_slice(message.get_payload_bytes()).unwrap();
-        arrived += 1;
-        if body["slot"] == node.slot {
+        let slot = body["slot"].as_u64().unwrap();
+        if slot > last {
             break;
         }
+        arrived += u32::from(slot > before);
     }
-    // The first, what one connection had in flight when it was given up, and the last.
-    assert!(arrived <= 4, "{arrived} heartbeats");
+    // What one connection had in flight when it was given up.
+    assert!(arrived <= 2, "{arrived} heartbeats");
     node.end().await;
 }
 
@@ -864,6 +884,9 @@ async fn a_password_is_in_no_log_event_or_debug_output() {
         .with_writer(move || writer.clone())
         .finish();
     let _guard = tracing::subscriber::set_default(subscriber);
+    // With only one dispatcher in the process, what another test's thread logs first is taken for unwanted
+    // everywhere (tracing-core asks that thread alone); with two, all are asked.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let mut shown = String::new();
     // Servers that repeat what they do not know, that refuse, and that take it.
     for arguments in [
@@ -885,10 +908,12 @@ async fn a_password_is_in_no_log_event_or_debug_output() {
             })
             .await;
         let redis = Redis::new(endpoint.clone());
-        shown += &format!(
-            "{status:?} {endpoint:?} {redis:?} {:?} {probed:?}\n",
+        writeln!(
+            shown,
+            "{status:?} {endpoint:?} {redis:?} {:?} {probed:?}",
             redis.login()
-        );
+        )
+        .unwrap();
         node.end().await;
     }
     shown += &String::from_utf8_lossy(&log.0.lock().unwrap());

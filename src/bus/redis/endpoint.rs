@@ -262,6 +262,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "as the field has it")]
     fn secret(text: &str) -> Option<Secret> {
         Some(Secret::Inline(text.into()))
     }

@@ -1,0 +1,349 @@
+//! What is known of one connection while it is kept: what was asked and not answered yet, what the server
+//! refuses, and the events that follow from what it sends.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::connection::Connection;
+use super::dial::Login;
+use super::failure::{Asked, Failure, Loss, judge};
+use super::greeting::{Greeting, Server};
+use super::heartbeat::{self, Unreadable};
+use super::resp::Value;
+use super::{Bus, Settings};
+use crate::engine::event::{Body, Event, Heartbeat, Link, LinkStatus};
+use crate::engine::time::Time;
+
+/// How long a message waits for room in the event loop before it, and all others until there is room, are
+/// dropped: old messages are worth less than a link that answers.
+const ROOM_PATIENCE: Duration = Duration::from_millis(20);
+
+/// What both links share.
+pub(super) struct Shared {
+    pub(super) bus: Bus,
+    pub(super) events: mpsc::Sender<Event>,
+    channels: HashMap<Box<[u8]>, Arc<str>>,
+    /// One for each [`Unreadable`], in its order: looked up once and not for each message.
+    opaque: [IntCounter; Unreadable::ALL.len()],
+}
+
+impl Shared {
+    pub(super) fn new(bus: Bus, events: mpsc::Sender<Event>) -> Self {
+        let channels = bus
+            .settings
+            .channels
+            .iter()
+            .map(|channel| (Box::from(channel.as_bytes()), channel.clone()))
+            .collect();
+        let opaque = Unreadable::ALL.map(|reason| bus.metrics.opaque.with_label_values(&[reason.as_str()]));
+        Self {
+            bus,
+            events,
+            channels,
+            opaque,
+        }
+    }
+
+    pub(super) fn count_unpublished(&self) {
+        self.bus.metrics.published.with_label_values(&["failed"]).inc();
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.bus.settings
+    }
+
+    fn now(&self) -> Time {
+        self.bus.clock.now()
+    }
+}
+
+/// What is asked and not answered yet. Answers come in the order of the questions.
+struct Awaited {
+    what: Question,
+    asked: Time,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Question {
+    Ping,
+    Publish(u64),
+    Role,
+}
+
+/// What is known of one connection while it is kept.
+pub(super) struct Session {
+    shared: Arc<Shared>,
+    link: Link,
+    login: Login,
+    greeting: Greeting,
+    awaited: VecDeque<Awaited>,
+    /// The server refuses PING or PUBLISH, and answers.
+    ping_refused: Option<String>,
+    publish_refused: Option<String>,
+    /// A PING was answered.
+    pub(super) proven: bool,
+    /// There is no room for messages: none waits for it until there is some again.
+    shedding: bool,
+    /// What is to be told, in order.
+    pub(super) outbox: Vec<Event>,
+}
+
+impl Session {
+    pub(super) fn new(shared: Arc<Shared>, link: Link, greeting: Greeting) -> Self {
+        let login = shared.bus.dial.login();
+        Self {
+            shared,
+            link,
+            login,
+            greeting,
+            awaited: VecDeque::new(),
+            ping_refused: None,
+            publish_refused: None,
+            proven: false,
+            shedding: false,
+            outbox: Vec::new(),
+        }
+    }
+
+    pub(super) fn status(&self) -> LinkStatus {
+        match self.publish_refused.as_ref().or(self.ping_refused.as_ref()) {
+            Some(cure) => LinkStatus::Refused { cure: cure.clone() },
+            None => LinkStatus::Up {
+                role: self.greeting.server.role,
+                plain: self.greeting.server.plain,
+            },
+        }
+    }
+
+    fn tell_status(&mut self) {
+        let (link, status) = (self.link, self.status());
+        self.outbox.push(Event::Link { link, status });
+    }
+
+    /// Heartbeats written and not answered.
+    pub(super) fn in_flight(&self) -> usize {
+        let publishes = self
+            .awaited
+            .iter()
+            .filter(|awaited| matches!(awaited.what, Question::Publish(_)));
+        publishes.count()
+    }
+
+    /// Slots whose PUBLISH will not be answered any more.
+    pub(super) fn drain_unanswered(&mut self) -> Vec<u64> {
+        self.awaited
+            .drain(..)
+            .filter_map(|awaited| match awaited.what {
+                Question::Publish(slot) => Some(slot),
+                Question::Ping | Question::Role => None,
+            })
+            .collect()
+    }
+
+    /// Time until the oldest question is overdue.
+    pub(super) fn overdue_in(&self) -> Option<Duration> {
+        let oldest = self.awaited.front()?;
+        Some((oldest.asked + self.shared.settings().interval).since(self.shared.now()))
+    }
+
+    pub(super) fn silence(&self) -> Failure {
+        let within = self.shared.settings().interval;
+        let what = match self.awaited.front().map(|awaited| awaited.what) {
+            Some(Question::Publish(_)) => "PUBLISH",
+            Some(Question::Role) => "the question for its role",
+            Some(Question::Ping) | None => "PING",
+        };
+        Failure::down(Loss::Silent, format!("no answer to {what} within {within:?}"))
+    }
+
+    pub(super) async fn ping(&mut self, connection: &mut Connection) -> Result<(), Failure> {
+        self.ask(connection, Question::Ping, &[b"PING"]).await
+    }
+
+    pub(super) async fn ask_role(&mut self, connection: &mut Connection) -> Result<(), Failure> {
+        // A subscribed RESP2 connection takes no such question; the pub link asks it.
+        if self.link == Link::Sub && !self.greeting.resp3() {
+            return Ok(());
+        }
+        match self.greeting.question.words() {
+            Some(words) => self.ask(connection, Question::Role, words).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn publish(
+        &mut self,
+        connection: &mut Connection,
+        heartbeat: &Heartbeat,
+    ) -> Result<(), Failure> {
+        let body = heartbeat::encode(heartbeat, (self.shared.bus.wall)());
+        let channel = self.shared.settings().publish_channel.clone();
+        let what = Question::Publish(heartbeat.slot.unwrap_or_default());
+        self.ask(connection, what, &[b"PUBLISH", channel.as_bytes(), &body])
+            .await
+    }
+
+    async fn ask(
+        &mut self,
+        connection: &mut Connection,
+        what: Question,
+        words: &[&[u8]],
+    ) -> Result<(), Failure> {
+        let asked = self.shared.now();
+        self.awaited.push_back(Awaited { what, asked });
+        connection.queue(words);
+        connection.flush().await
+    }
+
+    /// Takes one value in: a message, or the answer to the oldest question.
+    pub(super) fn take(&mut self, value: &Value<'_>) -> Result<(), Failure> {
+        match value {
+            Value::Push(items) => self.take_push(items),
+            Value::List(items) if !self.greeting.resp3() && self.link == Link::Sub => self.take_push(items),
+            value => self.take_answer(value),
+        }
+    }
+
+    fn take_push(&mut self, items: &[Value<'_>]) -> Result<(), Failure> {
+        match items {
+            [kind, channel, body] if kind.text() == Some(b"message") => {
+                self.take_message(channel.text().unwrap_or_default(), body);
+                Ok(())
+            }
+            [kind, _] if kind.text() == Some(b"pong") => self.take_answer(&items[0]),
+            [kind, ..] if kind.text() == Some(b"unsubscribe") => Err(Failure::down(
+                Loss::Server,
+                "the server ended the subscription of a channel",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn take_message(&mut self, channel: &[u8], body: &Value<'_>) {
+        let Some(channel) = self.shared.channels.get(channel).cloned() else {
+            return;
+        };
+        let read = match body {
+            Value::Oversized(_) => Err(Unreadable::TooBig),
+            body => heartbeat::read(body.text().unwrap_or_default()),
+        };
+        let body = match read {
+            Ok(heartbeat) => {
+                self.shared.bus.metrics.heartbeats.inc();
+                Body::Heartbeat(heartbeat)
+            }
+            Err(reason) => {
+                self.shared.opaque[reason as usize].inc();
+                Body::Opaque
+            }
+        };
+        self.outbox.push(Event::Message { channel, body });
+    }
+
+    fn take_answer(&mut self, value: &Value<'_>) -> Result<(), Failure> {
+        let Some(Awaited { what, asked }) = self.awaited.pop_front() else {
+            return Err(match value {
+                Value::Error(error) => judge(error, Asked::Ping, self.login.user_name()),
+                _ => Failure::down(Loss::Protocol, "the server answered what was not asked"),
+            });
+        };
+        let took = self.shared.now().since(asked).as_secs_f64();
+        match what {
+            Question::Ping => self.take_pong(value, took),
+            Question::Publish(slot) => self.take_published(value, slot, took),
+            Question::Role => {
+                if let Some(server) = Server::told_by(value, self.greeting.server)
+                    && server != self.greeting.server
+                {
+                    self.greeting.server = server;
+                    self.tell_status();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn take_pong(&mut self, value: &Value<'_>, took: f64) -> Result<(), Failure> {
+        if let Value::Error(error) = value {
+            let cure = self.refusal(judge(error, Asked::Ping, self.login.user_name()), error)?;
+            if self.ping_refused.replace(cure.clone()) != Some(cure) {
+                self.tell_status();
+            }
+            return Ok(());
+        }
+        let seconds = &self.shared.bus.metrics.ping;
+        seconds.with_label_values(&[self.link.as_str()]).observe(took);
+        self.proven = true;
+        if self.ping_refused.take().is_some() {
+            self.tell_status();
+        }
+        Ok(())
+    }
+
+    fn take_published(&mut self, value: &Value<'_>, slot: u64, took: f64) -> Result<(), Failure> {
+        let metrics = &self.shared.bus.metrics;
+        match value {
+            Value::Integer(receivers) => {
+                metrics.published.with_label_values(&["ok"]).inc();
+                metrics.publish.observe(took);
+                let receivers = u64::try_from(*receivers).unwrap_or(0);
+                self.outbox.push(Event::Published { slot, receivers });
+                if self.publish_refused.take().is_some() {
+                    self.tell_status();
+                }
+                Ok(())
+            }
+            Value::Error(error) => {
+                metrics.published.with_label_values(&["refused"]).inc();
+                self.outbox.push(Event::PublishFailed { slot });
+                let channel = self.shared.settings().publish_channel.clone();
+                let judged = judge(error, Asked::Publish(&channel), self.login.user_name());
+                let cure = self.refusal(judged, error)?;
+                if self.publish_refused.replace(cure.clone()) != Some(cure) {
+                    self.tell_status();
+                }
+                Ok(())
+            }
+            _ => {
+                self.outbox.push(Event::PublishFailed { slot });
+                Err(Failure::down(
+                    Loss::Protocol,
+                    "the server answered PUBLISH with something else than a number",
+                ))
+            }
+        }
+    }
+
+    /// A refusal that this connection can outlive; a server that forgot who we are needs a new one.
+    fn refusal(&self, judged: Failure, error: &[u8]) -> Result<String, Failure> {
+        let refusals = &self.shared.bus.metrics.refusals;
+        match judged {
+            Failure::Refused { cure } if !error.starts_with(b"NOAUTH") => {
+                refusals.with_label_values(&[self.link.as_str()]).inc();
+                Ok(cure)
+            }
+            failure => Err(failure),
+        }
+    }
+
+    /// Hands a message to the event loop, or drops it.
+    pub(super) async fn hand_over(&mut self, message: Event) {
+        use mpsc::error::TrySendError::{Closed, Full};
+        let events = &self.shared.events;
+        self.shedding = match events.try_send(message) {
+            Ok(()) | Err(Closed(_)) => false,
+            Err(Full(message)) if !self.shedding => {
+                timeout(ROOM_PATIENCE, events.send(message)).await.is_err()
+            }
+            Err(Full(_)) => true,
+        };
+        if self.shedding {
+            self.shared.bus.metrics.dropped.inc();
+        }
+    }
+}
