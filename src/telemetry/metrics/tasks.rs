@@ -209,10 +209,10 @@ mod tests {
         assert_eq!(value(), 1);
         drop(guard);
         assert_eq!(value(), 0);
-        let panicked = std::panic::catch_unwind(|| {
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let _guard = metrics.running("bus");
             panic!("on purpose");
-        });
+        }));
         assert!(panicked.is_err());
         assert_eq!(value(), 0);
     }
