@@ -4,10 +4,10 @@
 
 use std::convert::Infallible;
 
-use super::{Reporting, Schedule};
+use super::{Reporting, Schedule, counted};
 use crate::engine::event::{Event, ExpectationId};
 use crate::http_client::{Answer, Question, ask};
-use crate::telemetry::metrics::checks::{CheckKind, RunOutcome};
+use crate::telemetry::metrics::checks::CheckKind;
 
 pub(super) async fn run(
     id: ExpectationId,
@@ -24,7 +24,7 @@ pub(super) async fn run(
         let took = reporting.clock.now().since(began);
         reporting
             .metrics
-            .ran(CheckKind::Expectation, RunOutcome::of(&answer), took);
+            .ran(CheckKind::Expectation, counted(&answer), took);
         let met = match &answer {
             Answer::Pass => Some(true),
             Answer::Fail(_) => Some(false),

@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 
-use super::{Reporting, Schedule};
+use super::{Reporting, Schedule, counted};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, Observation, Outcome};
 use crate::http_client::{Answer, Question, ask};
-use crate::telemetry::metrics::checks::{CheckKind, RunOutcome};
+use crate::telemetry::metrics::checks::CheckKind;
 
 pub(super) async fn run(
     check: CheckId,
@@ -20,9 +20,7 @@ pub(super) async fn run(
         let began = reporting.clock.now();
         let answer = ask(&question, schedule.timeout).await;
         let took = reporting.clock.now().since(began);
-        reporting
-            .metrics
-            .ran(CheckKind::Http, RunOutcome::of(&answer), took);
+        reporting.metrics.ran(CheckKind::Http, counted(&answer), took);
         let outcome = match answer {
             Answer::Pass => Outcome::Pass,
             Answer::Fail(detail) => Outcome::Fail {

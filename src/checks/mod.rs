@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
 use crate::engine::settings::Settings as Names;
 use crate::engine::time::Clock;
-use crate::http_client::Question;
+use crate::http_client::{Answer, Question};
 use crate::owner_table::OwnerTable;
 use crate::task::Task;
-use crate::telemetry::metrics::checks::CheckMetrics;
+use crate::telemetry::metrics::checks::{CheckMetrics, RunOutcome};
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -136,5 +136,14 @@ impl Schedule {
         let mut ticks = tokio::time::interval(self.interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         ticks
+    }
+}
+
+/// How an answer counts in the metrics.
+const fn counted(answer: &Answer) -> RunOutcome {
+    match answer {
+        Answer::Pass => RunOutcome::Pass,
+        Answer::Fail(_) => RunOutcome::Fail,
+        Answer::Unknown(_) => RunOutcome::Unknown,
     }
 }

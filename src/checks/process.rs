@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -20,19 +20,43 @@ const MAX_COMMAND: u64 = 64 * 1024;
 /// Most bytes of a pid file that are read; its first line holds the number (postgres writes more below it).
 const MAX_PID_FILE: u64 = 256;
 
-/// Finds one peer's process, by its rule, again and again.
+/// Finds one peer's process, by its rule, again and again. It remembers what would otherwise let a stranger in
+/// who got the number of an ended process.
 #[derive(Debug)]
 pub(super) struct Finder {
     owner: Owner,
-    /// For [`Owner::Pid`]: what the first look found. A number that is free, or was, goes to a stranger next.
-    first: OnceLock<Option<Incarnation>>,
+    known: Mutex<Option<Known>>,
+}
+
+/// What a number stood for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Known {
+    /// Of the pid file that named it; `None` for [`Owner::Pid`].
+    file: Option<FileVersion>,
+    /// The life it stood for; `None`: there was none.
+    life: Option<Incarnation>,
+}
+
+/// Changes whenever a file is written or replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileVersion {
+    inode: (u64, u64),
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// A process that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Named {
+    pid: u32,
+    file: Option<FileVersion>,
 }
 
 impl Finder {
     pub(super) fn new(owner: Owner) -> Self {
         Self {
             owner,
-            first: OnceLock::new(),
+            known: Mutex::new(None),
         }
     }
 
@@ -48,21 +72,36 @@ impl Finder {
     /// # Errors
     /// In words for people: what was looked for, and what to do.
     pub(super) fn hold(&self) -> Result<LiveOwner, String> {
-        let found = find(&self.owner).and_then(|pid| take(pid, || still(&self.owner, pid)));
-        if let Owner::Pid(pid) = self.owner {
-            let now = found.as_ref().ok().map(|live| &live.incarnation);
-            if let Some(first) = self.first.get()
-                && first.as_ref() != now
-            {
-                return Err(format!(
-                    "process {pid} has ended; a later process of that number is another"
-                ));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Owner::Pid(pid) = self.owner
+            && known.is_none()
+            && Stat::read(pid).map_or_else(|e| e.kind() == io::ErrorKind::NotFound, |stat| stat.state == 'Z')
+        {
+            *known = Some(Known {
+                file: None,
+                life: None,
+            });
+        }
+        let named = find(&self.owner)?;
+        let live = take(named.pid, || still(&self.owner, named))?;
+        let found = Known {
+            file: named.file,
+            life: Some(live.incarnation.clone()),
+        };
+        let by_number = matches!(self.owner, Owner::Pid(_) | Owner::PidFile(_));
+        match &*known {
+            // The same word, another life: the number was given away in between.
+            Some(before) if by_number && before.file == found.file && before.life != found.life => {
+                Err(format!(
+                    "process {} is a later one of the same number, not the one that was meant",
+                    named.pid
+                ))
             }
-            if found.is_ok() || Stat::read(pid).map_or(true, |stat| stat.state == 'Z') {
-                self.first.get_or_init(|| now.cloned());
+            _ => {
+                *known = Some(found);
+                Ok(live)
             }
         }
-        found
     }
 }
 
@@ -133,7 +172,7 @@ fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, String> {
     })
 }
 
-fn find(owner: &Owner) -> Result<u32, String> {
+fn find(owner: &Owner) -> Result<Named, String> {
     let own = std::process::id();
     // A /proc of another pid namespace (a host's, mounted into a container) has other numbers than pidfd_open.
     if fs::read_link("/proc/self").ok().as_deref() != Some(Path::new(&own.to_string())) {
@@ -141,23 +180,26 @@ fn find(owner: &Owner) -> Result<u32, String> {
             "/proc is not that of this node's pid namespace: mount it, or share the namespace".into(),
         );
     }
-    let pid = match owner {
-        Owner::Pid(pid) => *pid,
+    let alone = |pid| Named { pid, file: None };
+    let named = match owner {
+        Owner::Pid(pid) => alone(*pid),
         Owner::PidFile(path) => by_pid_file(path)?,
-        Owner::Command(part) => by_command(part)?,
-        Owner::Listens(port) => by_port(*port)?,
+        Owner::Command(part) => alone(by_command(part)?),
+        Owner::Listens(port) => alone(by_port(*port)?),
     };
-    match pid {
+    match named.pid {
         0 => Err("0 is not a process number".into()),
         pid if pid == own => Err(format!("process {pid} is this defib itself")),
-        pid => Ok(pid),
+        _ => Ok(named),
     }
 }
 
 /// Whether what the process was found by still holds.
-fn still(owner: &Owner, pid: u32) -> bool {
+fn still(owner: &Owner, named: Named) -> bool {
+    let pid = named.pid;
     match owner {
-        Owner::Pid(_) | Owner::PidFile(_) => true,
+        Owner::Pid(_) => true,
+        Owner::PidFile(path) => by_pid_file(path).is_ok_and(|again| again == named),
         Owner::Command(part) => command(pid).is_some_and(|line| line.contains(part)),
         Owner::Listens(port) => {
             listening(*port).is_ok_and(|sockets| holds_any(pid, &sockets).is_ok_and(|holds| holds))
@@ -167,7 +209,7 @@ fn still(owner: &Owner, pid: u32) -> bool {
 
 /// A pid file is somebody's word about whom to kill. It is believed if root or this node's own user wrote it, or
 /// if it names a process of its writer's; and never if everybody may write it.
-fn by_pid_file(path: &Path) -> Result<u32, String> {
+fn by_pid_file(path: &Path) -> Result<Named, String> {
     let shown = path.display();
     let failed = |error: io::Error| format!("pid file {shown}: {error}");
     // O_NONBLOCK: a pipe in its place must not hold us.
@@ -197,7 +239,15 @@ fn by_pid_file(path: &Path) -> Result<u32, String> {
             "pid file {shown} belongs to uid {writer} and names process {pid} of another user: not believed"
         ));
     }
-    Ok(pid)
+    let version = FileVersion {
+        inode: (meta.dev(), meta.ino()),
+        modified: (meta.mtime(), meta.mtime_nsec()),
+        changed: (meta.ctime(), meta.ctime_nsec()),
+    };
+    Ok(Named {
+        pid,
+        file: Some(version),
+    })
 }
 
 fn parse_pid(text: &[u8]) -> Option<u32> {
@@ -494,25 +544,46 @@ mod tests {
         assert_eq!(finder.hold().unwrap().incarnation, live.incarnation);
         drop(child);
         assert!(live.exited());
-        assert!(finder.hold().unwrap_err().contains("has ended"));
+        assert!(finder.hold().is_err());
 
-        // The same number in another's hands: as if it had been reused.
+        // The same number in another's hands: as if it had been given away again; or had been free at first.
         let other = sleeper();
-        let reused = Finder {
-            owner: Owner::Pid(other.0.id()),
-            first: OnceLock::from(Some(live.incarnation)),
-        };
+        for life in [Some(live.incarnation), None] {
+            let stranger = Finder {
+                owner: Owner::Pid(other.0.id()),
+                known: Mutex::new(Some(Known { file: None, life })),
+            };
+            assert!(
+                stranger
+                    .hold()
+                    .unwrap_err()
+                    .contains("a later one of the same number")
+            );
+        }
+    }
+
+    #[test]
+    fn a_stale_pid_file_does_not_name_who_got_the_number_next() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pid");
+        let child = sleeper();
+        fs::write(&path, child.0.id().to_string()).unwrap();
+        let finder = Finder::new(Owner::PidFile(path.clone()));
+        let live = finder.hold().unwrap();
+        // As if the life before had been another one, of the same number.
+        let before = Incarnation("proc:x:1:1".into());
+        finder.known.lock().unwrap().as_mut().unwrap().life = Some(before);
         assert!(
-            reused
+            finder
                 .hold()
                 .unwrap_err()
-                .contains("a later process of that number")
+                .contains("a later one of the same number")
         );
-        let free = Finder {
-            owner: Owner::Pid(other.0.id()),
-            first: OnceLock::from(None),
-        };
-        assert!(free.hold().is_err());
+        // Written again, it is somebody's word again.
+        let new = dir.path().join("new");
+        fs::write(&new, child.0.id().to_string()).unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(finder.hold().unwrap().incarnation, live.incarnation);
     }
 
     #[test]
@@ -540,13 +611,13 @@ mod tests {
         let mark = format!("defib-test-{}-one", std::process::id());
         let start = || {
             let shell = format!("read x # {mark}");
-            Ended(
-                Command::new("sh")
-                    .args(["-c", &shell])
-                    .stdin(Stdio::piped())
-                    .spawn()
-                    .unwrap(),
-            )
+            let mut sh = Command::new("sh");
+            let child = Ended(sh.args(["-c", &shell]).stdin(Stdio::piped()).spawn().unwrap());
+            // In the middle of its exec, a process has no command line for a moment.
+            while command(child.0.id()).is_none_or(|line| !line.contains(&mark)) {
+                std::thread::yield_now();
+            }
+            child
         };
         let finder = Finder::new(Owner::Command(mark.clone()));
         assert!(finder.hold().unwrap_err().contains("no process has"));

@@ -12,6 +12,7 @@ pub mod probe;
 pub mod run;
 pub mod status;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -51,4 +52,17 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::execute(&args),
         Command::Completions(args) => completions::execute(&args),
     }
+}
+
+/// Writes a line to standard output. A reader that went away (`| head`) is no reason to panic.
+pub(crate) fn say(text: &str) -> ExitCode {
+    match writeln!(std::io::stdout(), "{text}") {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(_) => ExitCode::from(exit::FAILED),
+    }
+}
+
+/// Writes a line to standard error, if anybody reads it.
+pub(crate) fn say_error(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
 }

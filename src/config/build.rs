@@ -9,8 +9,9 @@ use std::time::Duration;
 use super::dirs::Dirs;
 use super::peers::{Peer, Surroundings, peer};
 use super::questions::Expectations;
-use super::reader::{Read, Reader, is_name};
+use super::reader::{Read, Reader};
 use super::report::Origin;
+use super::values::is_name;
 use super::{Config, LogFormat, LogSettings, Sources, endpoint, fields, rules, suggest};
 use crate::bus::redis::{Address, Endpoint};
 use crate::engine::event::{CheckId, PeerId};
@@ -386,6 +387,7 @@ fn selected(root: &Reader<'_>, peers: &Read<Vec<Peer>>, names: &[String]) -> Rea
     for name in names.iter().filter(|name| !known.contains(&name.as_str())) {
         let help = match suggest::closest(name, known.iter().copied()) {
             Some(near) => format!("did you mean {near}?"),
+            None if known.is_empty() => "the configuration has no peers".to_owned(),
             None => format!(
                 "there are: {}",
                 known.iter().take(20).copied().collect::<Vec<_>>().join(", ")

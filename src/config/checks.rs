@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::fields::{self, Section, time};
+use super::fields;
 use super::peers::Surroundings;
 use super::questions::{Expectations, question};
-use super::reader::{Bad, Read, Reader, is_name};
+use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
+use super::values::is_name;
 use crate::checks::Schedule;
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
@@ -68,7 +70,7 @@ pub(super) fn checks(
     reason = "what a check is read from and what it is read against"
 )]
 fn check(
-    place: &Reader<'_>,
+    all: &Reader<'_>,
     name: &str,
     origin: &Origin,
     node: &Node,
@@ -78,21 +80,21 @@ fn check(
     checks: &mut Checks,
 ) -> Read<()> {
     if !is_name(name) {
-        return Err(place.wrong(
+        return Err(all.wrong(
             origin,
             "name",
             format!("`{name}` is not a name for a check"),
             "a-z, 0-9, then also _ . -; at most 63",
         ));
     }
-    let kind = check_type(place, name, origin, node)?;
+    let kind = check_type(all, name, origin, node)?;
     let sections: &[&'static Section] = match kind {
         "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
         "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
         "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
-    let reader = place.child(name, origin, node, sections)?;
+    let reader = all.child(name, origin, node, sections)?;
     let index = u16::try_from(checks.all.len()).map_err(|_| Bad)?;
     let common = common(&reader, grace, around.expectations);
     let (kind, plane) = match kind {
@@ -376,7 +378,7 @@ pub(super) fn implied_process(checks: &mut Checks, grace: Duration) {
     checks.all.push(CheckSettings {
         name: "process".into(),
         kind: CheckKind::Process {
-            fail_after: Default::default(),
+            fail_after: FailAfter::default(),
             interval: schedule.interval,
         },
         plane: Plane::Local,

@@ -5,7 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::reader::is_name;
+use super::values::is_name;
 
 /// The two directories. Neither is created here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +88,10 @@ fn kept_id(path: &Path, may_write: bool) -> Option<String> {
 fn make_id(path: &Path) -> io::Result<()> {
     let mut random = [0; 6];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    let id: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = format!(
+        "{:012x}",
+        random.iter().fold(0u64, |id, byte| id << 8 | u64::from(*byte))
+    );
     let dir = path.parent().ok_or(io::ErrorKind::NotFound)?;
     fs::create_dir_all(dir)?;
     let draft = dir.join(format!(".node-id-{id}"));

@@ -1,92 +1,14 @@
-//! Every field there is: what it takes, its default, what it means. The reader takes bounds and defaults from here,
+//! Every field there is: what it takes, its default, what it means. Data only. The reader takes bounds and defaults from here,
 //! and config/defib.toml and docs/configuration.md are written from here, so none of them can say anything else.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::engine::cause::Cause;
-
-/// A table of the configuration.
-#[derive(Debug)]
-pub struct Section {
-    /// As people name it: `[bus]`, `[peer.NAME]`.
-    pub title: &'static str,
-    /// Its table in config/defib.toml, whose header may need other lines before it.
-    pub sample: &'static str,
-    /// What it is for.
-    pub about: &'static str,
-    /// Its fields.
-    pub fields: &'static [Field],
-    /// Its tables and lists of tables.
-    pub tables: &'static [&'static str],
-    /// Keys that the design knows and this version does not.
-    pub later: &'static [&'static str],
-}
-
-/// One field.
-#[derive(Debug)]
-pub struct Field {
-    /// Its key.
-    pub key: &'static str,
-    /// What may be written.
-    pub takes: Takes,
-    /// What holds if it is not.
-    pub unless: Unless,
-    /// What it means; what it must be larger than.
-    pub about: &'static str,
-}
-
-/// What may be written for a field.
-#[derive(Clone, Copy, Debug)]
-pub enum Takes {
-    /// `true` or `false`.
-    Bool,
-    /// A whole number within bounds.
-    Int(i64, i64),
-    /// Any number.
-    Number,
-    /// A string, a number, `true` or `false`.
-    Scalar,
-    /// A time with its unit, within bounds.
-    Time(Duration, Duration),
-    /// Text of at most so many bytes; not empty.
-    Text(usize),
-    /// A name of nodes, groups and peers.
-    Name,
-    /// One of these.
-    OneOf(&'static [&'static str]),
-    /// A list of at most so many texts of at most so many bytes.
-    Texts(usize, usize),
-    /// A list of causes that lie in the peer.
-    Causes,
-    /// A secret: `{ env = … }`, `{ file = … }`, or the text itself.
-    Secret,
-    /// An IP address and a port.
-    Address,
-    /// A path of a file.
-    Path,
-    /// `http://` or `https://`.
-    Url,
-    /// `m of n`.
-    FailAfter,
-    /// A status or a range of them.
-    Statuses,
-    /// What `tracing-subscriber` takes.
-    LogFilter,
-}
-
-/// What holds if a field is not written. Values are TOML.
-#[derive(Clone, Copy, Debug)]
-pub enum Unless {
-    /// It must be; the text is an example.
-    Must(&'static str),
-    /// This value.
-    Is(&'static str),
-    /// Nothing; the text is an example.
-    Absent(&'static str),
-    /// What the first text says; the second is an example.
-    Derived(&'static str, &'static str),
-}
+use super::schema::Takes::{
+    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Scalar, Secret, Statuses,
+    Text, Texts, Time, Url,
+};
+use super::schema::Unless::{Absent, Derived, Is, Must};
+use super::schema::{Field, Section, Takes, Unless};
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -98,12 +20,6 @@ const fn secs(secs: u64) -> Duration {
 
 const DAY: Duration = secs(86_400);
 const HOUR: Duration = secs(3600);
-
-use Takes::{
-    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Scalar, Secret, Statuses,
-    Text, Texts, Time, Url,
-};
-use Unless::{Absent, Derived, Is, Must};
 
 const fn field(key: &'static str, takes: Takes, unless: Unless, about: &'static str) -> Field {
     Field {
@@ -570,7 +486,7 @@ pub const CHECK: Section = Section {
         field(
             "type",
             OneOf(CHECK_TYPES),
-            Derived("the check's key", "\"http\""),
+            Derived("the check's key", "\"heartbeat\""),
             "Which kind of check.",
         ),
         field(
@@ -612,7 +528,7 @@ pub const CHECK_RUN: Section = Section {
             "timeout",
             Time(ms(10), secs(300)),
             Is("\"1s\""),
-            "Bound on one run.",
+            "Bound on one run; an `http` check that exceeds it fails.",
         ),
         field(
             "fail_after",
@@ -706,7 +622,7 @@ pub const CHECK_PROCESS: Section = Section {
 pub const CHECK_HTTP: Section = Section {
     title: "[peer.NAME.checks.http]",
     sample: "[peer.feed.checks.http]",
-    about: "On this machine: asks a URL. No redirects are followed. An answer of 401 or 403 is unknown, not a failure.",
+    about: "On this machine: asks a URL. No redirects are followed.",
     fields: &[
         field(
             "url",
@@ -812,7 +728,7 @@ pub const REMEDY_SIGNAL: Section = Section {
         field(
             "after",
             Time(ms(100), secs(600)),
-            Is("\"10s\""),
+            Derived("10s with `then`", "\"10s\""),
             "How long it has before `then`.",
         ),
     ],
@@ -1048,168 +964,4 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));
     }
     out
-}
-
-/// Causes that a remedy may follow, as written.
-pub fn peer_causes() -> Vec<&'static str> {
-    Cause::ALL
-        .iter()
-        .filter(|cause| cause.lies_in_peer())
-        .map(|cause| cause.as_str())
-        .collect()
-}
-
-/// A time as people write it.
-pub fn time(value: Duration) -> String {
-    humantime::format_duration(value).to_string()
-}
-
-impl Takes {
-    /// In words: "a time from 100ms to 1m".
-    pub fn describe(self) -> String {
-        match self {
-            Bool => "true or false".to_owned(),
-            Int(low, high) => format!("a whole number from {low} to {high}"),
-            Number => "a number".to_owned(),
-            Scalar => "a text, a number, true or false".to_owned(),
-            Time(low, high) => format!("a time from {} to {}", time(low), time(high)),
-            Text(max) => format!("a text of 1 to {max} bytes"),
-            Name => "a name: a-z, 0-9, then also _ . -; at most 63".to_owned(),
-            OneOf(all) => format!("one of {}", all.join(", ")),
-            Texts(many, max) => format!("a list of at most {many} texts of 1 to {max} bytes"),
-            Causes => format!("a list of {}", peer_causes().join(", ")),
-            Secret => "{ env = \"NAME\" }, { file = \"/path\" }, or the text itself".to_owned(),
-            Address => "an IP address and a port, as in 127.0.0.1:7337 or [::1]:7337".to_owned(),
-            Path => "a path".to_owned(),
-            Url => "an http:// or https:// URL without a user or password".to_owned(),
-            FailAfter => "\"m of n\" with 1 <= m <= n <= 64".to_owned(),
-            Statuses => "a status or a range of them from 100 to 599, as in 204 or \"200-299\"".to_owned(),
-            LogFilter => "a level (error, warn, info, debug, trace), also per module".to_owned(),
-        }
-    }
-}
-
-impl Section {
-    /// The field with this key.
-    pub fn field(&self, key: &str) -> Option<&'static Field> {
-        self.fields.iter().find(|field| field.key == key)
-    }
-}
-
-impl Unless {
-    fn in_words(self) -> String {
-        match self {
-            Must(_) => "must be given".to_owned(),
-            Is(value) => format!("`{value}`"),
-            Absent(_) => "none".to_owned(),
-            Derived(words, _) => words.to_owned(),
-        }
-    }
-}
-
-/// The common sections that a section of a check or remedy comes with.
-fn shared(section: &Section) -> &'static [&'static Section] {
-    match section.sample {
-        "[peer.feed.checks.heartbeat]" | "[peer.feed.checks.traffic]" => &[&CHECK, &CHECK_PASSIVE],
-        "[peer.feed.checks.process]" | "[peer.feed.checks.http]" => &[&CHECK, &CHECK_RUN],
-        sample if sample.contains("remedies]]") && !sample.ends_with("until]") => &[&REMEDY],
-        _ => &[],
-    }
-}
-
-/// The tables of docs/configuration.md.
-pub fn markdown() -> String {
-    let mut out = String::new();
-    for section in ALL {
-        let _ = writeln!(
-            out,
-            "### {}\n",
-            section.title.replace("[[", "\\[\\[").replace("]]", "\\]\\]")
-        );
-        if !section.about.is_empty() {
-            let _ = writeln!(out, "{}\n", section.about);
-        }
-        if section.fields.is_empty() {
-            continue;
-        }
-        out.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
-        for field in section.fields {
-            let takes = field.takes.describe();
-            let _ = writeln!(
-                out,
-                "| `{}` | {takes} | {} | {} |",
-                field.key,
-                field.unless.in_words(),
-                field.about
-            );
-        }
-        out.push('\n');
-    }
-    out
-}
-
-/// The body of config/defib.toml. A line `#key = value` shows a default (or, in a table for which there is none, what
-/// must be given); a line `## key = value` shows an example.
-pub fn sample() -> String {
-    let mut out = String::new();
-    for section in ALL
-        .iter()
-        .filter(|section| !section.sample.is_empty() || section.title == ROOT.title)
-    {
-        let _ = writeln!(out, "\n# {}", "-".repeat(108));
-        comment(&mut out, section.about);
-        for line in section.sample.lines() {
-            let _ = writeln!(out, "#{line}");
-        }
-        let fields = shared(section).iter().flat_map(|shared| shared.fields);
-        // The first of an owner's fields is what makes the sample whole; so with a heartbeat's.
-        let needed = matches!(
-            section.sample,
-            "[peer.feed.owner]" | "[peer.feed.checks.heartbeat]"
-        );
-        for (index, field) in section.fields.iter().enumerate() {
-            line(&mut out, field, needed && index == 0);
-        }
-        for field in fields.filter(|field| field.key != "do") {
-            line(&mut out, field, false);
-        }
-    }
-    out
-}
-
-fn line(out: &mut String, field: &Field, needed: bool) {
-    out.push('\n');
-    comment(out, field.about);
-    comment(
-        out,
-        &format!(
-            "Takes {}. Default: {}.",
-            field.takes.describe(),
-            field.unless.in_words()
-        ),
-    );
-    let _ = match field.unless {
-        Must(value) | Is(value) => writeln!(out, "#{} = {value}", field.key),
-        Absent(value) if needed => writeln!(out, "#{} = {value}", field.key),
-        Absent(value) | Derived(_, value) => writeln!(out, "## {} = {value}", field.key),
-    };
-}
-
-fn comment(out: &mut String, text: &str) {
-    let mut width = 0;
-    for word in text.split_whitespace() {
-        let length = word.chars().count() + 1;
-        if width == 0 || width + length > 108 {
-            if width > 0 {
-                out.push('\n');
-            }
-            out.push('#');
-            width = 1;
-        }
-        let _ = write!(out, " {word}");
-        width += length;
-    }
-    if width > 0 {
-        out.push('\n');
-    }
 }

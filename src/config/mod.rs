@@ -4,7 +4,9 @@
 mod build;
 mod checks;
 mod dirs;
+pub mod document;
 pub mod endpoint;
+pub mod explain;
 pub mod fields;
 mod peers;
 mod questions;
@@ -12,8 +14,10 @@ mod reader;
 mod remedy;
 mod report;
 mod rules;
+pub mod schema;
 mod suggest;
 mod tree;
+mod values;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::checks::{Checks, Heard, checks, implied_process, known};
-use super::fields::{self, time};
+use super::fields;
 use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
-use super::report::Origin;
+use super::schema::time;
 use crate::checks::{Owner, Schedule};
 use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
 use crate::http_client::Question;

@@ -1,7 +1,8 @@
 //! Reads what asks over HTTP: the `http` check, expectations, and what an `http` remedy waits for.
 
 use super::fields;
-use super::reader::{Read, Reader, is_name};
+use super::reader::{Read, Reader};
+use super::values::is_name;
 use crate::checks::Schedule;
 use crate::engine::event::ExpectationId;
 use crate::http_client::{Expect, JsonCondition, Question};

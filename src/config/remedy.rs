@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
-use super::fields::{self, Section};
+use super::fields;
 use super::questions::question;
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::schema::Section;
 use super::tree::{Node, Value};
 use crate::engine::settings::{RemedyKind, RemedySettings};
 use crate::remedies::{Remedy, Signal, Until};
 
 /// What an executor may take on top of its own time-outs before it is taken for lost.
 const SLACK: Duration = Duration::from_secs(5);
+
+/// How long a process has before `then`, where the configuration does not say.
+const THEN_AFTER: Duration = Duration::from_secs(10);
 
 /// Tells a known kind of remedy from others, and reports the others.
 type Known<'k> = dyn Fn(&Reader<'_>, &Origin, &str) -> Read<&'static str> + 'k;
@@ -35,7 +39,6 @@ pub(super) fn remedy(
             ..
         }) => known(&place, origin, word)?,
         Some(node) if node.is_bad() => return Err(Bad),
-        Some(_) => "log",
         None if matches!(node.value, Value::Table(_)) => {
             let help = format!("do = one of {}", fields::REMEDY_KINDS.join(", "));
             return Err(peer.wrong(
@@ -45,7 +48,8 @@ pub(super) fn remedy(
                 help,
             ));
         }
-        None => "log",
+        // Of the wrong kind: reported where it is read.
+        _ => "log",
     };
     let sections: &[&'static Section] = match kind {
         "healthz" => &[&fields::REMEDY, &fields::REMEDY_HEALTHZ],
@@ -81,9 +85,10 @@ fn signal(reader: &Reader<'_>) -> Read<Kind> {
     let (first, then, after) = (
         reader.text("signal"),
         reader.maybe_text("then"),
-        reader.time("after"),
+        reader.maybe_time("after"),
     );
-    let (first, then, after) = (number(&first?)?, then?, after?);
+    let (first, then) = (number(&first?)?, then?);
+    let after = after?.unwrap_or(THEN_AFTER);
     if then.is_none() && reader.is_set("after") {
         let message = "`after` is the time before `then`, which is not given";
         return Err(reader.wrong(
@@ -108,21 +113,33 @@ fn signal(reader: &Reader<'_>) -> Read<Kind> {
 }
 
 fn number(name: &str) -> Read<Signal> {
-    use rustix::process::Signal as Os;
-    let signal = match name {
-        "SIGTERM" => Os::TERM,
-        "SIGKILL" => Os::KILL,
-        "SIGINT" => Os::INT,
-        "SIGQUIT" => Os::QUIT,
-        "SIGHUP" => Os::HUP,
-        "SIGUSR1" => Os::USR1,
-        "SIGUSR2" => Os::USR2,
-        "SIGCONT" => Os::CONT,
-        "SIGABRT" => Os::ABORT,
-        _ => return Err(Bad),
-    };
-    Ok(Signal(signal.as_raw()))
+    NUMBERS
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, signal)| Signal(signal.as_raw()))
+        .ok_or(Bad)
 }
+
+/// The name of a signal that a remedy may send.
+pub(super) fn signal_name(signal: Signal) -> Option<&'static str> {
+    NUMBERS
+        .iter()
+        .find(|(_, known)| known.as_raw() == signal.0)
+        .map(|(name, _)| *name)
+}
+
+/// [`fields::SIGNALS`], with their numbers.
+const NUMBERS: [(&str, rustix::process::Signal); 9] = [
+    ("SIGTERM", rustix::process::Signal::TERM),
+    ("SIGKILL", rustix::process::Signal::KILL),
+    ("SIGINT", rustix::process::Signal::INT),
+    ("SIGQUIT", rustix::process::Signal::QUIT),
+    ("SIGHUP", rustix::process::Signal::HUP),
+    ("SIGUSR1", rustix::process::Signal::USR1),
+    ("SIGUSR2", rustix::process::Signal::USR2),
+    ("SIGCONT", rustix::process::Signal::CONT),
+    ("SIGABRT", rustix::process::Signal::ABORT),
+];
 
 fn exec(reader: &Reader<'_>) -> Read<Kind> {
     let (argv, timeout, restarts) = (
@@ -185,4 +202,16 @@ fn until(reader: &Reader<'_>) -> Read<Until> {
         deadline: deadline?,
         interval: interval?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_signal_has_a_number() {
+        for name in fields::SIGNALS {
+            assert_eq!(number(name).ok().and_then(signal_name), Some(*name));
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(super) struct Problem {
     rule: &'static str,
     message: String,
     help: String,
+    /// What stands behind the place may be a secret whose key was misspelt.
+    hide: bool,
 }
 
 /// Rules whose findings are worth telling even where the file could not be read whole.
@@ -67,13 +69,21 @@ impl Problems {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        let (message, help) = (message.into(), help.into());
+        let (origin, message, help) = (origin.clone(), message.into(), help.into());
         self.found.borrow_mut().push(Problem {
-            origin: origin.clone(),
+            origin,
             rule,
             message,
             help,
+            hide: false,
         });
+    }
+
+    /// Hides what stands behind the place of the last mistake: it may be a secret whose key was misspelt.
+    pub(super) fn hide(&self) {
+        if let Some(problem) = self.found.borrow_mut().last_mut() {
+            problem.hide = true;
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,10 +123,10 @@ impl Problems {
 
     fn show(&self, out: &mut String, problem: &Problem) {
         let (rule, message) = (problem.rule, harmless(&problem.message));
-        let mut margin = 2;
+        let mut margin = 1;
         match (&problem.origin, &self.file) {
             (Origin::File(start, end), Some((name, text))) => {
-                let place = Place::find(text, *start, *end);
+                let place = Place::find(text, *start, *end, problem.hide);
                 margin = place.number.to_string().len() + 2;
                 let _ = writeln!(
                     out,
@@ -158,7 +168,7 @@ impl Problems {
 
     fn line_of(&self, problem: &Problem) -> Option<usize> {
         match (&problem.origin, &self.file) {
-            (Origin::File(start, end), Some((_, text))) => Some(Place::find(text, *start, *end).number),
+            (Origin::File(start, end), Some((_, text))) => Some(Place::find(text, *start, *end, true).number),
             _ => None,
         }
     }
@@ -177,7 +187,8 @@ struct Place {
 const WIDTH: usize = 120;
 
 impl Place {
-    fn find(text: &str, start: usize, end: usize) -> Self {
+    /// `hide`: what stands behind the place is not shown.
+    fn find(text: &str, start: usize, end: usize, hide: bool) -> Self {
         let start = floor(text, start);
         let end = floor(text, end).max(start);
         let head = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -187,9 +198,12 @@ impl Place {
         let number = text[..head].matches('\n').count() + 1;
         let column = text[head..start].chars().count();
         let wide = text[start..end.min(tail)].chars().count();
-        let line = masked(text[head..tail].trim_end_matches('\r'));
+        let mut line: Vec<char> = masked(text[head..tail].trim_end_matches('\r')).chars().collect();
+        if hide {
+            mask_value(&mut line, column + wide);
+        }
         let from = (column + 20).saturating_sub(WIDTH);
-        let shown = line.chars().skip(from).take(WIDTH).map(printable).collect();
+        let shown = line.into_iter().skip(from).take(WIDTH).map(printable).collect();
         let marked = wide.clamp(1, (WIDTH - (column - from)).max(1));
         Self {
             number,
@@ -213,7 +227,7 @@ fn floor(text: &str, mut index: usize) -> usize {
 fn masked(line: &str) -> String {
     let mut chars: Vec<char> = line.chars().collect();
     let lower: Vec<char> = chars.iter().map(char::to_ascii_lowercase).collect();
-    for word in ["password", "token", "bearer", "secret"] {
+    for word in ["pass", "pwd", "token", "bearer", "secret", "auth"] {
         let word: Vec<char> = word.chars().collect();
         for at in 0..lower.len().saturating_sub(word.len()) {
             if lower[at..].starts_with(&word) {
@@ -232,25 +246,24 @@ fn mask_value(chars: &mut [char], from: usize) {
     };
     let between = chars[from..equals]
         .iter()
-        .all(|c| c.is_whitespace() || matches!(c, '"' | '\'' | '_'));
+        .all(|c| c.is_whitespace() || c.is_alphanumeric() || matches!(c, '"' | '\'' | '_' | '-' | '.'));
     let Some(first) = (equals + 1..chars.len()).find(|at| !chars[*at].is_whitespace()) else {
         return;
     };
-    if !between || matches!(chars[first], '{' | '[') {
+    if !between || chars[first] == '{' {
         return;
     }
-    let quote = chars[first];
-    let quoted = matches!(quote, '"' | '\'');
-    let end = if quoted {
-        (first + 1..chars.len())
-            .find(|at| chars[*at] == quote)
-            .unwrap_or(chars.len())
-    } else {
-        (first..chars.len())
-            .find(|at| matches!(chars[*at], ',' | '}' | '#'))
+    let until = |from: usize, ends: &[char]| {
+        (from..chars.len())
+            .find(|at| ends.contains(&chars[*at]))
             .unwrap_or(chars.len())
     };
-    chars[first + usize::from(quoted)..end].fill('*');
+    let (start, end) = match chars[first] {
+        quote @ ('"' | '\'') => (first + 1, until(first + 1, &[quote])),
+        '[' => (first + 1, until(first + 1, &[']'])),
+        _ => (first, until(first, &[',', '}', '#'])),
+    };
+    chars[start..end].fill('*');
 }
 
 /// Masks the user and password of every URL.
@@ -293,9 +306,9 @@ mod tests {
                 r#"url = "redis://u:hunter2@h/0""#,
                 r#"url = "redis://*********@h/0""#,
             ),
-            (r#"admin_token = 'abc', x = 1"#, r#"admin_token = '***', x = 1"#),
+            ("admin_token = 'abc', x = 1", "admin_token = '***', x = 1"),
             (r#"bearer = { env = "NAME" }"#, r#"bearer = { env = "NAME" }"#),
-            (r#"password = hunter2"#, r#"password = *******"#),
+            ("password = hunter2", "password = *******"),
             (r#"password = "hunter2"#, r#"password = "*******"#),
             (r#"node = "a""#, r#"node = "a""#),
         ] {
@@ -306,7 +319,7 @@ mod tests {
     #[test]
     fn long_lines_are_cut_around_the_place() {
         let text = format!("{}X{}", "a".repeat(300), "b".repeat(300));
-        let place = Place::find(&text, 300, 301);
+        let place = Place::find(&text, 300, 301, false);
         assert_eq!((place.number, place.column, place.marked), (1, 301, 1));
         assert_eq!(place.shown.chars().count(), WIDTH);
         assert_eq!(place.shown.chars().nth(place.before), Some('X'));

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::fields::time;
 use super::peers::Peer;
 use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
+use super::schema::time;
 use crate::engine::cause::Cause;
 use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, Source};
 use crate::{bus, http};
@@ -220,7 +220,7 @@ fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {
     }
 }
 
-/// Why a peer's remedy can never follow.
+/// Why a peer's remedy can never follow, if it cannot.
 pub(super) fn unreachable(peer: &PeerSettings) -> Option<String> {
     let remedy = peer.remedies.first()?;
     let deciding: Vec<_> = peer

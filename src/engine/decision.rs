@@ -186,6 +186,11 @@ pub enum What {
     },
     /// Mass silence is over.
     MassSilenceEnded,
+    /// Another node of the group has our name.
+    DuplicateNode {
+        /// The name.
+        node: Arc<str>,
+    },
     /// An operator asked, and it was done.
     Operator {
         /// `pause`, `resume`, `forget` or `drain`.
@@ -216,6 +221,7 @@ impl What {
             Self::EpisodeClosed { .. } => "episode_closed",
             Self::MassSilenceTripped { .. } => "mass_silence_tripped",
             Self::MassSilenceEnded => "mass_silence_ended",
+            Self::DuplicateNode { .. } => "duplicate_node",
             Self::Operator { .. } => "operator",
         }
     }
@@ -292,6 +298,12 @@ impl fmt::Display for What {
                 )
             }
             Self::MassSilenceEnded => f.write_str("mass silence is over"),
+            Self::DuplicateNode { node } => {
+                write!(
+                    f,
+                    "another node of this group is called {node} too: give each its own `node`"
+                )
+            }
             Self::Operator { request, by, detail } => write!(f, "{request} by {by}: {detail}"),
         }
     }

@@ -243,7 +243,8 @@ pub enum Event {
         /// CLOCK_BOOTTIME minus CLOCK_MONOTONIC: only a *change* means that the machine slept.
         suspended: Duration,
     },
-    /// A link changed its state, or its role was read again.
+    /// A link changed its state, or its role was read again (also when it is still the same: a condemnation by
+    /// bus evidence waits for a role read after it). A new connection is always told by a `Down` before its `Up`.
     Link {
         /// Which.
         link: Link,
@@ -268,6 +269,11 @@ pub enum Event {
         channel: Arc<str>,
         /// What could be read of it.
         body: Body,
+    },
+    /// The sub link had to drop messages: what was not heard in between proves nothing.
+    Lost {
+        /// How many.
+        count: u64,
     },
     /// A check finished a run.
     Observation(Observation),

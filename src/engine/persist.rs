@@ -1,5 +1,5 @@
-//! What survives a restart of the node. Only ages are written, no points in time: another run has another
-//! clock. `store` puts it on disk.
+//! What survives a restart of the node. Only durations are written, no points in time: another run has
+//! another clock. `store` puts it on disk.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,8 +22,10 @@ pub struct Persisted {
     pub token: u64,
     /// Number of the last episode.
     pub episode: u64,
-    /// Ages of the group's restarts by our hand.
-    pub group_restarts: Vec<Duration>,
+    /// Written by a dry run: its budgets and done-marks are shadows and bind only another dry run.
+    pub dry_run: bool,
+    /// What is left of the time in which nobody of the group may be restarted.
+    pub group_wait: Option<Duration>,
     /// The pause of the whole node.
     pub pause: Option<PersistedPause>,
     /// By name: the configuration may have changed in between.
@@ -34,16 +36,19 @@ pub struct Persisted {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PersistedPeer {
-    /// Ages of its restarts by our hand.
+    /// For each restart by our hand, what is left until it no longer counts.
     pub restarts: Vec<Duration>,
     /// How often its backoff has doubled.
     pub backoff_level: u32,
-    /// Age of the last remedy.
-    pub last_remedy: Option<Duration>,
+    /// What is left of its backoff.
+    pub backoff: Option<Duration>,
     /// Lives on which a rung has been used: (incarnation, rung). Bounded; the oldest go first.
     pub done: Vec<(Incarnation, u16)>,
-    /// The last life that gave proof of life.
-    pub lived: Option<Incarnation>,
+    /// Names of the checks that have ever passed.
+    pub passed: Vec<String>,
+    /// The life that a remedy was taking down when this was written: if nothing runs after the restart of the
+    /// node, that was our hand and not somebody's purpose.
+    pub healing: Option<Incarnation>,
     /// The open episode.
     pub episode: Option<PersistedEpisode>,
     /// Its own pause.
@@ -60,8 +65,6 @@ pub struct PersistedEpisode {
     pub age: Duration,
     /// Its cause.
     pub cause: Cause,
-    /// The life it is about.
-    pub incarnation: Option<Incarnation>,
     /// Remedies carried out.
     pub remedies: u32,
     /// It had been given up.

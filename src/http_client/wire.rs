@@ -442,3 +442,103 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    fn get(url: String) -> Request {
+        Request {
+            method: "GET".into(),
+            url,
+            body: None,
+            bearer: None,
+            timeout: Duration::from_secs(20),
+            body_limit: Some(100),
+        }
+    }
+
+    async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut buffer = [0; 4096];
+        let _ = stream.read(&mut buffer).await;
+        let _ = stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi")
+            .await;
+        let _ = stream.flush().await;
+        let _ = stream.read(&mut buffer).await;
+    }
+
+    /// A TLS server for `localhost`, its address, and its certificate.
+    async fn tls_server() -> (SocketAddr, CertificateDer<'static>, tokio::task::JoinHandle<()>) {
+        let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = key.cert.der().clone();
+        let private = PrivateKeyDer::try_from(key.signing_key.serialize_der()).unwrap();
+        let config =
+            rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_no_client_auth()
+                .with_single_cert(vec![certificate.clone()], private)
+                .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer(stream).await;
+                }
+            }
+        });
+        (address, certificate, task)
+    }
+
+    #[tokio::test]
+    async fn a_trusted_certificate_is_needed() {
+        let (address, certificate, server) = tls_server().await;
+        let trust = || {
+            let mut roots = rustls::RootCertStore::empty();
+            roots.add(certificate.clone()).unwrap();
+            trusting(roots)
+        };
+        let url = format!("https://localhost:{}/", address.port());
+        let response = send_trusting(&get(url.clone()), trust).await.unwrap();
+        assert_eq!((response.status, response.body), (200, Some(b"hi".to_vec())));
+        // Another name than the certificate's, and a certificate that the system does not know.
+        let other = send_trusting(&get(format!("https://{address}/")), trust)
+            .await
+            .unwrap_err();
+        let unknown = send(&get(url)).await.unwrap_err();
+        for error in [other, unknown] {
+            assert!(matches!(error, Error::Tls(_)), "{error:?}");
+            assert!(!error.blames_target() && error.nothing_sent());
+        }
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn a_server_without_tls_is_not_blamed_and_one_that_hangs_up_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        let trust = || trusting(rustls::RootCertStore::empty());
+        let plain = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream
+                .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                .await
+                .unwrap();
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        };
+        let request = get(url);
+        let (error, ()) = tokio::join!(send_trusting(&request, trust), plain);
+        assert!(matches!(error, Err(Error::Tls(_))), "{error:?}");
+        let gone = async { drop(listener.accept().await.unwrap()) };
+        let (error, ()) = tokio::join!(send_trusting(&request, trust), gone);
+        let error = error.unwrap_err();
+        assert!(matches!(error, Error::Broken { .. }), "{error:?}");
+        assert!(error.blames_target() && error.nothing_sent());
+    }
+}

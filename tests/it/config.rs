@@ -1,1 +1,753 @@
+//! The configuration from outside: what is accepted, what is reported, and that nothing else happens.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use defib::bus::Backend;
+use defib::bus::redis::Address;
+use defib::checks::Owner;
+use defib::config::{Config, LogFormat, Report, Sources, load};
+use defib::engine::settings::{
+    BackoffSettings, BreakerSettings, Budget, CheckKind, Decides, DetectorSettings, FailAfter, GroupBudget,
+    Plane, RemedyKind, Source,
+};
+use defib::http_client::Expect;
+use defib::remedies::{Remedy, Signal};
+use defib::secret::Secret;
+use proptest::prelude::*;
+
+/// Sources of this text, on a machine that has nothing but a home.
+pub(crate) fn sources(text: &str) -> Sources {
+    Sources {
+        file: Some(("defib.toml".into(), text.to_owned())),
+        env: BTreeMap::from([
+            ("HOME".to_owned(), "/home/test".to_owned()),
+            ("XDG_RUNTIME_DIR".to_owned(), "/run/user/1".to_owned()),
+            ("POD_NAME".to_owned(), "node-a".to_owned()),
+        ]),
+        ..Sources::default()
+    }
+}
+
+fn env(mut sources: Sources, name: &str, value: &str) -> Sources {
+    sources.env.insert(name.to_owned(), value.to_owned());
+    sources
+}
+
+fn set(mut sources: Sources, set: &str) -> Sources {
+    sources.set.push(set.to_owned());
+    sources
+}
+
+fn good(sources: &Sources) -> Config {
+    load(sources).unwrap_or_else(|report| panic!("{report}"))
+}
+
+fn bad(sources: &Sources) -> Report {
+    load(sources).expect_err("this should have been refused")
+}
+
+/// The only mistake of a text.
+fn rule(text: &str) -> String {
+    only_rule(&sources(text))
+}
+
+fn only_rule(sources: &Sources) -> String {
+    let report = bad(sources);
+    assert_eq!(report.count(), 1, "{report}");
+    let text = report.to_string();
+    text.split("error[")
+        .nth(1)
+        .and_then(|rest| rest.split(']').next())
+        .unwrap()
+        .to_owned()
+}
+
+#[test]
+fn s37_five_mistakes_are_reported_at_once_with_line_column_and_cure() {
+    let text = r#"group = "base-station"
+
+[heartbeat]
+intervall = "1s"
+
+[http]
+listen = ":7337"
+
+[peer.feed]
+owner = { listens = 9080 }
+grace = 10
+checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
+checks.subscription = { channels = ["can_messages"], min = 2 }
+"#;
+    let report = bad(&sources(text));
+    let expected = r#"defib.toml:4:1: error[unknown_key]: there is no key `intervall` in `heartbeat`
+  4 | intervall = "1s"
+    | ^^^^^^^^^
+    = did you mean `interval`?
+defib.toml:7:10: error[value]: `listen`: ":7337" is not an address
+  7 | listen = ":7337"
+    |          ^^^^^^^
+    = write "127.0.0.1:7337", or "0.0.0.0:7337" for every interface
+defib.toml:11:9: error[value]: `grace`: 10 has no unit
+  11 | grace = 10
+     |         ^^
+     = write "10s" or "10ms"; takes a time from 0s to 1h
+defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspect_after` (5s)
+  12 | checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
+     |                                                                                          ^^^^
+defib.toml:13:8: error[not_in_this_version]: the check type `subscription` is not in this version
+  13 | checks.subscription = { channels = ["can_messages"], min = 2 }
+     |        ^^^^^^^^^^^^
+     = this version has heartbeat, traffic, process, http
+5 mistakes in the configuration"#;
+    assert_eq!(report.to_string(), expected);
+    assert_eq!(report.count(), 5);
+}
+
+/// The design's example without what later versions bring.
+const CANONICAL: &str = r#"
+group = "base-station"
+dry_run = true
+
+[bus]
+url = "${REDIS_URL:-embedded}"
+
+[http]
+listen = "0.0.0.0:7337"
+
+[when.car]
+http = "http://127.0.0.1:8080/health"
+json = "car.seen_s_ago"
+below = 5
+
+[peer.feed]
+owner = { listens = 9080 }
+checks.heartbeat = { channel = "telemetry_heartbeat" }
+checks.data = { type = "traffic", channels = ["can_messages"], needs = "car", decides = "nothing" }
+remedies = [
+  { do = "signal", signal = "SIGTERM", then = "SIGKILL", after = "5s", for = ["peer_exited", "peer_stuck"], verify_within = "5s" },
+]
+
+[peer.archive]
+owner = { command = "archive.py" }
+checks.api = { type = "http", url = "http://127.0.0.1:8080/health", json = "healthy", equals = true, ignore = ["gps"] }
+remedies = [{ do = "http", url = "http://127.0.0.1:8080/__internal/drain", until = { url = "http://127.0.0.1:8080/n", json = "open", below = 1, deadline = "20s" } }]
+"#;
+
+#[test]
+fn the_canonical_example_becomes_settings() {
+    let config = good(&env(sources(CANONICAL), "REDIS_URL", "redis://u:p@redis:7000/1"));
+    let engine = config.engine_settings("boot".into());
+    assert_eq!(
+        (&*config.node, &*config.group, config.dry_run),
+        ("node-a", "base-station", true)
+    );
+    assert_eq!(
+        (&*engine.boot, &*engine.group_channel),
+        ("boot", "defib:base-station")
+    );
+    let Backend::Redis(endpoint) = &config.bus.backend else {
+        panic!("{:?}", config.bus)
+    };
+    assert_eq!(
+        endpoint.address,
+        Address::Tcp {
+            host: "redis".to_owned(),
+            port: 7000
+        }
+    );
+    assert_eq!((endpoint.user.as_deref(), endpoint.db), (Some("u"), 1));
+    let channels: Vec<&str> = config.bus.channels.iter().map(|channel| &**channel).collect();
+    assert_eq!(
+        channels,
+        ["defib:base-station", "telemetry_heartbeat", "can_messages"]
+    );
+    assert_eq!(&*config.bus.publish_channel, "defib:base-station");
+
+    let names: Vec<&str> = engine.peers.iter().map(|peer| &*peer.name).collect();
+    assert_eq!(names, ["feed", "archive"], "in the order of the file");
+    let feed = &engine.peers[0];
+    assert!(feed.local);
+    let checks: Vec<(&str, Plane, Decides)> = feed
+        .checks
+        .iter()
+        .map(|check| (&*check.name, check.plane, check.decides))
+        .collect();
+    assert_eq!(
+        checks,
+        [
+            ("heartbeat", Plane::Bus, Decides::Liveness),
+            ("data", Plane::Bus, Decides::Nothing),
+            ("process", Plane::Local, Decides::Liveness),
+        ]
+    );
+    assert_eq!(
+        feed.checks[1]
+            .needs
+            .map(|id| &*engine.expectations[usize::from(id.0)]),
+        Some("car")
+    );
+    assert_eq!(
+        feed.checks[0].kind,
+        CheckKind::Passive {
+            source: Source::Channels(vec!["telemetry_heartbeat".into()]),
+            detector: DetectorSettings::default(),
+            cause: defib::engine::cause::Cause::PeerSilent,
+        }
+    );
+    assert_eq!(feed.remedies[0].kind, RemedyKind::Signal);
+    assert_eq!(
+        feed.remedies[0].act_within,
+        Duration::from_secs(10),
+        "5 s before SIGKILL and slack"
+    );
+    assert_eq!(
+        config.remedies.values().next(),
+        Some(&Remedy::Signal {
+            signal: Signal(15),
+            then: Some((Duration::from_secs(5), Signal(9)))
+        })
+    );
+
+    let (_, owner, check, _) = &config.checks.owners[0];
+    assert_eq!(
+        (owner, check.map(|check| check.index)),
+        (&Owner::Listens(9080), Some(2))
+    );
+    let (check, question, _) = &config.checks.http[0];
+    assert_eq!((check.peer.0, check.index), (1, 0));
+    assert_eq!(question.ignore, ["gps"]);
+    assert!(matches!(&question.json, Some(json) if json.expect == Expect::Equals(true.into())));
+    assert_eq!(config.checks.expectations.len(), 1);
+    let drain = &engine.peers[1].remedies[0];
+    assert!(!drain.restarts, "a drain makes no new incarnation");
+    assert_eq!(drain.act_within, Duration::from_secs(5 + 20 + 1 + 5));
+
+    let embedded = good(&sources(CANONICAL));
+    assert_eq!(embedded.bus.backend, Backend::Embedded { listen: None });
+}
+
+#[test]
+fn nothing_at_all_is_a_configuration() {
+    let config = good(&sources(""));
+    let engine = config.engine_settings("b".into());
+    assert_eq!(
+        (&*config.group, &*engine.group_channel),
+        ("default", "defib:default")
+    );
+    assert_eq!(config.http.listen.to_string(), "127.0.0.1:7337");
+    assert_eq!(
+        config.http.admin_socket.as_deref(),
+        Some(Path::new("/run/user/1/defib/admin.sock"))
+    );
+    assert_eq!(
+        config.store,
+        Path::new("/home/test/.local/state/defib/state.json")
+    );
+    assert_eq!(config.log.format, LogFormat::Auto);
+    assert_eq!(config.shutdown_deadline, Duration::from_secs(10));
+    assert_eq!(config.warnings, ["no peer is configured: nobody is watched"]);
+    let no_file = Sources {
+        file: None,
+        ..sources("")
+    };
+    assert_eq!(good(&no_file), config);
+}
+
+#[test]
+fn defaults_are_those_of_the_engine() {
+    let config = good(&sources(
+        "[peer.a]\nowner = { pid = 1 }\nchecks.heartbeat = { channel = \"a\" }\nchecks.traffic = { channels = [\"d\"] }\n\
+         checks.http = { url = \"http://h/\" }\nremedies = [{ do = \"healthz\" }]",
+    ));
+    let engine = config.engine_settings("b".into());
+    assert_eq!(engine.interval, Duration::from_secs(1));
+    assert_eq!(engine.bus_settle, Duration::from_secs(60));
+    assert_eq!(engine.group_budget, GroupBudget::default());
+    assert_eq!(engine.breaker, BreakerSettings::default());
+    let peer = &engine.peers[0];
+    assert_eq!(
+        (peer.backoff, peer.budget),
+        (BackoffSettings::default(), Budget::default())
+    );
+    assert_eq!(
+        (peer.grace, peer.healthz_hold),
+        (Duration::from_secs(10), Duration::from_secs(45))
+    );
+    assert!(!peer.single_observer);
+    assert_eq!(peer.remedies[0].verify_within, Duration::from_secs(60));
+    for check in &peer.checks {
+        assert_eq!(
+            (check.decides, check.grace),
+            (Decides::Liveness, Duration::from_secs(10))
+        );
+        match &check.kind {
+            CheckKind::Passive { detector, .. } => assert_eq!(*detector, DetectorSettings::default()),
+            CheckKind::Active { fail_after, interval } | CheckKind::Process { fail_after, interval } => {
+                assert_eq!(
+                    (*fail_after, *interval),
+                    (FailAfter::default(), Duration::from_secs(1))
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn variables_override_the_file_and_set_overrides_both() {
+    let file =
+        sources("group = \"file\"\n[heartbeat]\ninterval = \"1s\"\n[peer.feed]\nowner = { listens = 1 }");
+    let file = env(file, "DEFIB__GROUP", "env");
+    let file = env(file, "DEFIB__HEARTBEAT__INTERVAL", "500ms");
+    let file = env(file, "DEFIB__PEER__FEED__OWNER__LISTENS", "9080");
+    let file = env(file, "DEFIB__PEER__OTHER__OWNER", "{ pid = 7 }");
+    let file = env(file, "DEFIB__HTTP__LISTEN", "[::1]:7400");
+    let file = set(file, "group=7");
+    let config = good(&set(file, r#"peer."feed".grace = "3s""#));
+    let engine = config.engine_settings("b".into());
+    assert_eq!(&*config.group, "7", "letter by letter, not as a number");
+    assert_eq!(engine.interval, Duration::from_millis(500));
+    assert_eq!(config.http.listen.to_string(), "[::1]:7400");
+    assert_eq!(engine.peers[0].grace, Duration::from_secs(3));
+    let owners: Vec<&Owner> = config.checks.owners.iter().map(|(_, owner, ..)| owner).collect();
+    assert_eq!(owners, [&Owner::Listens(9080), &Owner::Pid(7)]);
+}
+
+#[test]
+fn mistakes_outside_of_the_file_name_their_source() {
+    let wrong = env(sources("group = \"UPPER\""), "DEFIB__BUS__URLL", "x");
+    let wrong = env(wrong, "DEFIB_BUS_URL", "redis://h");
+    let wrong = env(wrong, "DEFIB__HEARTBEAT__INTERVAL", "5");
+    let mut wrong = set(set(wrong, "http.listen=nowhere"), "nonsense");
+    wrong.peers = vec!["fed".to_owned()];
+    let report = bad(&wrong).to_string();
+    let expected = r#"defib.toml:1:9: error[value]: `group`: "UPPER" is not such a name
+  1 | group = "UPPER"
+    |         ^^^^^^^
+    = takes a name: a-z, 0-9, then also _ . -; at most 63
+DEFIB_BUS_URL: error[unknown_key]: this variable is not read
+  = write DEFIB__BUS__URL
+DEFIB__BUS__URLL: error[unknown_key]: there is no key `urll` in `bus`
+  = did you mean `DEFIB__BUS__URL`?
+DEFIB__HEARTBEAT__INTERVAL: error[value]: `interval`: 5 has no unit
+  = write "5s" or "5ms"; takes a time from 100ms to 1m
+--set http.listen: error[value]: `listen`: "nowhere" is not an address
+  = takes an IP address and a port, as in 127.0.0.1:7337 or [::1]:7337
+--set nonsense: error[syntax]: there is no value
+  = --set KEY=VALUE, as in --set bus.url=embedded
+--peers: error[unknown_peer]: there is no peer `fed`
+  = the configuration has no peers
+7 mistakes in the configuration"#;
+    assert_eq!(report, expected);
+}
+
+#[test]
+fn variables_of_others_are_left_alone() {
+    let mut others = sources("");
+    for name in [
+        "DEFIB_CONFIG",
+        "DEFIB_LOG",
+        "DEFIB_TOKEN",
+        "DEFIB_REQUIRE_ALL",
+        "DEFIB_TEST_VENV",
+        "DEFIB_PORT",
+        "DEFIB_SERVICE_HOST",
+        "DEFIB_PORT_7337_TCP_ADDR",
+        "DEFIB_HTTP_PORT",
+        "DEFIB_PEER",
+        "DEFIB_CAUSE",
+        "DEFIB_NODE",
+    ] {
+        others.env.insert(name.to_owned(), "x".to_owned());
+    }
+    good(&others);
+    assert_eq!(
+        only_rule(&env(others, "DEFIB_DRY_RUN", "true")),
+        "unknown_key",
+        "it would be ignored in silence"
+    );
+}
+
+#[test]
+fn strings_read_variables() {
+    let text = "group = \"${A}-${B:-b}-$${C}\"";
+    assert_eq!(
+        &*good(&env(sources("group = \"${A}-${B:-b}\""), "A", "x")).group,
+        "x-b"
+    );
+    assert_eq!(rule("group = \"${A}\""), "missing_variable");
+    assert!(
+        bad(&sources("group = \"${POD_NAM}\""))
+            .to_string()
+            .contains("did you mean `POD_NAME`")
+    );
+    assert!(
+        bad(&env(sources(text), "A", "x"))
+            .to_string()
+            .contains("\"x-b-${C}\" is not such a name")
+    );
+    assert_eq!(rule("group = \"${A\""), "syntax");
+    assert_eq!(
+        rule("[peer.a]\nowner = { pid_file = \"${NOWHERE}/x\" }"),
+        "missing_variable"
+    );
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let text = r#"
+[bus]
+url = "rediss://user:hunter2@redis"
+[http]
+admin_listen = "127.0.0.1:7338"
+admin_token = "hunter2"
+[peer.a]
+owner = { pid = 1 }
+checks.http = { url = "http://h/", bearer = { env = "TOKEN" } }
+remedies = [{ do = "http", url = "http://h/", bearer = { file = "/run/x" } }]
+"#;
+    let config = good(&env(sources(text), "TOKEN", "hunter2"));
+    assert_eq!(
+        config.checks.http[0].1.bearer,
+        Some(Secret::Env("TOKEN".to_owned()))
+    );
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for text in [
+        "[bus]\nurl = \"redis://user:hunter2@h:port\"",
+        "[bus]\nurl = \"http://user:hunter2@h\"",
+        "[bus]\npassword = \"hunter2\"",
+        "[bus]\npasswrd = \"hunter2\"",
+        "[bus]\nkennwort = \"hunter2\"",
+        "[bus]\npassword = hunter2",
+        "[bus]\nurl = \"redis://h\"\npassword = [\"hunter2\"]",
+        "[bus]\nurl = \"redis://:hunter2@h\"\npassword = \"hunter2\"",
+        "[http]\nadmin_token = \"hunter2\"",
+        "[http]\nadmin_token = \"hunter2",
+        "[peer.a.checks.http]\nurl = \"http://u:hunter2@h/\"",
+    ] {
+        let report = bad(&sources(text));
+        assert!(!report.to_string().contains("hunter2"), "{report}");
+    }
+    let report = bad(&env(
+        sources("[bus]\nurl = \"${R}\""),
+        "R",
+        "redis://u:hunter2@:0",
+    ));
+    assert!(!report.to_string().contains("hunter2"), "{report}");
+}
+
+#[test]
+fn broken_toml_is_reported_with_the_mistakes_elsewhere() {
+    let report = bad(&sources("group = \ndry_run = \"yes\"\n[bus]\nurll = \"x\"\n")).to_string();
+    assert!(report.contains("defib.toml:1:"), "{report}");
+    assert!(report.contains("error[syntax]"), "{report}");
+    assert!(report.contains("defib.toml:2:11: error[value]"), "{report}");
+    assert!(report.contains("defib.toml:4:1: error[unknown_key]"), "{report}");
+    assert!(report.ends_with("3 mistakes in the configuration"), "{report}");
+    assert_eq!(rule("group = \"a\"\ngroup = \"b\"\n[bus]").as_str(), "syntax");
+}
+
+#[test]
+fn observing_keeps_what_could_be_read() {
+    let report = bad(&sources(
+        "[http]\nlisten = \"127.0.0.1:7444\"\n[log]\nformat = \"json\"\n[peer.x]\n",
+    ));
+    assert_eq!(
+        (report.http.listen.port(), report.log.format),
+        (7444, LogFormat::Json)
+    );
+    assert_eq!(bad(&sources("[http]\nlisten = 1")).http.listen.port(), 7337);
+}
+
+#[test]
+fn rules_have_names() {
+    let owner = "[peer.a]\nowner = { listens = 1 }\n";
+    let with = |more: &str| format!("{owner}{more}");
+    for (text, expected) in [
+        ("[heartbeat]\ninterval = \"2s\"\n[peer.a.checks.heartbeat]\nchannel = \"x\"\nsuspect_after = \"3s\"".to_owned(), "suspect_after"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndead_after = \"1s\"".to_owned(), "dead_after"),
+        ("[peer.a.checks.heartbeat]".to_owned(), "heartbeat_source"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\npeer = \"b\"".to_owned(), "heartbeat_source"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\nnode = \"b\"".to_owned(), "heartbeat_source"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"defib:default\"".to_owned(), "channel_clash"),
+        ("[peer.a.checks.traffic]\nchannels = [\"defib:default\"]".to_owned(), "channel_clash"),
+        ("[peer.a.checks]\nheartbeat = { channel = \"x\" }\ntraffic = { channels = [\"y\", \"x\"] }".to_owned(), "channel_clash"),
+        ("[peer.a.checks.heartbeat]\nnode = \"node-b\"".to_owned(), "two_groups"),
+        ("[peer.a.checks.heartbeat]\nnode = \"node-a\"".to_owned(), "watches_itself"),
+        ("[peer.a]".to_owned(), "nothing_to_watch"),
+        ("[peer.A]\nowner = { pid = 1 }".to_owned(), "name"),
+        ("[peer.a]\nowner = { }".to_owned(), "one_owner"),
+        ("[peer.a]\nowner = { pid = 1, listens = 2 }".to_owned(), "one_owner"),
+        ("[peer.a]\nowner = { container = \"x\" }".to_owned(), "not_in_this_version"),
+        ("[peer.a.checks.process]".to_owned(), "process_needs_owner"),
+        (with("checks.process = {}\nchecks.p2 = { type = \"process\" }"), "one_process"),
+        (with("checks.x = {}"), "value"),
+        (with("checks.htp = { url = \"http://h\" }"), "value"),
+        (with("checks.docker = {}"), "not_in_this_version"),
+        (with("checks.x = { type = \"redis_key\", key = \"k\" }"), "not_in_this_version"),
+        (with("checks.process = { needs = \"car\" }"), "unknown_expectation"),
+        (with("checks.process = { fail_after = \"4 of 3\" }"), "value"),
+        (with("checks.process = { fail_after = 3 }"), "value"),
+        (with("checks.http = { url = \"ftp://h\" }"), "value"),
+        (with("checks.http = { }"), "missing"),
+        (with("checks.http = { url = \"http://h\", json = \"a\" }"), "json_condition"),
+        (with("checks.http = { url = \"http://h\", below = 1 }"), "json_condition"),
+        (with("checks.http = { url = \"http://h\", json = \"a\", below = 1, above = 0 }"), "json_condition"),
+        (with("checks.http = { url = \"http://h\", status = 99 }"), "value"),
+        (with("checks.http = { url = \"http://h\", bearer = { env = \"NO\" } }"), "missing_variable"),
+        (with("remedies = [{ do = \"docker\" }]"), "not_in_this_version"),
+        (with("remedies = [{ do = \"signl\" }]"), "value"),
+        (with("remedies = [{ }]"), "missing"),
+        (with("remedies = [{ do = \"log\" }, { do = \"healthz\" }]"), "one_remedy"),
+        (with("remedies = { do = \"log\" }"), "value"),
+        (with("remedies = [{ do = \"signal\", after = \"1s\" }]"), "signal_then"),
+        (with("remedies = [{ do = \"signal\", for = [\"self_deaf\"] }]"), "value"),
+        (with("remedies = [{ do = \"exec\", command = \"reboot\" }]"), "value"),
+        (with("remedies = [{ do = \"exec\", command = [] }]"), "value"),
+        (with("remedies = [{ do = \"log\", timeout = \"1s\" }]"), "unknown_key"),
+        (with("backoff = { initial = \"10m\", max = \"5m\" }\nbudget = { window = \"1h\" }"), "backoff_bounds"),
+        (with("backoff = { initial = \"5m\" }"), "backoff_evades_budget"),
+        (with("healthz_hold = \"10m\""), "healthz_hold"),
+        (with("when_bus_down = \"hold\""), "not_in_this_version"),
+        ("[peer.a]\nchecks.heartbeat = { channel = \"x\" }\nremedies = [{ do = \"signal\" }]".to_owned(), "signal_needs_owner"),
+        ("[peer.a]\nchecks.heartbeat = { channel = \"x\" }\nremedies = [{ do = \"healthz\" }]".to_owned(), "local_only"),
+        ("[peer.a]\nchecks.http = { url = \"http://h\" }\nremedies = [{ do = \"healthz\" }]".to_owned(), "remedy_needs_incarnation"),
+        ("[peer.a]\nchecks.traffic = { channels = [\"x\"] }\nremedies = [{ do = \"exec\", command = [\"x\"] }]".to_owned(), "remedy_needs_incarnation"),
+        ("[bus]\nuser = \"x\"".to_owned(), "redis_only"),
+        ("[bus]\nurl = \"redis://h\"\nca = \"/x\"".to_owned(), "tls_only"),
+        ("[bus]\nurl = \"redis://h\"\nlisten = \"127.0.0.1:1\"".to_owned(), "embedded_only"),
+        ("[bus]\nurl = \"redis://u@h\"\nuser = \"x\"".to_owned(), "given_twice"),
+        ("[bus]\nlisten = \"0.0.0.0:7379\"".to_owned(), "loopback_only"),
+        ("[bus]\nlisten = \"127.0.0.1:7337\"".to_owned(), "duplicate_listener"),
+        ("[http]\nadmin_listen = \"127.0.0.1:1\"".to_owned(), "admin_token"),
+        ("[http]\nadmin_token = \"x\"".to_owned(), "admin_token"),
+        ("[http]\nadmin_listen = \"127.0.0.1:7337\"\nadmin_token = \"x\"".to_owned(), "duplicate_listener"),
+        ("[http]\nmax_connections = 0".to_owned(), "value"),
+        ("[log]\nformat = \"xml\"".to_owned(), "value"),
+        ("[log]\nlevel = \"a=b=c\"".to_owned(), "value"),
+        ("[fleet]\nsize = 3".to_owned(), "not_in_this_version"),
+        ("peer = 3".to_owned(), "value"),
+        ("bus = \"embedded\"".to_owned(), "value"),
+        ("group = 99999999999999999999".to_owned(), "value"),
+    ] {
+        assert_eq!(rule(&text), expected, "{text}\n{}", bad(&sources(&text)));
+    }
+}
+
+#[test]
+fn another_node_may_be_heard_where_there_is_a_way() {
+    let text = "[bus]\nlisten = \"127.0.0.1:7379\"\n[peer.b]\nchecks.heartbeat = { node = \"node-b\", peer = \"app\" }";
+    let config = good(&sources(text));
+    let engine = config.engine_settings("b".into());
+    assert!(!engine.peers[0].local);
+    good(&set(
+        sources("[peer.b]\nchecks.heartbeat = { node = \"node-b\" }"),
+        "bus.url=redis://h",
+    ));
+}
+
+#[test]
+fn one_file_serves_several_nodes() {
+    let mut two = sources(
+        "[peer.a]\nowner = { pid = 1 }\nchecks.heartbeat = { channel = \"a\" }\n[peer.b]\nowner = { pid = 2 }",
+    );
+    two.peers = vec!["b".to_owned()];
+    let config = good(&two);
+    let engine = config.engine_settings("x".into());
+    assert_eq!(engine.peers.len(), 1);
+    assert_eq!(engine.peer_id("b").map(|id| id.0), Some(0));
+    assert_eq!(
+        config.bus.channels.len(),
+        1,
+        "channels of others are not subscribed to"
+    );
+    two.peers = vec!["c".to_owned()];
+    assert!(bad(&two).to_string().contains("--peers: error[unknown_peer]"));
+}
+
+#[test]
+fn a_slow_node_gets_slower_defaults() {
+    let config = good(&sources(
+        "[heartbeat]\ninterval = \"5s\"\n[peer.a.checks.heartbeat]\nchannel = \"x\"",
+    ));
+    let engine = config.engine_settings("x".into());
+    let CheckKind::Passive { detector, .. } = &engine.peers[0].checks[0].kind else {
+        panic!()
+    };
+    let DetectorSettings::Deadline {
+        suspect_after,
+        dead_after,
+    } = detector;
+    assert_eq!((suspect_after.as_secs(), dead_after.as_secs()), (10, 25));
+}
+
+#[test]
+fn more_peers_than_a_node_bears_are_refused() {
+    use std::fmt::Write;
+    let mut text = String::new();
+    for n in 0..4097 {
+        writeln!(text, "peer.p{n}.owner = {{ pid = 1 }}").unwrap();
+    }
+    assert_eq!(rule(&text), "too_many");
+    assert_eq!(rule(&format!("group = \"{}\"", "x".repeat(2 << 20))), "too_large");
+}
+
+#[test]
+fn warnings_say_what_is_probably_not_meant() {
+    let text = r#"
+dry_run = true
+[http]
+listen = "0.0.0.0:7337"
+[when.unused]
+http = "http://h"
+[peer.a]
+owner = { pid = 1 }
+healthz_hold = "5s"
+checks.process = { decides = "nothing" }
+remedies = [{ do = "healthz" }]
+[peer.b]
+checks.heartbeat = { channel = "x" }
+remedies = [{ do = "exec", command = ["x"] }]
+[peer.c]
+owner = { pid = 1 }
+remedies = [{ do = "log", for = ["peer_silent"] }]
+"#;
+    let warnings = good(&sources(text)).warnings;
+    assert_eq!(
+        warnings,
+        [
+            "dry_run is on: remedies are decided and shown, and none is carried out",
+            "http.listen (0.0.0.0:7337) is open to every machine that can reach this one; it shows status and metrics, and changes nothing",
+            "[when.unused] is needed by no check",
+            "checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it",
+            "peer a: healthz_hold (5s) is less than a kubelet's default period × failureThreshold (30s): such a probe would not see the pulse",
+            "peer a: its remedy will never be used: none of its checks decides liveness",
+            "peer b: its remedy will never be used: it is known by the bus alone, votes of other nodes are not in this version, and single_observer is false",
+            "peer c: its remedy will never be used: it is for peer_silent, which none of its checks can prove",
+        ]
+    );
+}
+
+/// `defib ARGS` with an empty environment, in a directory of its own that holds this configuration.
+fn defib(text: &str, args: &[&str]) -> (Option<i32>, String, String) {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("defib.toml"), text).unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_defib"))
+        .args(args)
+        .env_clear()
+        .env("HOME", dir.path())
+        .env("POD_NAME", "node-a")
+        .env("XDG_RUNTIME_DIR", "/run/user/1")
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, 1, "nothing was written");
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn s37_check_config_exits_78_and_says_why() {
+    let check = ["check-config", "--config", "defib.toml"];
+    let (code, out, err) = defib("grup = \"a\"\n[peer.a]\n", &check);
+    assert_eq!((code, out.as_str()), (Some(78), ""));
+    assert!(err.starts_with("defib.toml:1:1: error[unknown_key]"), "{err}");
+    assert!(err.ends_with("2 mistakes in the configuration\n"), "{err}");
+    let (code, _, err) = defib("", &["check-config", "--config", "nowhere.toml"]);
+    assert_eq!(code, Some(78));
+    assert!(
+        err.starts_with("nowhere.toml: error[unreadable]: cannot be read: No such file"),
+        "{err}"
+    );
+    let (code, out, err) = defib("group = \"g\"", &["check-config"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    assert!(
+        out.starts_with("OK: node node-a of group default: 0 peers, 0 checks"),
+        "no file is found: {out}"
+    );
+    assert_eq!(defib("", &["check-config", "--nonsense"]).0, Some(2));
+}
+
+#[test]
+fn explain_says_in_words_what_may_happen() {
+    let (code, out, err) = defib(CANONICAL, &["check-config", "-c", "defib.toml", "--explain"]);
+    assert_eq!((code, err.as_str()), (Some(0), ""));
+    let expected = r"OK: node node-a of group base-station: 2 peers, 5 checks
+warning: dry_run is on: remedies are decided and shown, and none is carried out
+warning: http.listen (0.0.0.0:7337) is open to every machine that can reach this one; it shows status and metrics, and changes nothing
+warning: checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it
+
+The bus is inside this process, and nobody else can join it.
+This node says that it lives every 1s on `defib:base-station`, and judges others only while it hears itself.
+Probes and metrics are on 0.0.0.0:7337; orders are taken on the socket /run/user/1/defib/admin.sock.
+
+feed (on this machine: the process that listens on port 9080)
+  heartbeat: any message on `telemetry_heartbeat`; suspect after 2s of silence, dead after 5s (peer_silent)
+  data: any message on `can_messages`; suspect after 2s of silence, dead after 5s (peer_silent); only while `car` is met; decides nothing, is shown
+  process: its exit condemns at once (peer_exited); stopped in 3 of 3 looks, one every 1s, condemns (peer_stuck)
+  When it is dead, for peer_exited or peer_stuck: SIGTERM to that very process, and SIGKILL if it is still there after 5s.
+  Then it has 5s for its own proof of life; its failures do not count for 10s or until its first pass.
+  At most 3 such remedies in 10m, at least 10s apart, doubling to 5m; the whole group has one every 10s.
+
+archive (on this machine: the process whose command line contains `archive.py`)
+  api: http://127.0.0.1:8080/health answers 200 to 299 within 1s, `healthy` is true (whatever gps say), asked every 1s; 3 failures of 3 condemn (peer_stuck)
+  process: its exit condemns at once (peer_exited); stopped in 3 of 3 looks, one every 1s, condemns (peer_stuck)
+  When it is dead, for whatever cause lies in it: POST http://127.0.0.1:8080/__internal/drain within 5s, then up to 20s until http://127.0.0.1:8080/n answers as it should.
+  Then it has 1m for its own proof of life; its failures do not count for 10s or until its first pass.
+  It restarts nothing, so no budget is charged; at least 10s apart, doubling to 5m.
+
+Never:
+- is any remedy carried out: dry_run is on
+- is anybody blamed for a silence while this node cannot hear itself, or was stopped
+- is anything done on evidence of the bus while the bus is away, nor for 1m after it is back
+- is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen
+- is every peer healed at once: more than max(2, 5 %) of the remote peers, or all of them, silent within 1m are held, and one is tried after 5m
+- is a remedy applied to a later life of a peer than the one that was condemned
+";
+    assert_eq!(out, expected);
+}
+
+#[test]
+fn completions_are_for_every_shell() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let (code, out, _) = defib("", &["completions", shell]);
+        assert_eq!(code, Some(0), "{shell}");
+        assert!(out.contains("check-config"), "{shell}");
+    }
+}
+
+/// Text that often gets past the parser.
+fn plausible() -> impl Strategy<Value = String> {
+    let piece = prop_oneof![
+        Just("[peer.a]\n".to_owned()),
+        Just("[[peer.a.remedies]]\n".to_owned()),
+        Just("checks.heartbeat = ".to_owned()),
+        Just("remedies = [{ do = ".to_owned()),
+        Just("owner = { ".to_owned()),
+        Just("${HOME}".to_owned()),
+        Just("bus.url = \"redis://u:p@h\"\n".to_owned()),
+        Just("password = ".to_owned()),
+        Just(" }\n".to_owned()),
+        Just("]\n".to_owned()),
+        "[a-z_.]{1,8} = (\"[^\"\n]{0,8}\"|[0-9.e-]{1,6}|true|\\[\\]|\\{\\})\n",
+        "\\PC{0,12}",
+        any::<char>().prop_map(String::from),
+    ];
+    prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn no_text_panics(text in plausible(), any in ".{0,200}", over in ".{0,30}") {
+        for text in [text, any] {
+            let all = set(env(sources(&text), "DEFIB__BUS__URL", &over), &over);
+            if let Err(report) = load(&all) {
+                prop_assert!(report.count() > 0);
+                prop_assert!(!report.to_string().contains('\u{1b}'), "no control character reaches a terminal");
+            }
+        }
+    }
+}

@@ -1,1 +1,114 @@
+//! The documents say what the code does.
 
+use std::path::{Path, PathBuf};
+
+use defib::config::{Sources, document, load};
+
+use crate::config::sources;
+
+/// Compares a file with what it should hold; with DEFIB_BLESS=1 writes it instead.
+fn held(path: &str, expected: &str) {
+    let file: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    if std::env::var_os("DEFIB_BLESS").is_some_and(|value| value == "1") {
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(&file, expected).unwrap();
+    }
+    let found = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        found == expected,
+        "{path} is not what src/config/fields.rs says. If that is what you meant, write it anew:\n    \
+         DEFIB_BLESS=1 cargo test --test it docs::"
+    );
+}
+
+#[test]
+fn the_configuration_file_is_that_of_the_code() {
+    held("config/defib.toml", &document::sample());
+}
+
+#[test]
+fn the_configuration_reference_is_that_of_the_code() {
+    held("docs/configuration.md", &document::reference());
+}
+
+/// Each line that shows a default or what must be given, without its `#`.
+fn uncommented(examples: bool) -> String {
+    document::sample()
+        .lines()
+        .map(|line| match line.strip_prefix('#') {
+            Some(rest) if rest.starts_with(|c: char| c.is_ascii_lowercase() || c == '[') => rest,
+            Some(rest) if examples => rest.strip_prefix("# ").unwrap_or_default(),
+            _ => "",
+        })
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+#[test]
+fn the_configuration_file_as_it_is_changes_nothing() {
+    assert_eq!(
+        load(&sources(&document::sample())).unwrap(),
+        load(&sources("")).unwrap()
+    );
+}
+
+#[test]
+fn every_default_that_is_documented_is_that_of_the_code() {
+    let minimal = r#"
+[when.car]
+http = "http://127.0.0.1:8080/health"
+[peer.feed]
+owner = { listens = 9080 }
+checks.heartbeat = { channel = "telemetry_heartbeat" }
+checks.traffic = { channels = ["can_messages"] }
+checks.process = {}
+checks.http = { url = "http://127.0.0.1:9080/health" }
+remedies = [{ do = "signal" }]
+[peer.web]
+owner = { listens = 8080 }
+remedies = [{ do = "healthz" }]
+[peer.recorder]
+owner = { pid_file = "/run/recorder.pid" }
+remedies = [{ do = "exec", command = ["systemctl", "restart", "recorder"] }]
+[peer.pusher]
+owner = { command = "pusher.py" }
+remedies = [{ do = "http", url = "http://127.0.0.1:9080/__internal/restart" }]
+[peer.sfu]
+owner = { command = "sfu" }
+remedies = [{ do = "http", url = "http://127.0.0.1:9090/drain", until = { url = "http://127.0.0.1:9090/connections" } }]
+[peer.neighbour]
+checks.heartbeat = { channel = "neighbour_heartbeat" }
+remedies = [{ do = "log" }]
+"#;
+    let mut written = load(&sources(&uncommented(false))).unwrap_or_else(|report| panic!("{report}"));
+    let implied = load(&sources(minimal)).unwrap_or_else(|report| panic!("{report}"));
+    written
+        .warnings
+        .retain(|warning| !warning.contains("healthz_hold has no effect"));
+    assert_eq!(written, implied);
+}
+
+#[test]
+fn every_example_is_of_the_right_kind() {
+    // All at once they contradict each other; but none may be unknown, misspelt or out of bounds.
+    let mut all: Sources = sources(&uncommented(true));
+    for name in [
+        "REDIS_PASSWORD",
+        "CAR_TOKEN",
+        "FEED_TOKEN",
+        "PUSHER_TOKEN",
+        "SFU_TOKEN",
+    ] {
+        all.env.insert(name.to_owned(), "x".to_owned());
+    }
+    let report = load(&all).unwrap_err().to_string();
+    for rule in [
+        "unknown_key",
+        "[value]",
+        "missing",
+        "syntax",
+        "not_in_this_version",
+    ] {
+        assert!(!report.contains(rule), "{report}");
+    }
+}

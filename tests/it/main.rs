@@ -7,6 +7,7 @@ mod bus_redis;
 mod checks;
 mod cli;
 mod config;
+mod container;
 mod demo;
 mod docs;
 mod http;

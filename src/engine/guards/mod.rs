@@ -1,9 +1,30 @@
-//! The guards: named reasons not to act now, asked in one fixed order.
+//! The guards: named reasons not to act now, asked in one fixed order. The first refusal ends the asking.
+//!
+//! One small file a guard. A guard looks and answers; what follows from its answer is `heal`'s business.
+
+mod backoff;
+mod budget;
+mod bus_settle;
+mod dry_run;
+mod grace;
+mod mass_silence;
+mod paused;
+mod quorum;
+mod self_trust;
+
+pub(super) use budget::{GroupLedger, UNTOLD, peer_budget_left};
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::breaker::Breaker;
+use crate::engine::episode::Episode;
+use crate::engine::event::PeerId;
+use crate::engine::evidence::Expectation;
+use crate::engine::peer::{Pause, Peer};
+use crate::engine::self_trust::SelfTrust;
+use crate::engine::settings::{PeerSettings, RemedySettings, Settings};
 use crate::engine::time::Time;
 
 /// The guards in the order of asking. Blockers and fleet_lease have their place and no code yet.
@@ -82,5 +103,67 @@ pub struct Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.guard.as_str(), self.why)
+    }
+}
+
+/// Everything a guard may look at.
+pub(super) struct Asked<'a> {
+    pub(super) now: Time,
+    pub(super) settings: &'a Settings,
+    pub(super) trust: &'a SelfTrust,
+    pub(super) breaker: &'a Breaker,
+    pub(super) group: &'a GroupLedger,
+    pub(super) node_pause: Option<&'a Pause>,
+    pub(super) draining: bool,
+    pub(super) id: PeerId,
+    pub(super) peer: &'a Peer,
+    pub(super) peer_settings: &'a PeerSettings,
+    pub(super) episode: &'a Episode,
+    pub(super) remedy: &'a RemedySettings,
+    pub(super) expectations: &'a [Expectation],
+}
+
+impl Asked<'_> {
+    /// Whatever the condemning checks need was seen to be met at `since` or later.
+    fn expectations_confirmed(&self, since: Time) -> bool {
+        self.episode.condemned.iter().all(|index| {
+            let needs = self
+                .peer_settings
+                .checks
+                .get(usize::from(*index))
+                .and_then(|check| check.needs);
+            let expectation = needs.and_then(|id| self.expectations.get(usize::from(id.0)));
+            expectation.is_none_or(|seen| seen.met == Some(true) && seen.at >= since)
+        })
+    }
+}
+
+/// Asks all guards in order. `blockers` and `fleet_lease` answer yes until they are built.
+pub(super) fn permit(asked: &Asked<'_>) -> Result<(), Refusal> {
+    for guard in GuardName::ALL {
+        match guard {
+            GuardName::Paused => paused::ask(asked)?,
+            GuardName::Grace => grace::ask(asked)?,
+            GuardName::SelfTrust => self_trust::ask(asked)?,
+            GuardName::BusSettle => bus_settle::ask(asked)?,
+            GuardName::MassSilence => mass_silence::ask(asked)?,
+            GuardName::Quorum => quorum::ask(asked)?,
+            GuardName::Backoff => backoff::ask(asked)?,
+            GuardName::Budget => budget::ask(asked)?,
+            GuardName::DryRun => dry_run::ask(asked)?,
+            GuardName::Blockers | GuardName::FleetLease => {}
+        }
+    }
+    Ok(())
+}
+
+impl GuardName {
+    /// A refusal by this guard.
+    fn refuses(self, why: impl Into<String>, until: Option<Time>) -> Result<(), Refusal> {
+        Err(Refusal {
+            guard: self,
+            why: why.into(),
+            until,
+        })
     }
 }

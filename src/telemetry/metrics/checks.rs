@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
-use crate::http_client::Answer;
-
 /// What kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckKind {
@@ -117,15 +115,6 @@ impl CheckKind {
 }
 
 impl RunOutcome {
-    /// How an answer counts.
-    pub const fn of(answer: &Answer) -> Self {
-        match answer {
-            Answer::Pass => Self::Pass,
-            Answer::Fail(_) => Self::Fail,
-            Answer::Unknown(_) => Self::Unknown,
-        }
-    }
-
     const fn as_str(self) -> &'static str {
         match self {
             Self::Pass => "pass",

@@ -2,13 +2,17 @@
 
 #![allow(unreachable_pub, reason = "a module of one test binary")]
 
-pub mod python;
-pub mod redis_server;
-pub mod snapshots;
+pub(crate) mod netns;
+pub(crate) mod python;
+pub(crate) mod redis_server;
+pub(crate) mod snapshots;
 
-/// True if `part` is there. If it is not: says so where the test summary shows it, and fails under
-/// `DEFIB_REQUIRE_ALL=1` (as CI sets it), so that nothing is skipped silently.
-pub fn available(part: &str, there: bool) -> bool {
+use std::io::Write as _;
+
+/// True if `part` is there. If it is not: says so where the test summary shows it (the file named by
+/// `DEFIB_SKIPPED_LOG`; the output of a test that passes is hidden), and fails under `DEFIB_REQUIRE_ALL=1` (as CI
+/// sets it), so that nothing is skipped silently.
+pub(crate) fn available(part: &str, there: bool) -> bool {
     if there {
         return true;
     }
@@ -17,5 +21,16 @@ pub fn available(part: &str, there: bool) -> bool {
         "{part} is missing on this machine, and DEFIB_REQUIRE_ALL=1 forbids skipping"
     );
     eprintln!("SKIPPED: {part} is missing on this machine");
+    if let Some(log) = std::env::var_os("DEFIB_SKIPPED_LOG") {
+        let test = std::env::var("NEXTEST_TEST_NAME")
+            .unwrap_or_else(|_| std::thread::current().name().unwrap_or("a test").to_owned());
+        let line = format!("SKIPPED: {part} is missing on this machine ({test})\n");
+        let mut log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        log.write_all(line.as_bytes()).unwrap();
+    }
     false
 }

@@ -1,0 +1,31 @@
+# `make help` lists what there is. The work is done by cargo and by scripts/; this file only names it.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+ARGS ?=
+
+.PHONY: help demo test lint fmt docs bench image
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Five failures and what defib does about them, in 90 s; needs only Rust (ARGS="--redis URL --keep")
+	@cargo run --locked --profile bench -- demo $(ARGS)
+
+test: ## Everything CI checks, with one summary (DEFIB_REQUIRE_ALL=1 forbids skipping; ONLY="fmt clippy" picks stages)
+	@scripts/test.sh $(ONLY)
+
+lint: ## The fast part of `make test`: format, clippy, docs, dependencies
+	@scripts/test.sh fmt clippy docs deny
+
+fmt: ## Format the code
+	@cargo fmt
+
+docs: ## Build the API documentation and say where it is
+	@cargo doc --quiet --locked --no-deps --document-private-items && echo "target/doc/defib/index.html"
+
+bench: ## Run the benchmarks
+	@cargo bench --locked $(ARGS)
+
+image: ## Build the container image defib:local (needs Docker and the base images, see Dockerfile)
+	@docker build --tag defib:local .

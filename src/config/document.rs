@@ -1,0 +1,210 @@
+//! The documents of the configuration, written from the field list: config/defib.toml and docs/configuration.md. A
+//! test holds the files against this.
+
+use std::fmt::Write as _;
+
+use super::fields::{ALL, CHECK, CHECK_PASSIVE, CHECK_RUN, REMEDY, ROOT};
+use super::schema::Unless::{Absent, Derived, Is, Must};
+use super::schema::{Field, Section};
+
+const SAMPLE: &str = "\
+# The configuration of defib: every field, what it takes, what holds if it is not given. As it is, this file changes
+# nothing. Lines that begin with `#` and no blank show defaults, or what must be given in a table that has none; lines
+# that begin with `##` show examples. The reference with the same content is docs/configuration.md.
+#
+# Every key can also be set by a variable, DEFIB__ and the path with double underscores (DEFIB__BUS__URL), and by
+# --set bus.url=…; the later ones win. ${VAR} and ${VAR:-default} are replaced in any text.
+";
+
+const REFERENCE: &str = "\
+# Configuration
+
+<!-- Written from src/config/fields.rs; a test holds it against that. Anew: DEFIB_BLESS=1 cargo test --test it docs:: -->
+
+A configuration is one TOML file, and none is needed. `defib check-config` reads it as `defib run` would, reports every
+mistake at once with its place and its cure (exit code 78), and with `--explain` says in words what is watched and what
+may happen. [config/defib.toml](../config/defib.toml) shows every field in its place.
+
+## Where it comes from
+
+1. The file of `--config` or `DEFIB_CONFIG`; else `$XDG_CONFIG_HOME/defib/defib.toml` (or `~/.config/defib/defib.toml`);
+   else `/etc/defib/defib.toml`; else none. At most 1 MiB.
+2. Variables: `DEFIB__`, then the path in capitals with **double** underscores: `DEFIB__BUS__URL=redis://localhost`,
+   `DEFIB__PEER__FEED__OWNER__LISTENS=9080`. Every variable that begins with `DEFIB__` must be a key. Those with a single
+   underscore are not: a Kubernetes service called `defib` makes a `DEFIB_PORT` of its own. One that looks like a key
+   (`DEFIB_BUS_URL`) is reported.
+3. `--set bus.url=redis://localhost`, as often as needed. A name with a dot goes into quotes: `--set 'peer.\"a.b\".grace=5s'`.
+
+The later ones win, key by key. What a variable or `--set` gives is TOML if it can be (`true`, `5`, `[\"a\"]`,
+`{ pid = 7 }`), else text, so that `--set bus.url=embedded` needs no quotes.
+
+The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`, `DEFIB_LOG`, `DEFIB_LOG_FORMAT`,
+`DEFIB_TOKEN`.
+
+## Texts, secrets, times
+
+- `${VAR}` in any text is replaced by that variable, which must be set; `${VAR:-default}` gives a default for one that is
+  unset or empty; `$${` stands for `${`.
+- A secret is `{ env = \"NAME\" }`, `{ file = \"/run/secrets/x\" }` (read when it is needed, so that a rotated file is
+  picked up), or the text itself. No message, log or debug output shows one.
+- A time has a unit: `\"500ms\"`, `\"5s\"`, `\"1m 30s\"`. A bare number is a mistake.
+- Names of nodes, groups, peers, checks and expectations: `a-z`, `0-9`, then also `_`, `.`, `-`; at most 63.
+
+## Rules between fields
+
+| rule | what it asks for |
+|---|---|
+| `suspect_after` | `suspect_after` is at least twice `heartbeat.interval`: a peer is blamed only after two of our own heartbeats came back |
+| `dead_after` | `dead_after` is more than `suspect_after` |
+| `backoff_bounds` | `backoff.initial` is at most `backoff.max` |
+| `backoff_evades_budget` | the first `budget.count` waits of `backoff` are together less than `budget.window`; else the budget is never spent, and nobody is ever given up on |
+| `healthz_hold` | `healthz_hold` is less than `budget.window`; else one pulse could follow another for ever |
+| `channel_clash` | a data channel (`traffic`) is neither where this node publishes nor any peer's own heartbeat channel; a peer's own channel is not where this node publishes |
+| `two_groups` | a heartbeat of another `node` needs a bus that it can reach: Redis, or `bus.listen` |
+| `watches_itself` | a heartbeat's `node` is another node |
+| `heartbeat_source` | a heartbeat has exactly one of `channel` and `node`; `peer` goes with `node` |
+| `one_owner`, `one_process`, `one_remedy` | one way to find the owner, one `process` check, one remedy (ladders come later) |
+| `nothing_to_watch` | a peer has an owner or a check |
+| `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner |
+| `signal_then` | `after` goes with `then` |
+| `remedy_needs_incarnation` | a remedy that acts needs an owner or a heartbeat: something by which one life differs from the next |
+| `local_only` | `healthz` heals peers of this machine |
+| `json_condition` | `json` goes with exactly one of `equals`, `below`, `above` |
+| `unknown_expectation`, `unknown_peer` | what `needs` and `--peers` name is there |
+| `duplicate_listener`, `loopback_only`, `admin_token` | each listener has a port of its own; `bus.listen` and `http.admin_listen` are loopback, the latter with a token |
+| `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url` |
+| `too_many`, `too_large` | at most 4096 peers, 64 checks a peer, 256 expectations, 1 MiB |
+| `not_in_this_version` | what the design knows and this version does not |
+
+## Fields
+
+";
+
+/// The common sections that a section of a check or remedy comes with.
+fn shared(section: &Section) -> &'static [&'static Section] {
+    match section.sample {
+        "[peer.feed.checks.heartbeat]" | "[peer.feed.checks.traffic]" => &[&CHECK, &CHECK_PASSIVE],
+        "[peer.feed.checks.process]" | "[peer.feed.checks.http]" => &[&CHECK, &CHECK_RUN],
+        sample if sample.contains("remedies]]") && !sample.ends_with("until]") => &[&REMEDY],
+        _ => &[],
+    }
+}
+
+/// All of docs/configuration.md.
+pub fn reference() -> String {
+    let mut out = REFERENCE.to_owned();
+    for section in ALL {
+        let _ = writeln!(
+            out,
+            "### {}\n",
+            section.title.replace("[[", "\\[\\[").replace("]]", "\\]\\]")
+        );
+        if !section.about.is_empty() {
+            let _ = writeln!(out, "{}\n", section.about);
+        }
+        if section.fields.is_empty() {
+            continue;
+        }
+        out.push_str("| field | takes | default | meaning |\n|---|---|---|---|\n");
+        for field in section.fields {
+            let takes = field.takes.describe();
+            let _ = writeln!(
+                out,
+                "| `{}` | {takes} | {} | {} |",
+                field.key,
+                field.unless.in_words(),
+                field.about
+            );
+        }
+        out.push('\n');
+    }
+    out
+}
+
+/// All of config/defib.toml. A line `#key = value` shows a default (or, in a table for which there is none, what must be
+/// given); a line `## key = value` shows an example. What several tables have in common is explained in the first.
+pub fn sample() -> String {
+    let mut out = SAMPLE.to_owned();
+    let mut explained: Vec<&str> = Vec::new();
+    for section in ALL
+        .iter()
+        .filter(|section| !section.sample.is_empty() || section.title == ROOT.title)
+    {
+        let _ = writeln!(out, "\n# {}", "-".repeat(108));
+        comment(&mut out, section.about);
+        for line in section.sample.lines() {
+            let _ = writeln!(out, "#{line}");
+        }
+        // The first of an owner's fields is what makes the sample whole; so with a heartbeat's.
+        let needed = matches!(
+            section.sample,
+            "[peer.feed.owner]" | "[peer.feed.checks.heartbeat]"
+        );
+        for (index, field) in section.fields.iter().enumerate() {
+            explain(&mut out, field);
+            line(&mut out, field, needed && index == 0);
+        }
+        for common in shared(section) {
+            if explained.contains(&common.title) {
+                out.push('\n');
+                common
+                    .fields
+                    .iter()
+                    .filter(|field| !named(field))
+                    .for_each(|field| line(&mut out, field, false));
+                continue;
+            }
+            explained.push(common.title);
+            for field in common.fields.iter().filter(|field| field.key != "do") {
+                explain(&mut out, field);
+                line(&mut out, field, false);
+            }
+        }
+    }
+    out
+}
+
+/// True for what says which kind a check or remedy is.
+fn named(field: &Field) -> bool {
+    matches!(field.key, "do" | "type")
+}
+
+fn explain(out: &mut String, field: &Field) {
+    out.push('\n');
+    comment(out, field.about);
+    comment(
+        out,
+        &format!(
+            "Takes {}. Default: {}.",
+            field.takes.describe(),
+            field.unless.in_words()
+        ),
+    );
+}
+
+fn line(out: &mut String, field: &Field, needed: bool) {
+    let _ = match field.unless {
+        Must(value) | Is(value) => writeln!(out, "#{} = {value}", field.key),
+        Absent(value) if needed => writeln!(out, "#{} = {value}", field.key),
+        Absent(value) | Derived(_, value) => writeln!(out, "## {} = {value}", field.key),
+    };
+}
+
+fn comment(out: &mut String, text: &str) {
+    let mut width = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count() + 1;
+        if width == 0 || width + length > 108 {
+            if width > 0 {
+                out.push('\n');
+            }
+            out.push('#');
+            width = 1;
+        }
+        let _ = write!(out, " {word}");
+        width += length;
+    }
+    if width > 0 {
+        out.push('\n');
+    }
+}

@@ -1,0 +1,339 @@
+//! A configuration in words. They come from the settings themselves, so they say what the node will do.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::schema::time;
+use super::{Config, remedy::signal_name, rules::unreachable};
+use crate::bus::Backend;
+use crate::bus::redis::Address;
+use crate::checks::Owner;
+use crate::engine::cause::Cause;
+use crate::engine::event::PeerId;
+use crate::engine::settings::{
+    CheckKind, CheckSettings, Decides, DetectorSettings, PeerSettings, RemedySettings, Settings, Source,
+};
+use crate::http_client::{Expect, Question};
+use crate::remedies::{Remedy, Signal};
+
+/// `OK`, and what is probably not meant.
+pub fn verdict(config: &Config) -> String {
+    let engine = config.engine_settings("".into());
+    let checks: usize = engine.peers.iter().map(|peer| peer.checks.len()).sum();
+    let mut out = format!(
+        "OK: node {} of group {}: {}, {}\n",
+        config.node,
+        config.group,
+        counted(engine.peers.len(), "peer"),
+        counted(checks, "check")
+    );
+    for warning in &config.warnings {
+        let _ = writeln!(out, "warning: {warning}");
+    }
+    out
+}
+
+/// What is watched, what follows after how long, and what never happens.
+pub fn explain(config: &Config) -> String {
+    let engine = config.engine_settings("".into());
+    let mut out = String::new();
+    let _ = writeln!(out, "{}", bus(config));
+    let _ = writeln!(
+        out,
+        "This node says that it lives every {} on `{}`, and judges others only while it hears itself.",
+        time(engine.interval),
+        engine.group_channel
+    );
+    let admin = match (&config.http.admin_socket, &config.http.admin_listen) {
+        (Some(socket), None) => format!("on the socket {}", socket.display()),
+        (Some(socket), Some((port, _))) => {
+            format!("on the socket {} and, with a token, on {port}", socket.display())
+        }
+        (None, Some((port, _))) => format!("with a token on {port}"),
+        (None, None) => "nowhere".to_owned(),
+    };
+    let _ = writeln!(
+        out,
+        "Probes and metrics are on {}; orders are taken {admin}.",
+        config.http.listen
+    );
+    for (id, peer) in engine.peers() {
+        out.push('\n');
+        self::peer(&mut out, config, &engine, id, peer);
+    }
+    out.push('\n');
+    never(&mut out, &engine);
+    out
+}
+
+fn bus(config: &Config) -> String {
+    match &config.bus.backend {
+        Backend::Redis(endpoint) => {
+            let place = match &endpoint.address {
+                Address::Tcp { host, port } => format!("{host}:{port}"),
+                Address::Tls { host, port, .. } => format!("{host}:{port}, over TLS"),
+                Address::Unix(path) => path.display().to_string(),
+            };
+            format!("The bus is the Redis at {place}.")
+        }
+        Backend::Embedded {
+            listen: Some(address),
+        } => {
+            format!("The bus is inside this process; others of this machine join it at redis://{address}.")
+        }
+        Backend::Embedded { listen: None } => {
+            "The bus is inside this process, and nobody else can join it.".to_owned()
+        }
+    }
+}
+
+fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: &PeerSettings) {
+    let owner = config
+        .checks
+        .owners
+        .iter()
+        .find(|(owned, ..)| *owned == id)
+        .map(|(_, owner, ..)| owner);
+    let place = match owner {
+        Some(owner) => format!("on this machine: {}", self::owner(owner)),
+        None if peer.local => "on this machine, without an owner".to_owned(),
+        None => "known by the bus alone".to_owned(),
+    };
+    let _ = writeln!(out, "{} ({place})", peer.name);
+    for (index, check) in peer.checks.iter().enumerate() {
+        let question = config
+            .checks
+            .http
+            .iter()
+            .find(|(check, ..)| check.peer == id && usize::from(check.index) == index)
+            .map(|(_, question, schedule)| (question, schedule.timeout));
+        let _ = writeln!(out, "  {}: {}", check.name, self::check(check, question, engine));
+    }
+    let Some(remedy) = peer.remedies.first() else {
+        let _ = writeln!(
+            out,
+            "  No remedy: it is shown, logged and exported, and nothing is done."
+        );
+        return;
+    };
+    let act = config.remedies.get(&(id, 0));
+    healing(out, engine, peer, remedy, act);
+}
+
+fn owner(owner: &Owner) -> String {
+    match owner {
+        Owner::Pid(pid) => format!("process {pid}"),
+        Owner::PidFile(path) => format!("the process of {}", path.display()),
+        Owner::Command(part) => format!("the process whose command line contains `{part}`"),
+        Owner::Listens(port) => format!("the process that listens on port {port}"),
+    }
+}
+
+fn check(check: &CheckSettings, question: Option<(&Question, Duration)>, engine: &Settings) -> String {
+    let mut text = match &check.kind {
+        CheckKind::Passive {
+            source,
+            detector,
+            cause,
+        } => {
+            let DetectorSettings::Deadline {
+                suspect_after,
+                dead_after,
+            } = detector;
+            format!(
+                "{}; suspect after {} of silence, dead after {} ({cause})",
+                self::source(source),
+                time(*suspect_after),
+                time(*dead_after)
+            )
+        }
+        CheckKind::Process { fail_after, interval } => format!(
+            "its exit condemns at once ({}); stopped in {} of {} looks, one every {}, condemns ({})",
+            Cause::PeerExited,
+            fail_after.m,
+            fail_after.n,
+            time(*interval),
+            Cause::PeerStuck
+        ),
+        CheckKind::Active { fail_after, interval } => {
+            let asked = question
+                .map(|(question, timeout)| asks(question, timeout))
+                .unwrap_or_default();
+            format!(
+                "{asked} every {}; {} failures of {} condemn ({})",
+                time(*interval),
+                fail_after.m,
+                fail_after.n,
+                Cause::PeerStuck
+            )
+        }
+    };
+    if let Some(name) = check
+        .needs
+        .and_then(|needs| engine.expectations.get(usize::from(needs.0)))
+    {
+        let _ = write!(text, "; only while `{name}` is met");
+    }
+    match check.decides {
+        Decides::Liveness => {}
+        Decides::Readiness => text.push_str("; decides readiness only"),
+        Decides::Nothing => text.push_str("; decides nothing, is shown"),
+    }
+    text
+}
+
+fn source(source: &Source) -> String {
+    match source {
+        Source::Channels(channels) => {
+            let names: Vec<String> = channels.iter().map(|channel| format!("`{channel}`")).collect();
+            format!("any message on {}", names.join(", "))
+        }
+        Source::Node(node) => format!("heartbeats of node {node}"),
+        Source::Claim { node, peer } => format!("what node {node} says of {peer}"),
+    }
+}
+
+fn asks(question: &Question, timeout: Duration) -> String {
+    let statuses = match (question.statuses.start(), question.statuses.end()) {
+        (low, high) if low == high => low.to_string(),
+        (low, high) => format!("{low} to {high}"),
+    };
+    let mut text = format!("{} answers {statuses} within {}", question.url, time(timeout));
+    if let Some(json) = &question.json {
+        let _ = match &json.expect {
+            Expect::Equals(value) => write!(text, ", `{}` is {value}", json.path),
+            Expect::Below(bound) => write!(text, ", `{}` is below {bound}", json.path),
+            Expect::Above(bound) => write!(text, ", `{}` is above {bound}", json.path),
+        };
+    }
+    if !question.ignore.is_empty() {
+        let _ = write!(text, " (whatever {} say)", question.ignore.join(", "));
+    }
+    text.push_str(", asked");
+    text
+}
+
+fn healing(
+    out: &mut String,
+    engine: &Settings,
+    peer: &PeerSettings,
+    remedy: &RemedySettings,
+    act: Option<&Remedy>,
+) {
+    let causes = if remedy.causes.is_empty() {
+        "whatever cause lies in it".to_owned()
+    } else {
+        remedy
+            .causes
+            .iter()
+            .map(|cause| cause.as_str())
+            .collect::<Vec<_>>()
+            .join(" or ")
+    };
+    let act = act.map_or_else(
+        || {
+            format!(
+                "/healthz/{} answers 503 for {}, for a liveness probe to see",
+                peer.name,
+                time(peer.healthz_hold)
+            )
+        },
+        self::act,
+    );
+    let _ = writeln!(out, "  When it is dead, for {causes}: {act}.");
+    let _ = writeln!(
+        out,
+        "  Then it has {} for its own proof of life; its failures do not count for {} or until its first pass.",
+        time(remedy.verify_within),
+        time(peer.grace)
+    );
+    let backoff = peer.backoff;
+    let waits = format!(
+        "at least {} apart, doubling to {}",
+        time(backoff.initial),
+        time(backoff.max)
+    );
+    let _ = if remedy.restarts {
+        writeln!(
+            out,
+            "  At most {} in {}, {waits}; the whole group has one every {}.",
+            counted(peer.budget.count as usize, "such remedy"),
+            time(peer.budget.window),
+            time(engine.group_budget.spacing)
+        )
+    } else {
+        writeln!(out, "  It restarts nothing, so no budget is charged; {waits}.")
+    };
+    if let Some(why) = unreachable(peer) {
+        let _ = writeln!(out, "  But this will never happen: {why}.");
+    }
+}
+
+fn act(remedy: &Remedy) -> String {
+    match remedy {
+        Remedy::Signal { signal, then: None } => format!("{} to that very process", self::signal(*signal)),
+        Remedy::Signal {
+            signal,
+            then: Some((after, then)),
+        } => format!(
+            "{} to that very process, and {} if it is still there after {}",
+            self::signal(*signal),
+            self::signal(*then),
+            time(*after)
+        ),
+        Remedy::Exec { argv, timeout } => format!("`{}`, ended after {}", argv.join(" "), time(*timeout)),
+        Remedy::Http {
+            url,
+            method,
+            timeout,
+            until,
+            ..
+        } => {
+            let mut text = format!("{method} {url} within {}", time(*timeout));
+            if let Some(until) = until {
+                let _ = write!(
+                    text,
+                    ", then up to {} until {} answers as it should",
+                    time(until.deadline),
+                    until.check.url
+                );
+            }
+            text
+        }
+        Remedy::Log => "a line in the log, and nothing else".to_owned(),
+    }
+}
+
+fn signal(signal: Signal) -> String {
+    signal_name(signal).map_or_else(|| format!("signal {}", signal.0), str::to_owned)
+}
+
+fn never(out: &mut String, engine: &Settings) {
+    let _ = writeln!(out, "Never:");
+    if engine.dry_run {
+        let _ = writeln!(out, "- is any remedy carried out: dry_run is on");
+    }
+    let breaker = engine.breaker;
+    let _ = writeln!(
+        out,
+        "- is anybody blamed for a silence while this node cannot hear itself, or was stopped\n\
+         - is anything done on evidence of the bus while the bus is away, nor for {} after it is back\n\
+         - is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen\n\
+         - is every peer healed at once: more than max({}, {} %) of the remote peers, or all of them, silent within {} are \
+         held, and one is tried after {}\n\
+         - is a remedy applied to a later life of a peer than the one that was condemned",
+        time(engine.bus_settle),
+        breaker.min,
+        breaker.percent,
+        time(breaker.window),
+        time(breaker.canary_after)
+    );
+}
+
+fn counted(count: usize, what: &str) -> String {
+    match (count, what.strip_suffix('y')) {
+        (1, _) => format!("1 {what}"),
+        (_, Some(stem)) => format!("{count} {stem}ies"),
+        (_, None) => format!("{count} {what}s"),
+    }
+}

@@ -1,0 +1,437 @@
+//! Heartbeats: our own on their schedule, and whose life the others' are.
+
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Engine;
+use super::decision::{Decision, What};
+use super::event::{Body, CheckId, Heartbeat, Incarnation, PeerClaim, PeerId};
+use super::pace::{Beat, Pace};
+use super::settings::{CheckKind, Settings, Source};
+use super::time::Time;
+
+/// A map that is only looked up, never walked, with a hasher that is the same in every run. What is looked up
+/// comes from outside; what is in it, from the configuration alone: no stranger can make it slow.
+type Lookup<V> = HashMap<Arc<str>, V, BuildHasherDefault<std::hash::DefaultHasher>>;
+
+/// A duplicate node name is told this often.
+const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
+/// Earlier lives of a node that are remembered, to tell a straggler from a new life.
+const EARLIER_BOOTS: usize = 4;
+
+/// Our own heartbeats.
+#[derive(Debug)]
+pub(super) struct OwnBeats {
+    started: Time,
+    next: Time,
+    last_sent: Option<Time>,
+}
+
+impl OwnBeats {
+    pub(super) fn new(now: Time) -> Self {
+        Self {
+            started: now,
+            next: now,
+            last_sent: None,
+        }
+    }
+
+    pub(super) fn next_due(&self) -> Time {
+        self.next
+    }
+}
+
+/// Whose life a message is.
+#[derive(Debug)]
+pub(super) struct Routes {
+    channels: Lookup<Vec<CheckId>>,
+    nodes: Lookup<Node>,
+    /// Paces of checks that listen to a channel, by their place in `channels`.
+    paces: HashMap<CheckId, Sender, BuildHasherDefault<std::hash::DefaultHasher>>,
+    duplicate_told: Option<Time>,
+}
+
+/// Another node of the group.
+#[derive(Debug, Default)]
+struct Node {
+    sender: Sender,
+    checks: Vec<CheckId>,
+    claims: Vec<(Arc<str>, CheckId)>,
+}
+
+/// Who sends on a channel, or for a node.
+#[derive(Debug, Default)]
+struct Sender {
+    boot: Option<Arc<str>>,
+    earlier: Vec<Arc<str>>,
+    pace: Option<Pace>,
+    lives: u64,
+}
+
+/// What one heartbeat says of its sender.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Heard {
+    /// Fresh life; a new one if an incarnation is named.
+    Life(Option<Incarnation>),
+    /// Late, repeated, or of an earlier life.
+    Stale,
+}
+
+impl Routes {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut routes = Self {
+            channels: Lookup::default(),
+            nodes: Lookup::default(),
+            paces: HashMap::default(),
+            duplicate_told: None,
+        };
+        for (peer, of) in settings.peers() {
+            for (index, check) in (0u16..).zip(&of.checks) {
+                let id = CheckId { peer, index };
+                let CheckKind::Passive { source, .. } = &check.kind else {
+                    continue;
+                };
+                match source {
+                    Source::Channels(channels) => {
+                        for channel in channels {
+                            routes.channels.entry(Arc::clone(channel)).or_default().push(id);
+                        }
+                    }
+                    Source::Node(node) => routes.nodes.entry(Arc::clone(node)).or_default().checks.push(id),
+                    Source::Claim { node, peer } => {
+                        routes
+                            .nodes
+                            .entry(Arc::clone(node))
+                            .or_default()
+                            .claims
+                            .push((Arc::clone(peer), id));
+                    }
+                }
+            }
+        }
+        routes
+    }
+}
+
+impl Sender {
+    /// `own` tells lives apart that name no boot, and must differ between runs of this node.
+    fn hear(&mut self, beat: &Heartbeat, own: &str, now: Time) -> Heard {
+        if let Some(boot) = &beat.boot
+            && self.boot.as_ref() != Some(boot)
+        {
+            if self.earlier.contains(boot) {
+                return Heard::Stale;
+            }
+            if let Some(before) = self.boot.replace(Arc::clone(boot)) {
+                self.earlier.insert(0, before);
+                self.earlier.truncate(EARLIER_BOOTS);
+            }
+            self.pace = sender_clock(beat).map(|clock| Pace::first(clock, now));
+            return Heard::Life(Some(Incarnation(format!("boot:{boot}").into())));
+        }
+        let Some(clock) = sender_clock(beat) else {
+            return Heard::Life(None);
+        };
+        let interval = Duration::from_millis(beat.interval_ms.unwrap_or(1_000).clamp(1, 3_600_000));
+        let by_uptime = self.boot.is_none();
+        match &mut self.pace {
+            None => {
+                self.pace = Some(Pace::first(clock, now));
+                Heard::Life(by_uptime.then(|| self.next_life(own)))
+            }
+            Some(pace) if by_uptime && pace.is_succeeded_by(clock, now) => {
+                *pace = Pace::first(clock, now);
+                Heard::Life(Some(self.next_life(own)))
+            }
+            // Two writers on one channel, or a clock that was set back: life all the same, and no new one.
+            Some(pace) if by_uptime && pace.is_behind(clock) => Heard::Life(None),
+            Some(pace) => match pace.beat(clock, now, interval) {
+                Beat::Fresh => Heard::Life(None),
+                Beat::Late => Heard::Stale,
+            },
+        }
+    }
+
+    fn next_life(&mut self, own: &str) -> Incarnation {
+        self.lives += 1;
+        Incarnation(format!("life:{own}:{}", self.lives).into())
+    }
+}
+
+/// The sender's own clock: its schedule's slot, else its uptime.
+fn sender_clock(beat: &Heartbeat) -> Option<Duration> {
+    if let (Some(slot), Some(interval)) = (beat.slot, beat.interval_ms) {
+        return Some(Duration::from_millis(slot.saturating_mul(interval.max(1))));
+    }
+    beat.uptime_s
+        .and_then(|uptime| Duration::try_from_secs_f64(uptime).ok())
+}
+
+impl Engine {
+    /// Publishes the heartbeat of the current slot if its time has come. Slots that were missed stay missed.
+    pub(super) fn beat_if_due(&mut self) {
+        if self.now >= self.own.next && !self.draining {
+            let slot = self.slot();
+            self.publish(false);
+            let interval = self.settings.interval;
+            let next = u32::try_from(slot + 1).map_or(Duration::MAX, |slots| interval.saturating_mul(slots));
+            self.own.next = self.own.started + next;
+        } else if self.draining {
+            self.own.next = Time::MAX;
+        }
+    }
+
+    fn slot(&self) -> u64 {
+        let interval = self.settings.interval.as_nanos().max(1);
+        u64::try_from(self.now.since(self.own.started).as_nanos() / interval).unwrap_or(u64::MAX)
+    }
+
+    /// A heartbeat out of turn, to find out at once whether the bus works. (Its slot is the current one: others
+    /// take it for a repetition.)
+    pub(super) fn probe_bus(&mut self, since: Time) {
+        if self.own.last_sent.is_none_or(|sent| sent < since) {
+            self.publish(false);
+        }
+    }
+
+    pub(super) fn publish(&mut self, goodbye: bool) {
+        if !self.trust.can_publish() {
+            return;
+        }
+        let slot = self.slot();
+        let late = self.now.since(self.own.next.min(self.now));
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let beat = Heartbeat {
+            node: Some(Arc::clone(&self.settings.node)),
+            group: Some(Arc::clone(&self.settings.group)),
+            boot: Some(Arc::clone(&self.settings.boot)),
+            slot: Some(slot),
+            late_ms: Some(millis(late)),
+            uptime_s: Some(self.now.since(self.started).as_secs_f64()),
+            interval_ms: Some(millis(self.settings.interval)),
+            goodbye,
+            peers: self.claims(),
+        };
+        self.own.last_sent = Some(self.now);
+        self.trust.sent(slot, self.now);
+        self.decisions.push_back(Decision::Publish(beat));
+    }
+
+    fn claims(&self) -> Vec<PeerClaim> {
+        let local = self
+            .settings
+            .peers
+            .iter()
+            .zip(&self.peers)
+            .filter(|(settings, _)| settings.local);
+        local
+            .map(|(settings, peer)| PeerClaim {
+                name: Arc::clone(&settings.name),
+                liveness: peer.liveness,
+                incarnation: peer.incarnation.clone(),
+            })
+            .collect()
+    }
+
+    /// A message on a channel.
+    pub(super) fn message(&mut self, channel: &Arc<str>, body: Body) {
+        let beat = match body {
+            Body::Heartbeat(beat) => Some(beat),
+            Body::Opaque => None,
+        };
+        if let Some(beat) = &beat
+            && beat.boot.as_ref() == Some(&self.settings.boot)
+        {
+            // Ours: proof that we hear, and nobody's life.
+            if let Some(slot) = beat.slot {
+                let changed = self.trust.echo(slot, self.now);
+                self.trust_changed(changed);
+                self.ask |= !self.waiting.is_empty();
+            }
+            return;
+        }
+        self.life_on_channel(channel, beat.as_ref());
+        if let Some(beat) = beat
+            && *channel == self.settings.group_channel
+        {
+            self.node_beat(&beat);
+        }
+    }
+
+    fn life_on_channel(&mut self, channel: &str, beat: Option<&Heartbeat>) {
+        let checks = self.routes.channels.get(channel).map_or(0, Vec::len);
+        for place in 0..checks {
+            let Some(id) = self
+                .routes
+                .channels
+                .get(channel)
+                .and_then(|checks| checks.get(place))
+                .copied()
+            else {
+                return;
+            };
+            let heard = match beat {
+                Some(beat) => {
+                    self.routes
+                        .paces
+                        .entry(id)
+                        .or_default()
+                        .hear(beat, &self.settings.boot, self.now)
+                }
+                None => Heard::Life(None),
+            };
+            let goodbye = beat.is_some_and(|beat| beat.goodbye);
+            self.heard(id, heard, goodbye);
+        }
+    }
+
+    fn node_beat(&mut self, beat: &Heartbeat) {
+        let Some(name) = &beat.node else { return };
+        if *name == self.settings.node {
+            self.duplicate(name);
+            return;
+        }
+        let (now, own) = (self.now, Arc::clone(&self.settings.boot));
+        let Some(node) = self.routes.nodes.get_mut(name) else {
+            return;
+        };
+        let heard = node.sender.hear(beat, &own, now);
+        if heard == Heard::Stale {
+            return;
+        }
+        // Few: checks that the configuration ties to this node.
+        let (checks, claims) = (node.checks.clone(), node.claims.clone());
+        for id in checks {
+            self.heard(id, heard.clone(), beat.goodbye);
+        }
+        for (peer, id) in claims {
+            let claim = beat.peers.iter().find(|claim| claim.name == peer);
+            self.claimed(id, claim, beat.goodbye);
+        }
+    }
+
+    fn heard(&mut self, id: CheckId, heard: Heard, goodbye: bool) {
+        let Heard::Life(incarnation) = heard else { return };
+        if goodbye {
+            return self.leave(id);
+        }
+        if let Some(incarnation) = incarnation
+            && self.takes_lives_from(id)
+        {
+            self.new_incarnation(id.peer, incarnation);
+        }
+        let (now, mark) = (self.now, self.trust.mark(self.now));
+        let Some(peer) = self.peers.get_mut(id.peer.0 as usize) else {
+            return;
+        };
+        let Some(check) = peer.checks.get_mut(usize::from(id.index)) else {
+            return;
+        };
+        let first = check.last_pass.is_none();
+        check.life(now, mark);
+        // What was alive and goes on living needs no judgement: its alarm finds the new deadline.
+        if first || !peer.is_quietly_alive() {
+            self.judge(id.peer);
+        }
+    }
+
+    fn claimed(&mut self, id: CheckId, claim: Option<&PeerClaim>, goodbye: bool) {
+        if goodbye {
+            return self.leave(id);
+        }
+        if let Some(incarnation) = claim.and_then(|claim| claim.incarnation.clone())
+            && self.takes_lives_from(id)
+        {
+            self.new_incarnation(id.peer, incarnation);
+        }
+        let now = self.now;
+        let liveness = claim.map_or(super::peer::Liveness::Unknown, |claim| claim.liveness);
+        if let Some(peer) = self.peer_mut(id.peer)
+            && let Some(check) = peer.checks.get_mut(usize::from(id.index))
+        {
+            check.claimed(liveness, now);
+            self.judge(id.peer);
+        }
+    }
+
+    fn leave(&mut self, id: CheckId) {
+        if let Some(peer) = self.peer_mut(id.peer)
+            && let Some(check) = peer.checks.get_mut(usize::from(id.index))
+        {
+            check.leave(super::evidence::Why::Left);
+            self.notice(Some(id.peer), What::Goodbye);
+            self.judge(id.peer);
+        }
+    }
+
+    /// Which of a peer's checks tells its lives apart is fixed by the configuration: its owner, else what another
+    /// node claims of it, else the first check that hears it.
+    fn takes_lives_from(&self, id: CheckId) -> bool {
+        let Some(peer) = self.settings.peers.get(id.peer.0 as usize) else {
+            return false;
+        };
+        let rank = |kind: &CheckKind| match kind {
+            CheckKind::Process { .. } => 0,
+            CheckKind::Passive {
+                source: Source::Claim { .. },
+                ..
+            } => 1,
+            CheckKind::Passive {
+                source: Source::Node(_),
+                ..
+            } => 2,
+            CheckKind::Passive {
+                source: Source::Channels(_),
+                ..
+            } => 3,
+            CheckKind::Active { .. } => 4,
+        };
+        let first = (0u16..)
+            .zip(&peer.checks)
+            .min_by_key(|(index, check)| (rank(&check.kind), *index));
+        first.is_some_and(|(index, _)| index == id.index)
+    }
+
+    fn duplicate(&mut self, name: &Arc<str>) {
+        if self
+            .routes
+            .duplicate_told
+            .is_some_and(|told| self.now.since(told) < DUPLICATE_EVERY)
+        {
+            return;
+        }
+        self.routes.duplicate_told = Some(self.now);
+        self.notice(
+            None,
+            What::DuplicateNode {
+                node: Arc::clone(name),
+            },
+        );
+    }
+
+    /// Another life of `peer` is there.
+    pub(super) fn new_incarnation(&mut self, id: PeerId, incarnation: Incarnation) {
+        let (now, mark) = (self.now, self.trust.mark(self.now));
+        let Some(peer) = self.peer_mut(id) else { return };
+        peer.exited = false;
+        peer.exited_under_pause = false;
+        if peer.incarnation.as_ref() == Some(&incarnation) {
+            return;
+        }
+        let first = peer.incarnation.replace(incarnation.clone()).is_none();
+        if !first {
+            peer.incarnations += 1;
+            for check in &mut peer.checks {
+                check.new_life(now, mark);
+            }
+            let grace = self.settings.peers[id.0 as usize].grace;
+            self.peers[id.0 as usize].grace_until = now + grace;
+        }
+        self.notice(Some(id), What::Incarnation { incarnation });
+        self.end_pulse_of(id);
+        self.ask = true;
+        self.saving.soon();
+    }
+}

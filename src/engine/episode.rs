@@ -1,0 +1,65 @@
+//! An episode: from the first suspicion to verified recovery or giving up. The unit of audit.
+
+use std::collections::BTreeSet;
+
+use super::cause::Cause;
+use super::event::Incarnation;
+use super::guards::Refusal;
+use super::snapshot::EpisodePhase;
+use super::time::Time;
+
+/// One episode of one peer.
+#[derive(Clone, Debug)]
+pub(super) struct Episode {
+    pub(super) id: u64,
+    pub(super) opened: Time,
+    pub(super) cause: Cause,
+    /// Checks that condemned (or, before that, suspected) the peer. All of them must pass for a recovery.
+    pub(super) condemned: BTreeSet<u16>,
+    pub(super) condemned_at: Option<Time>,
+    pub(super) phase: EpisodePhase,
+    /// The remedy that is being carried out or verified.
+    pub(super) remedy: Option<Remedy>,
+    /// Remedies granted.
+    pub(super) attempts: u32,
+    /// Remedies carried out.
+    pub(super) remedies: u32,
+    /// One of them restarts: everything that ever worked must work again.
+    pub(super) restarted: bool,
+    /// When the last remedy ended: only what began after that proves recovery.
+    pub(super) healed_at: Option<Time>,
+    pub(super) refusal: Option<Refusal>,
+}
+
+/// A remedy that was granted.
+#[derive(Clone, Debug)]
+pub(super) struct Remedy {
+    pub(super) token: u64,
+    pub(super) rung: u16,
+    pub(super) incarnation: Incarnation,
+    /// Taken for failed if its executor has not answered by then.
+    pub(super) lost_at: Time,
+}
+
+impl Episode {
+    pub(super) fn new(id: u64, cause: Cause, now: Time) -> Self {
+        Self {
+            id,
+            opened: now,
+            cause,
+            condemned: BTreeSet::new(),
+            condemned_at: None,
+            phase: EpisodePhase::Suspected,
+            remedy: None,
+            attempts: 0,
+            remedies: 0,
+            restarted: false,
+            healed_at: None,
+            refusal: None,
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.phase, EpisodePhase::Suspected | EpisodePhase::Waiting)
+    }
+}

@@ -1,0 +1,58 @@
+//! Too many remedies that restart: of this peer, or of the group.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::{Asked, GuardName, Refusal};
+use crate::engine::event::PeerId;
+use crate::engine::peer::Peer;
+use crate::engine::settings::PeerSettings;
+use crate::engine::time::Time;
+
+/// With no store to say what was done before, each peer gets one restart in this time after the start.
+pub(in crate::engine) const UNTOLD: Duration = Duration::from_secs(600);
+
+/// What the group has suffered by this node's hand.
+#[derive(Clone, Debug, Default)]
+pub(in crate::engine) struct GroupLedger {
+    /// No restart of anybody before this.
+    pub(in crate::engine) not_before: Option<Time>,
+    /// Being restarted, and not proven alive yet.
+    pub(in crate::engine) down: BTreeSet<PeerId>,
+    /// No store was found: until then each peer gets one restart only.
+    pub(in crate::engine) untold_until: Option<Time>,
+}
+
+/// Restarts that `peer` may still suffer now.
+pub(in crate::engine) fn peer_budget_left(
+    peer: &Peer,
+    settings: &PeerSettings,
+    group: &GroupLedger,
+    now: Time,
+) -> u32 {
+    let untold = group.untold_until.is_some_and(|until| now < until);
+    let limit = if untold {
+        settings.budget.count.min(1)
+    } else {
+        settings.budget.count
+    };
+    limit.saturating_sub(peer.ledger.spent(now))
+}
+
+pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
+    if !asked.remedy.restarts {
+        return Ok(());
+    }
+    if peer_budget_left(asked.peer, asked.peer_settings, asked.group, asked.now) == 0 {
+        let until = asked.peer.ledger.first_free(asked.now);
+        return GuardName::Budget.refuses("this peer's restarts are used up", until);
+    }
+    if let Some(until) = asked.group.not_before.filter(|until| asked.now < *until) {
+        return GuardName::Budget.refuses("another peer was restarted a moment ago", Some(until));
+    }
+    let share = asked.settings.peers.len() * usize::from(asked.settings.group_budget.down_percent) / 100;
+    if asked.group.down.len() >= share.max(1) {
+        return GuardName::Budget.refuses("other peers are down by our hand", None);
+    }
+    Ok(())
+}

@@ -1,0 +1,13 @@
+//! The bus was away until a moment ago: what died of that may come back by itself, and what was silent could not
+//! be heard.
+
+use super::{Asked, GuardName, Refusal};
+
+pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
+    match asked.trust.settling_until() {
+        Some(until) if asked.now < until => {
+            GuardName::BusSettle.refuses("the bus was away until a moment ago", Some(until))
+        }
+        Some(_) | None => Ok(()),
+    }
+}

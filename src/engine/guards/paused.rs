@@ -1,0 +1,16 @@
+//! An operator said: do nothing. Or the node is about to end.
+
+use super::{Asked, GuardName, Refusal};
+
+pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
+    if asked.draining {
+        return GuardName::Paused.refuses("this node is draining", None);
+    }
+    match (asked.node_pause, &asked.peer.pause) {
+        (Some(pause), _) => {
+            GuardName::Paused.refuses(format!("the node is paused: {}", pause.reason), pause.until)
+        }
+        (None, Some(pause)) => GuardName::Paused.refuses(format!("paused: {}", pause.reason), pause.until),
+        (None, None) => Ok(()),
+    }
+}

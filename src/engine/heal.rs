@@ -1,0 +1,541 @@
+//! From condemned to healed: asking the guards, granting, and watching for the proof.
+
+use std::time::Duration;
+
+use super::Engine;
+use super::decision::{Decision, Grant, What};
+use super::episode::{Episode, Remedy};
+use super::event::{Incarnation, PeerId, RemedyOutcome};
+use super::guards::{self, Asked, GuardName, Refusal};
+use super::peer::Liveness;
+use super::self_trust::BusState;
+use super::settings::{Plane, RemedyKind, RemedySettings};
+use super::snapshot::EpisodePhase;
+use super::time::Time;
+
+/// A slot "down by our hand" is held so much longer than `verify_within`, then freed in any case.
+const SLOT_SLACK: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Asks for every condemned peer, the longest-condemned first. One restart makes the group's budget say no
+    /// to the rest by itself.
+    pub(super) fn ask_guards(&mut self) {
+        for (since, id) in self.waiting.clone() {
+            self.ask_for(id, since);
+        }
+    }
+
+    fn ask_for(&mut self, id: PeerId, condemned_at: Time) {
+        let Some(peer) = self.peer(id) else { return };
+        let Some(episode) = &peer.episode else { return };
+        if episode.phase != EpisodePhase::Waiting || peer.liveness != Liveness::Dead {
+            return;
+        }
+        let settings = &self.settings.peers[id.0 as usize];
+        let wanted = (0u16..)
+            .zip(&settings.remedies)
+            .find(|(_, remedy)| remedy.causes.is_empty() || remedy.causes.contains(&episode.cause));
+        let Some((rung, remedy)) = wanted else { return };
+        let remedy = remedy.clone();
+        let incarnation = peer
+            .incarnation
+            .clone()
+            .unwrap_or_else(|| Incarnation("none".into()));
+        if peer.ledger.is_done(&incarnation, rung) {
+            return self.give_up(
+                id,
+                "the remedy was carried out on this life and did not bring it back",
+            );
+        }
+        let asked = Asked {
+            now: self.now,
+            settings: &self.settings,
+            trust: &self.trust,
+            breaker: &self.breaker,
+            group: &self.group,
+            node_pause: self.node_pause.as_ref(),
+            draining: self.draining,
+            id,
+            peer,
+            peer_settings: settings,
+            episode,
+            remedy: &remedy,
+            expectations: &self.expectations,
+        };
+        match guards::permit(&asked) {
+            Ok(()) => self.grant(id, rung, &remedy, incarnation, false),
+            Err(refusal) if refusal.guard == GuardName::DryRun => {
+                self.refused(id, refusal);
+                self.grant(id, rung, &remedy, incarnation, true);
+            }
+            Err(refusal) => {
+                let spent = refusal.guard == GuardName::Budget
+                    && episode.remedies > 0
+                    && guards::peer_budget_left(peer, settings, &self.group, self.now) == 0;
+                let unproven = refusal.guard == GuardName::SelfTrust
+                    && self.trust.state() == BusState::Trusted
+                    && !self.trust.outlives(condemned_at);
+                self.refused(id, refusal);
+                if spent {
+                    self.give_up(id, "its restarts are used up and it is still dead");
+                } else if unproven {
+                    self.probe_bus(condemned_at);
+                }
+            }
+        }
+    }
+
+    fn refused(&mut self, id: PeerId, refusal: Refusal) {
+        let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
+            return;
+        };
+        let same = episode
+            .refusal
+            .as_ref()
+            .is_some_and(|last| last.guard == refusal.guard && last.why == refusal.why);
+        let number = episode.id;
+        episode.refusal = Some(refusal.clone());
+        if !same {
+            self.notice(
+                Some(id),
+                What::Refused {
+                    episode: number,
+                    refusal,
+                },
+            );
+        }
+    }
+
+    fn grant(
+        &mut self,
+        id: PeerId,
+        rung: u16,
+        remedy: &RemedySettings,
+        incarnation: Incarnation,
+        dry_run: bool,
+    ) {
+        let now = self.now;
+        self.tokens += 1;
+        let token = self.tokens;
+        self.breaker.healing(id);
+        self.charge(id, remedy);
+        let settings = &self.settings.peers[id.0 as usize];
+        let (name, hold) = (settings.name.clone(), settings.healthz_hold);
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        peer.ledger.mark_done(incarnation.clone(), rung);
+        let exited = peer.exited;
+        let Some(episode) = &mut peer.episode else { return };
+        let (number, cause, kind) = (episode.id, episode.cause, remedy.kind);
+        episode.attempts += 1;
+        let attempt = episode.attempts;
+        let act_within = if kind == RemedyKind::Healthz {
+            hold
+        } else {
+            remedy.act_within
+        };
+        episode.phase = EpisodePhase::Acting { token, since: now };
+        episode.restarted |= remedy.restarts;
+        episode.remedy = Some(Remedy {
+            token,
+            rung,
+            incarnation: incarnation.clone(),
+            lost_at: now + act_within,
+        });
+        if !dry_run {
+            peer.granted += 1;
+            episode.refusal = None;
+        }
+        let grant = Grant {
+            token,
+            peer: id,
+            name,
+            incarnation,
+            exited,
+            rung,
+            kind,
+            cause,
+            attempt,
+        };
+        if dry_run {
+            self.notice(
+                Some(id),
+                What::WouldHeal {
+                    episode: number,
+                    kind,
+                    cause,
+                },
+            );
+            self.acted(id, "dry_run", "nothing was done".to_owned());
+            return;
+        }
+        self.notice(
+            Some(id),
+            What::Granted {
+                episode: number,
+                token,
+                kind,
+                cause,
+                attempt,
+            },
+        );
+        // Written down before it is done: a node that dies in between must know that it may have acted.
+        self.save_now();
+        if kind == RemedyKind::Healthz {
+            self.peers[id.0 as usize].pulse_until = Some(now + hold);
+            self.arm(id);
+        } else {
+            self.decisions.push_back(Decision::Heal(grant));
+            self.arm(id);
+        }
+    }
+
+    fn charge(&mut self, id: PeerId, remedy: &RemedySettings) {
+        let now = self.now;
+        let settings = &self.settings.peers[id.0 as usize];
+        let (backoff, window) = (settings.backoff, settings.budget.window);
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        if peer.lived_for.is_some_and(|lived| lived >= backoff.reset_after) {
+            peer.ledger.level = 0;
+        }
+        peer.lived_for = None;
+        let doubled = backoff.initial.saturating_mul(1 << peer.ledger.level.min(20));
+        let wait = doubled.min(backoff.max);
+        peer.ledger.level = peer.ledger.level.saturating_add(1);
+        let jitter =
+            wait.mul_f64(0.25 * fraction(self.seed, id, peer.granted + u64::from(peer.ledger.level)));
+        peer.ledger.not_before = Some(now + wait + jitter);
+        peer.ledger.expire(now);
+        if remedy.restarts {
+            peer.ledger.charge(now + window);
+            self.group.not_before = Some(now + self.settings.group_budget.spacing);
+            self.group.down.insert(id);
+        }
+    }
+
+    /// An executor's answer. One that nobody waits for any more is dropped.
+    pub(super) fn remedy_ended(&mut self, token: u64, outcome: RemedyOutcome) {
+        let waits = |episode: &Episode| {
+            episode
+                .remedy
+                .as_ref()
+                .is_some_and(|remedy| remedy.token == token)
+        };
+        let Some(id) = self.ids().find(|id| {
+            self.peer(*id)
+                .and_then(|peer| peer.episode.as_ref())
+                .is_some_and(waits)
+        }) else {
+            return;
+        };
+        match outcome {
+            RemedyOutcome::Acted { detail } => self.acted(id, "acted", detail),
+            RemedyOutcome::Failed { detail } => {
+                self.unmark(id);
+                self.acted(id, "failed", detail);
+            }
+            RemedyOutcome::Fenced { detail } => self.not_acted(id, "fenced", detail),
+            RemedyOutcome::NotActed { detail } => self.not_acted(id, "not_acted", detail),
+        }
+    }
+
+    /// It did not do what it should: the same rung may be tried again on this life, under backoff and budget.
+    fn unmark(&mut self, id: PeerId) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        let remedy = peer.episode.as_ref().and_then(|episode| episode.remedy.clone());
+        if let Some(Remedy {
+            rung, incarnation, ..
+        }) = remedy
+        {
+            peer.ledger.unmark(&incarnation, rung);
+        }
+    }
+
+    /// A remedy ended; from now on the peer's own proof of life counts.
+    fn acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
+        let now = self.now;
+        let settings = &self.settings.peers[id.0 as usize];
+        let Some(episode) = self
+            .peers
+            .get_mut(id.0 as usize)
+            .and_then(|peer| peer.episode.as_mut())
+        else {
+            return;
+        };
+        let Some(remedy) = &episode.remedy else { return };
+        let rung = settings.remedies.get(usize::from(remedy.rung));
+        let (kind, verify_within) = rung.map_or((RemedyKind::Log, Duration::ZERO), |rung| {
+            (rung.kind, rung.verify_within)
+        });
+        let (number, token) = (episode.id, remedy.token);
+        episode.remedies += 1;
+        episode.healed_at = Some(now);
+        episode.phase = EpisodePhase::Verifying {
+            until: now + verify_within,
+        };
+        self.notice(
+            Some(id),
+            What::Acted {
+                episode: number,
+                token,
+                kind,
+                outcome,
+                detail,
+            },
+        );
+        self.saving.soon();
+        self.judge(id);
+    }
+
+    /// Nothing was touched: nothing is charged but the backoff.
+    fn not_acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
+        self.unmark(id);
+        let now = self.now;
+        self.group.down.remove(&id);
+        self.breaker.healing_failed(id, now);
+        let settings = &self.settings.peers[id.0 as usize];
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        let Some(episode) = &mut peer.episode else { return };
+        let Some(remedy) = episode.remedy.take() else {
+            return;
+        };
+        let rung = settings.remedies.get(usize::from(remedy.rung));
+        let kind = rung.map_or(RemedyKind::Log, |rung| rung.kind);
+        if rung.is_some_and(|rung| rung.restarts) {
+            peer.ledger.refund();
+        }
+        episode.phase = EpisodePhase::Waiting;
+        episode.restarted = episode.remedies > 0;
+        let what = What::Acted {
+            episode: episode.id,
+            token: remedy.token,
+            kind,
+            outcome,
+            detail,
+        };
+        self.notice(Some(id), what);
+        self.saving.soon();
+        self.ask = true;
+        self.judge(id);
+    }
+
+    /// Deadlines of an episode.
+    pub(super) fn episode_due(&mut self, id: PeerId) {
+        let now = self.now;
+        let Some(peer) = self.peer(id) else { return };
+        if peer.pulse_until.is_some_and(|until| now >= until) {
+            return self.end_pulse(
+                id,
+                "no new life appeared while /healthz answered 503: is its probe wired?",
+            );
+        }
+        let Some(episode) = &peer.episode else { return };
+        match episode.phase {
+            EpisodePhase::Acting { .. }
+                if episode
+                    .remedy
+                    .as_ref()
+                    .is_some_and(|remedy| now >= remedy.lost_at) =>
+            {
+                self.acted(id, "failed", "its executor did not answer in time".to_owned());
+            }
+            EpisodePhase::Verifying { until } if now >= until => self.verify_ended(id, until),
+            EpisodePhase::Acting { .. }
+            | EpisodePhase::Verifying { .. }
+            | EpisodePhase::Suspected
+            | EpisodePhase::Waiting
+            | EpisodePhase::GaveUp { .. } => {}
+        }
+    }
+
+    fn verify_ended(&mut self, id: PeerId, until: Time) {
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        let Some(episode) = &mut peer.episode else { return };
+        let on_bus = |index: &u16| {
+            peer.checks
+                .get(usize::from(*index))
+                .is_some_and(|check| check.plane() == Plane::Bus)
+        };
+        let blind = self.trust.state() != BusState::Trusted || self.trust.settling(now);
+        if blind && episode.condemned.iter().any(on_bus) {
+            // The proof cannot be heard now. (The slot is not held for it.)
+            episode.phase = EpisodePhase::Verifying {
+                until: now + SLOT_SLACK,
+            };
+            if now >= until + SLOT_SLACK {
+                self.group.down.remove(&id);
+            }
+            return self.arm(id);
+        }
+        episode.phase = EpisodePhase::Waiting;
+        episode.remedy = None;
+        self.group.down.remove(&id);
+        self.breaker.healing_failed(id, now);
+        self.ask = true;
+        self.saving.soon();
+    }
+
+    /// An own pause: deadlines that ran meanwhile are put off by its length.
+    pub(super) fn extend_episode(&mut self, id: PeerId, pause: Duration) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        if let Some(until) = &mut peer.pulse_until {
+            *until = *until + pause;
+        }
+        let Some(episode) = &mut peer.episode else { return };
+        if let EpisodePhase::Verifying { until } = &mut episode.phase {
+            *until = *until + pause;
+        }
+        if let Some(remedy) = &mut episode.remedy {
+            remedy.lost_at = remedy.lost_at + pause;
+        }
+    }
+
+    /// It is alive: does that end its episode?
+    pub(super) fn try_close(&mut self, id: PeerId) {
+        let Some(episode) = self.peer(id).and_then(|peer| peer.episode.as_ref()) else {
+            return;
+        };
+        if matches!(episode.phase, EpisodePhase::Acting { .. }) || !self.is_proven(id) {
+            return;
+        }
+        let (number, remedies, opened) = (episode.id, episode.remedies, episode.opened);
+        let after_ms = u64::try_from(self.now.since(opened).as_millis()).unwrap_or(u64::MAX);
+        self.notice(
+            Some(id),
+            What::Recovered {
+                episode: number,
+                remedies,
+                after_ms,
+            },
+        );
+        self.drop_episode(id);
+    }
+
+    /// The episode ends without recovery.
+    pub(super) fn close_episode(&mut self, id: PeerId, detail: &str) {
+        let Some(episode) = self.peer(id).and_then(|peer| peer.episode.as_ref()) else {
+            return;
+        };
+        let episode = episode.id;
+        self.notice(
+            Some(id),
+            What::EpisodeClosed {
+                episode,
+                detail: detail.to_owned(),
+            },
+        );
+        self.drop_episode(id);
+    }
+
+    fn drop_episode(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        if let Some(condemned_at) = peer.episode.take().and_then(|episode| episode.condemned_at) {
+            self.waiting.remove(&(condemned_at, id));
+        }
+        peer.pulse_until = None;
+        self.group.down.remove(&id);
+        self.saving.soon();
+        self.ask = true;
+    }
+
+    fn give_up(&mut self, id: PeerId, detail: &str) {
+        let now = self.now;
+        self.group.down.remove(&id);
+        self.breaker.healing_failed(id, now);
+        let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
+            return;
+        };
+        episode.phase = EpisodePhase::GaveUp { since: now };
+        let (number, remedies) = (episode.id, episode.remedies);
+        self.notice(
+            Some(id),
+            What::GaveUp {
+                episode: number,
+                remedies,
+                detail: detail.to_owned(),
+            },
+        );
+        self.saving.soon();
+    }
+
+    /// A new life appeared: if a pulse was asking for it, that has done its work.
+    pub(super) fn end_pulse_of(&mut self, id: PeerId) {
+        if self
+            .peer_mut(id)
+            .is_some_and(|peer| peer.pulse_until.take().is_some())
+        {
+            self.acted(id, "acted", "a new life appeared".to_owned());
+        }
+    }
+
+    fn end_pulse(&mut self, id: PeerId, detail: &str) {
+        if self
+            .peer_mut(id)
+            .is_some_and(|peer| peer.pulse_until.take().is_some())
+        {
+            self.unmark(id);
+            self.acted(id, "failed", detail.to_owned());
+        }
+    }
+
+    /// What a pulse rests on is on hold: it is taken back. What was charged stays charged: the probe may have
+    /// counted already.
+    pub(super) fn withdraw_pulse_of(&mut self, id: PeerId) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        if peer.pulse_until.take().is_none() {
+            return;
+        }
+        self.unmark(id);
+        self.group.down.remove(&id);
+        let Some(episode) = self.peers[id.0 as usize].episode.as_mut() else {
+            return;
+        };
+        episode.phase = EpisodePhase::Waiting;
+        let Some(remedy) = episode.remedy.take() else {
+            return;
+        };
+        let what = What::Acted {
+            episode: episode.id,
+            token: remedy.token,
+            kind: RemedyKind::Healthz,
+            outcome: "not_acted",
+            detail: "withdrawn: its evidence is on hold".to_owned(),
+        };
+        self.notice(Some(id), what);
+    }
+}
+
+impl Episode {
+    /// When its phase could change by the passing of time alone.
+    pub(super) fn next_change(&self) -> Option<Time> {
+        match self.phase {
+            EpisodePhase::Verifying { until } => Some(until),
+            EpisodePhase::Acting { .. } => self.remedy.as_ref().map(|remedy| remedy.lost_at),
+            EpisodePhase::Suspected | EpisodePhase::Waiting | EpisodePhase::GaveUp { .. } => None,
+        }
+    }
+}
+
+/// A number in 0..1 that depends on nothing but its arguments: jitter must not depend on the order of events.
+fn fraction(seed: u64, id: PeerId, attempt: u64) -> f64 {
+    // SplitMix64's finaliser (Steele, Lea, Flood 2014).
+    let mut z = seed
+        .wrapping_add(u64::from(id.0).wrapping_mul(0x9E37_79B9_7F4A_7C15))
+        .wrapping_add(attempt.wrapping_mul(0xD1B5_4A32_D192_ED03));
+    z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^= z >> 31;
+    (z >> 11) as f64 / (1u64 << 53) as f64
+}

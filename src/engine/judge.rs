@@ -1,0 +1,370 @@
+//! Judging a peer: its checks' verdicts become one liveness and one cause, and what changes is told.
+
+use std::collections::BTreeSet;
+
+use super::Engine;
+use super::breaker::Flip;
+use super::cause::Cause;
+use super::decision::What;
+use super::episode::Episode;
+use super::event::{CheckId, OwnerSeen, PeerId};
+use super::evidence::{Light, Verdict, Why};
+use super::peer::{Liveness, Peer};
+use super::settings::{CheckKind, CheckSettings, Decides};
+use super::snapshot::EpisodePhase;
+use super::time::Time;
+
+/// All verdicts of a peer, made one.
+struct Judged {
+    liveness: Liveness,
+    cause: Option<Cause>,
+    because: Option<(u16, Verdict)>,
+    /// Checks that condemn it; or, if none does, that suspect it.
+    against: BTreeSet<u16>,
+    /// Its silence is not covered by echoes yet.
+    uncovered: bool,
+}
+
+impl Engine {
+    pub(super) fn light(&self, check: &CheckSettings) -> Light<'_> {
+        let expectation = check.needs.map(|id| {
+            self.expectations
+                .get(usize::from(id.0))
+                .copied()
+                .unwrap_or_default()
+        });
+        Light {
+            now: self.now,
+            trust: &self.trust,
+            expectation,
+        }
+    }
+
+    /// A check's verdict as it stood when this node last ran.
+    pub(super) fn verdict_at(&self, id: CheckId, at: Time) -> Option<Verdict> {
+        let settings = self
+            .settings
+            .peers
+            .get(id.peer.0 as usize)?
+            .checks
+            .get(usize::from(id.index))?;
+        let check = self.peer(id.peer)?.check(id.index)?;
+        Some(check.verdict(Light {
+            now: at,
+            ..self.light(settings)
+        }))
+    }
+
+    /// Judges `id` anew and sees to what follows.
+    pub(super) fn judge(&mut self, id: PeerId) {
+        let Some(judged) = self.judged(id) else { return };
+        if judged.uncovered {
+            self.uncovered.insert(id);
+        } else {
+            self.uncovered.remove(&id);
+        }
+        self.tell_liveness(id, &judged);
+        self.tell_breaker(id);
+        self.follow_episode(id, judged.against);
+        self.arm(id);
+    }
+
+    fn judged(&self, id: PeerId) -> Option<Judged> {
+        let settings = self.settings.peers.get(id.0 as usize)?;
+        let peer = self.peer(id)?;
+        let mut judged = Judged {
+            liveness: Liveness::Unknown,
+            cause: None,
+            because: None,
+            against: BTreeSet::new(),
+            uncovered: false,
+        };
+        // The weightiest word counts: dead, then suspect, then alive; among equals the cause that explains most
+        // (their order in `Cause` is that of the design's table), then the first check.
+        let rank = |liveness: Liveness| match liveness {
+            Liveness::Unknown => 0,
+            Liveness::Alive => 1,
+            Liveness::Suspect => 2,
+            Liveness::Dead => 3,
+        };
+        for (index, (check, of)) in (0u16..).zip(peer.checks.iter().zip(&settings.checks)) {
+            if of.decides != Decides::Liveness {
+                continue;
+            }
+            let verdict = check.verdict(self.light(of));
+            judged.uncovered |= matches!(verdict.why, Why::Uncovered)
+                || (verdict.liveness == Liveness::Suspect && verdict.why == Why::Silent);
+            let (new, old) = (rank(verdict.liveness), rank(judged.liveness));
+            let explains_more = || match (verdict.cause, judged.cause) {
+                (Some(new), Some(old)) => new < old,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            if new > old {
+                judged.against.clear();
+            }
+            if new >= old && new >= 2 {
+                judged.against.insert(index);
+            }
+            if judged.because.is_none() || new > old || (new == old && explains_more()) {
+                judged.liveness = verdict.liveness;
+                judged.cause = verdict.cause;
+                judged.because = Some((index, verdict));
+            }
+        }
+        Some(judged)
+    }
+
+    fn tell_liveness(&mut self, id: PeerId, judged: &Judged) {
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        let from = peer.liveness;
+        let to = from.next(judged.liveness);
+        let was_held = peer.because.is_some_and(|(_, verdict)| verdict.is_held());
+        if to == judged.liveness {
+            peer.cause = judged.cause;
+            peer.because = judged.because;
+        }
+        if from == to {
+            return;
+        }
+        peer.liveness = to;
+        peer.since = now;
+        peer.enter(to, now);
+        let is_held = peer.because.is_some_and(|(_, verdict)| verdict.is_held());
+        // The bus has its own notice: a hundred peers that are held by it, or come back with it, need none.
+        if (is_held && to == Liveness::Unknown)
+            || (was_held && from == Liveness::Unknown && to == Liveness::Alive)
+        {
+            return;
+        }
+        let (cause, detail) = (peer.cause, self.words(id));
+        self.notice(
+            Some(id),
+            What::Liveness {
+                from,
+                to,
+                cause,
+                detail,
+            },
+        );
+    }
+
+    /// The grounds of a peer's liveness, in words.
+    pub(super) fn words(&self, id: PeerId) -> String {
+        let Some(peer) = self.peer(id) else {
+            return String::new();
+        };
+        let Some((index, verdict)) = peer.because else {
+            return "no check decides".to_owned();
+        };
+        let name = &self.settings.peers[id.0 as usize].checks[usize::from(index)].name;
+        let words = peer
+            .check(index)
+            .map(|check| check.words(verdict, self.now))
+            .unwrap_or_default();
+        format!("{name}: {words}")
+    }
+
+    fn tell_breaker(&mut self, id: PeerId) {
+        let now = self.now;
+        let Some(peer) = self.peers.get(id.0 as usize) else {
+            return;
+        };
+        if self.settings.peers[id.0 as usize].local {
+            return;
+        }
+        let flip = match (peer.liveness, peer.cause) {
+            (Liveness::Alive, _) => self.breaker.alive(id, now),
+            (Liveness::Suspect | Liveness::Dead, Some(Cause::PeerSilent)) => self.breaker.silent(id, now),
+            (Liveness::Unknown, _) if peer.because.is_some_and(|(_, verdict)| verdict.has_left()) => {
+                self.breaker.left(id, now)
+            }
+            (Liveness::Suspect | Liveness::Dead | Liveness::Unknown, _) => self.breaker.explained(id, now),
+        };
+        if let Some(flip) = flip {
+            self.breaker_flipped(flip);
+        }
+    }
+
+    pub(super) fn breaker_flipped(&mut self, flip: Flip) {
+        self.ask = true;
+        let what = match flip {
+            Flip::Tripped { silent, of } => What::MassSilenceTripped { silent, of },
+            Flip::Ended => What::MassSilenceEnded,
+        };
+        self.notice(None, what);
+    }
+
+    /// Opens, condemns, freezes or closes the episode, as the new liveness asks for.
+    fn follow_episode(&mut self, id: PeerId, against: BTreeSet<u16>) {
+        let now = self.now;
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        let (liveness, cause) = (peer.liveness, peer.cause);
+        match liveness {
+            Liveness::Suspect | Liveness::Dead => {
+                let Some(cause) = cause.filter(|cause| cause.lies_in_peer()) else {
+                    return;
+                };
+                if peer.episode.is_none() {
+                    self.episodes += 1;
+                    let episode = self.episodes;
+                    peer.episode = Some(Episode::new(episode, cause, now));
+                    self.notice(Some(id), What::EpisodeOpened { episode, cause });
+                    self.saving.soon();
+                }
+                let peer = &mut self.peers[id.0 as usize];
+                let Some(episode) = &mut peer.episode else { return };
+                if episode.is_waiting() {
+                    episode.cause = cause;
+                    episode.condemned.extend(against);
+                }
+                if liveness == Liveness::Dead && episode.phase == EpisodePhase::Suspected {
+                    episode.phase = EpisodePhase::Waiting;
+                }
+                if liveness == Liveness::Dead && episode.condemned_at.is_none() {
+                    episode.condemned_at = Some(now);
+                    self.waiting.insert((now, id));
+                    self.ask = true;
+                }
+            }
+            Liveness::Alive => self.try_close(id),
+            Liveness::Unknown => {
+                let gone = peer.because.is_some_and(|(_, verdict)| verdict.ends_episodes());
+                if gone {
+                    let detail = self.words(id);
+                    self.close_episode(id, &detail);
+                }
+                // Else it is on hold: nothing is forgotten by a blip. A pulse that rests on what is held is
+                // withdrawn.
+                self.withdraw_pulse_of(id);
+            }
+        }
+        // Condemned anew after a hold: only echoes from now on prove that it was not the bus.
+        if let Some(peer) = self.peers.get_mut(id.0 as usize)
+            && peer.liveness != Liveness::Dead
+            && let Some(episode) = &mut peer.episode
+            && let Some(condemned_at) = episode.condemned_at.take()
+        {
+            self.waiting.remove(&(condemned_at, id));
+            episode.refusal = None;
+        }
+    }
+
+    /// What the owner watch saw.
+    pub(super) fn owner(&mut self, id: PeerId, seen: OwnerSeen) {
+        let paused = self.node_pause.is_some() || self.draining;
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        match seen {
+            OwnerSeen::Running(incarnation) => {
+                self.new_incarnation(id, incarnation);
+                let peer = &mut self.peers[id.0 as usize];
+                peer.taken_down = None;
+                for check in &mut peer.checks {
+                    check.owner_running();
+                }
+            }
+            OwnerSeen::Exited(incarnation) => {
+                if peer
+                    .incarnation
+                    .as_ref()
+                    .is_some_and(|current| *current != incarnation)
+                {
+                    return; // An earlier life's end; the current one is another.
+                }
+                peer.incarnation = Some(incarnation);
+                peer.exited = true;
+                peer.exited_under_pause = paused || peer.pause.is_some();
+                for check in &mut peer.checks {
+                    check.owner_exited();
+                }
+            }
+            OwnerSeen::Absent { detail } => match peer.taken_down.take() {
+                // A remedy of ours was taking it down when this node ended: that exit is our doing.
+                Some(incarnation) => return self.owner(id, OwnerSeen::Exited(incarnation)),
+                None => {
+                    for check in &mut peer.checks {
+                        check.owner_absent(detail.clone());
+                    }
+                }
+            },
+        }
+        self.judge(id);
+    }
+
+    /// A peer's alarm went off.
+    pub(super) fn peer_due(&mut self, id: PeerId) {
+        self.judge(id);
+        self.episode_due(id);
+        let now = self.now;
+        let ended = |until: Option<Time>| until.is_some_and(|until| now >= until);
+        if self
+            .peer(id)
+            .is_some_and(|peer| peer.pause.as_ref().is_some_and(|pause| ended(pause.until)))
+        {
+            self.end_pause(Some(id), "clock");
+        }
+        self.arm(id);
+    }
+
+    /// Sets the peer's alarm to whatever may happen to it next by the passing of time.
+    pub(super) fn arm(&mut self, id: PeerId) {
+        let Some(peer) = self.peer(id) else { return };
+        let checks = peer.checks.iter().map(|check| check.next_change(self.now)).min();
+        let pause = peer.pause.as_ref().and_then(|pause| pause.until);
+        let episode = peer.episode.as_ref().and_then(Episode::next_change);
+        let next = [checks, pause, episode, peer.pulse_until];
+        let next = next.into_iter().flatten().filter(|at| *at > self.now).min();
+        if let Some(next) = next {
+            self.timers.arm(id, next);
+        }
+    }
+
+    /// Whether every check that must prove a recovery has done so.
+    pub(super) fn is_proven(&self, id: PeerId) -> bool {
+        let (Some(peer), Some(settings)) = (self.peer(id), self.settings.peers.get(id.0 as usize)) else {
+            return false;
+        };
+        let Some(episode) = &peer.episode else { return true };
+        let from = episode.healed_at.unwrap_or(episode.opened);
+        // After a restart everything must work again that ever did, not only what showed the failure.
+        let restarted = episode.restarted;
+        (0u16..)
+            .zip(peer.checks.iter().zip(&settings.checks))
+            .all(|(index, (check, of))| {
+                let condemned = episode.condemned.contains(&index);
+                let must = condemned
+                    || (restarted
+                        && of.decides == Decides::Liveness
+                        && check.ever_passed
+                        && !check.verdict(self.light(of)).cannot_prove());
+                let process = matches!(of.kind, CheckKind::Process { .. });
+                !must || check.passed_since(from) || (process && !condemned && !peer.exited)
+            })
+    }
+}
+
+impl Peer {
+    /// Bookkeeping of a change of liveness.
+    fn enter(&mut self, to: Liveness, now: Time) {
+        match to {
+            Liveness::Alive => self.alive_since = self.alive_since.or(Some(now)),
+            Liveness::Suspect | Liveness::Dead => {}
+            Liveness::Unknown => return,
+        }
+        if to == Liveness::Dead {
+            self.lived_for = self.alive_since.take().map(|since| now.since(since));
+        }
+    }
+
+    /// Alive, and nothing is going on: further life changes nothing.
+    pub(super) fn is_quietly_alive(&self) -> bool {
+        self.liveness == Liveness::Alive && self.episode.is_none()
+    }
+}

@@ -1,0 +1,213 @@
+//! What survives a restart of the node: taken out, and taken in again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::Engine;
+use super::decision::Decision;
+use super::episode::Episode;
+use super::guards::UNTOLD;
+use super::peer::{Pause, Peer};
+use super::persist::{Persisted, PersistedEpisode, PersistedPause, PersistedPeer, Restored, VERSION};
+use super::settings::PeerSettings;
+use super::snapshot::EpisodePhase;
+use super::time::Time;
+
+/// What is not urgent is written this often at most.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// When to write.
+#[derive(Debug, Default)]
+pub(super) struct Saving {
+    wanted: bool,
+    last: Option<Time>,
+}
+
+impl Saving {
+    /// Something changed that is to be kept.
+    pub(super) fn soon(&mut self) {
+        self.wanted = true;
+    }
+}
+
+impl Engine {
+    pub(super) fn save_if_due(&mut self) {
+        if self.saving.wanted && self.saving.last.is_none_or(|last| self.now.since(last) >= EVERY) {
+            self.save_now();
+        }
+    }
+
+    /// Before something is done that must not be forgotten.
+    pub(super) fn save_now(&mut self) {
+        self.saving = Saving {
+            wanted: false,
+            last: Some(self.now),
+        };
+        let persisted = self.persisted();
+        self.decisions.push_back(Decision::Persist(persisted));
+    }
+
+    /// What is to be kept, as of now. The runtime also asks for it at its end.
+    pub fn persisted(&self) -> Persisted {
+        let now = self.now;
+        let peers = self.settings.peers.iter().zip(&self.peers);
+        Persisted {
+            version: VERSION,
+            token: self.tokens,
+            episode: self.episodes,
+            dry_run: self.settings.dry_run,
+            group_wait: self
+                .group
+                .not_before
+                .map(|until| until.since(now))
+                .filter(|left| !left.is_zero()),
+            pause: self.node_pause.as_ref().map(|pause| pause.persisted(now)),
+            peers: peers
+                .map(|(settings, peer)| (settings.name.to_string(), peer.persisted(settings, now)))
+                .filter(|(_, peer)| *peer != PersistedPeer::default())
+                .collect(),
+        }
+    }
+
+    pub(super) fn restore(&mut self, restored: &Restored, now: Time) {
+        match restored {
+            Restored::Missing => self.group.untold_until = Some(now + UNTOLD),
+            Restored::Corrupt => {
+                for (peer, settings) in self.peers.iter_mut().zip(&self.settings.peers) {
+                    for _ in 0..settings.budget.count {
+                        peer.ledger.charge(now + settings.budget.window);
+                    }
+                }
+            }
+            Restored::Found(persisted, elapsed) => self.restore_found(persisted, *elapsed, now),
+        }
+    }
+
+    fn restore_found(&mut self, persisted: &Persisted, elapsed: Duration, now: Time) {
+        let left = |left: Duration| left.saturating_sub(elapsed);
+        self.tokens = persisted.token;
+        self.episodes = persisted.episode;
+        self.node_pause = persisted
+            .pause
+            .as_ref()
+            .and_then(|pause| Pause::restored(pause, elapsed, now));
+        // A dry run's budgets are shadows: they bind only another dry run.
+        let binding = persisted.dry_run == self.settings.dry_run;
+        if binding {
+            self.group.not_before = persisted.group_wait.map(|wait| now + left(wait));
+        }
+        for (peer, settings) in self.peers.iter_mut().zip(&self.settings.peers) {
+            if let Some(kept) = persisted.peers.get(&*settings.name) {
+                peer.restore(settings, kept, binding, elapsed, now);
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn persisted(&self, settings: &PeerSettings, now: Time) -> PersistedPeer {
+        let passed = settings
+            .checks
+            .iter()
+            .zip(&self.checks)
+            .filter(|(_, check)| check.ever_passed);
+        let healing = self.episode.as_ref().and_then(|episode| match episode.phase {
+            EpisodePhase::Acting { .. } | EpisodePhase::Verifying { .. } if episode.restarted => {
+                episode.remedy.as_ref().map(|remedy| remedy.incarnation.clone())
+            }
+            _ => None,
+        });
+        PersistedPeer {
+            restarts: self.ledger.left(now),
+            backoff_level: self.ledger.level,
+            backoff: self
+                .ledger
+                .not_before
+                .map(|until| until.since(now))
+                .filter(|left| !left.is_zero()),
+            done: self.ledger.done.iter().cloned().collect(),
+            passed: passed.map(|(settings, _)| settings.name.to_string()).collect(),
+            healing,
+            episode: self.episode.as_ref().map(|episode| PersistedEpisode {
+                id: episode.id,
+                age: now.since(episode.opened),
+                cause: episode.cause,
+                remedies: episode.remedies,
+                gave_up: matches!(episode.phase, EpisodePhase::GaveUp { .. }),
+            }),
+            pause: self.pause.as_ref().map(|pause| pause.persisted(now)),
+        }
+    }
+
+    fn restore(
+        &mut self,
+        settings: &PeerSettings,
+        kept: &PersistedPeer,
+        binding: bool,
+        elapsed: Duration,
+        now: Time,
+    ) {
+        if binding {
+            for left in &kept.restarts {
+                // Never longer than the window of today: a hostile or an older file must not bind for ever.
+                let left = left.saturating_sub(elapsed).min(settings.budget.window);
+                if !left.is_zero() {
+                    self.ledger.charge(now + left);
+                }
+            }
+            self.ledger.level = kept.backoff_level;
+            let wait = kept
+                .backoff
+                .map(|wait| wait.saturating_sub(elapsed).min(settings.backoff.max * 2));
+            self.ledger.not_before = wait.map(|wait| now + wait);
+            for (incarnation, rung) in &kept.done {
+                self.ledger.mark_done(incarnation.clone(), *rung);
+            }
+        }
+        self.taken_down.clone_from(&kept.healing);
+        self.pause = kept
+            .pause
+            .as_ref()
+            .and_then(|pause| Pause::restored(pause, elapsed, now));
+        let mut passed = BTreeSet::new();
+        for (index, (check, of)) in (0u16..).zip(self.checks.iter_mut().zip(&settings.checks)) {
+            check.ever_passed = kept.passed.iter().any(|name| **name == *of.name);
+            if check.ever_passed {
+                passed.insert(index);
+            }
+        }
+        self.episode = kept.episode.as_ref().map(|kept| {
+            let mut episode = Episode::new(kept.id, kept.cause, now - (kept.age + elapsed));
+            episode.remedies = kept.remedies;
+            // What condemned it is not written down: all that ever passed must pass again.
+            episode.condemned = passed;
+            episode.healed_at = (kept.remedies > 0).then_some(now);
+            if kept.gave_up {
+                episode.phase = EpisodePhase::GaveUp { since: now };
+            }
+            episode
+        });
+    }
+}
+
+impl Pause {
+    fn persisted(&self, now: Time) -> PersistedPause {
+        PersistedPause {
+            reason: self.reason.clone(),
+            by: self.by.clone(),
+            left: self.until.map(|until| until.since(now)),
+        }
+    }
+
+    fn restored(kept: &PersistedPause, elapsed: Duration, now: Time) -> Option<Self> {
+        let left = kept.left.map(|left| left.saturating_sub(elapsed));
+        if left.is_some_and(|left| left.is_zero()) {
+            return None;
+        }
+        Some(Self {
+            reason: kept.reason.clone(),
+            by: kept.by.clone(),
+            until: left.map(|left| now + left),
+        })
+    }
+}
