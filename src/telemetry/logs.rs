@@ -122,6 +122,7 @@ fn level(what: &What) -> Level {
         | What::Granted { .. }
         | What::WouldHeal { .. }
         | What::MassSilenceTripped { .. }
+        | What::DuplicateNode { .. }
         | What::Acted {
             outcome: "failed" | "not_acted",
             ..

@@ -738,6 +738,7 @@ async fn the_page_knows_every_event() {
         "mass_silence_tripped",
         "mass_silence_ended",
         "operator",
+        "duplicate_node",
     ] {
         assert!(script.contains(&format!("\"{name}\"")), "{name}");
     }
@@ -1330,6 +1331,9 @@ fn hostile_notices() -> Vec<Notice> {
         },
         What::MassSilenceTripped { silent: 3, of: 4 },
         What::MassSilenceEnded,
+        What::DuplicateNode {
+            node: "9f8e7d".into(),
+        },
         What::Operator {
             request: "pause",
             by: "uid 0 pid 4711".to_owned(),
