@@ -14,6 +14,8 @@ use super::args::{
     ProbeCommand, ProbeFileArgs, ProbeHealthzArgs, ProbeHttpArgs, ProbeRedisArgs, Unreachable,
 };
 use super::exit;
+use crate::bus::Backend;
+use crate::bus::redis::{self as server, Endpoint};
 use crate::http::explain::span;
 use crate::http_client::{self, Answer, Expect, JsonCondition, Question};
 use crate::runtime::clock;
@@ -124,8 +126,33 @@ async fn healthz(args: &ProbeHealthzArgs) -> Found {
 }
 
 async fn redis(args: &ProbeRedisArgs) -> Found {
-    let _ = args;
-    Found::Unreachable("under construction".to_owned())
+    let endpoint = match endpoint(args) {
+        Ok(endpoint) => endpoint,
+        Err(why) => return Found::Fail(why),
+    };
+    match server::probe(&endpoint, args.timeout).await {
+        Ok(why) => Found::Pass(why),
+        Err(why) => Found::Unreachable(why),
+    }
+}
+
+fn endpoint(args: &ProbeRedisArgs) -> Result<Endpoint, String> {
+    if let Some(url) = &args.url {
+        return Endpoint::parse(url).map_err(|error| format!("the URL cannot be read: {error}"));
+    }
+    match args.config.load(false) {
+        Ok(config) => match config.bus.backend {
+            Backend::Redis(endpoint) => Ok(endpoint),
+            Backend::Embedded { .. } => Err(
+                "the configured bus is embedded in the node: ask `defib probe healthz`, or give a URL"
+                    .to_owned(),
+            ),
+        },
+        Err(report) => Err(format!(
+            "the configuration has {} mistakes (`defib check-config` lists them); give a URL instead",
+            report.count()
+        )),
+    }
 }
 
 fn file(args: &ProbeFileArgs) -> Found {

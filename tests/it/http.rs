@@ -27,6 +27,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::support::redis_server::{self, RedisServer};
 use crate::support::snapshots::{at, dead, peer, pulsing, settings, snapshot, with_healthz};
 
 /// Longer than anything here may take, on a machine that is busy.
@@ -627,7 +628,34 @@ async fn explain_says_what_is_known_and_what_comes_next() {
         until: Some(at(107)),
     });
     let served = Served::start(vec![feed]);
-    insta::assert_snapshot!(served.get("/api/v1/explain/feed").await.body, @"");
+    insta::assert_snapshot!(served.get("/api/v1/explain/feed").await.body, @r"
+    feed is dead (peer_stuck) for 40.0 s: stopped by a signal (state T)
+      last life     45.0 s ago
+      incarnation   proc:b007:4711:99
+      other lives   1 seen since the start
+      where         on this machine
+      answers       started, not ready
+      next          backoff is asked again in 7.0 s; then healthz
+
+    checks
+      heartbeat     dead     (bus, decides liveness) peer_silent: silent for 45 s; last pass 45.0 s ago; judged again in 1.0 s
+
+    episode 7, opened 42.0 s ago, cause peer_stuck
+      condemned by  heartbeat
+      phase         condemned, waiting for the guards' permission
+      remedies      1 carried out in it
+      guard         backoff said no: the last remedy was 3 s ago (could change in 7.0 s)
+
+    remedies
+      ladder        healthz
+      granted       1 since the start
+      budget        2 left
+      healthz       the remedy is not wired: no probe of /healthz/feed has come in the 1 min 40 s since the start
+      pulse         /healthz/feed answers 200
+
+    node base-1 of group base-station
+      bus           trusted for 1 min 39 s: echoes return
+    ");
 
     let request = b"GET /api/v1/explain/feed HTTP/1.1\r\nHost: x\r\nAccept: application/json\r\nConnection: close\r\n\r\n";
     let json = served.raw(request).await;
@@ -710,6 +738,7 @@ async fn the_page_knows_every_event() {
         "mass_silence_tripped",
         "mass_silence_ended",
         "operator",
+        "duplicate_node",
     ] {
         assert!(script.contains(&format!("\"{name}\"")), "{name}");
     }
@@ -1302,6 +1331,9 @@ fn hostile_notices() -> Vec<Notice> {
         },
         What::MassSilenceTripped { silent: 3, of: 4 },
         What::MassSilenceEnded,
+        What::DuplicateNode {
+            node: "9f8e7d".into(),
+        },
         What::Operator {
             request: "pause",
             by: "uid 0 pid 4711".to_owned(),
@@ -1315,7 +1347,7 @@ fn hostile_notices() -> Vec<Notice> {
 
 async fn scrape_of_a_hostile_world() -> String {
     let mut feed = pulsing(peer("feed"), at(200));
-    feed.detail = "10.1.2.3:6379 refused id 9f8e7d".to_owned();
+    "10.1.2.3:6379 refused id 9f8e7d".clone_into(&mut feed.detail);
     let mut served = Served::with_admin(vec![feed, peer("recorder")]);
     for notice in hostile_notices() {
         served.metrics.engine.observe_notice(&notice);
@@ -1418,15 +1450,17 @@ fn names_in_the_sources() -> BTreeSet<String> {
 #[tokio::test]
 async fn the_page_of_metrics_is_true() {
     let page = include_str!("../../docs/metrics.md");
+    let cells = |line: &'static str| -> Vec<&str> {
+        line.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().trim_matches('`'))
+            .collect()
+    };
     let rows: Vec<Vec<&str>> = page
         .lines()
         .filter(|line| line.starts_with("| `defib_"))
-        .map(|line| {
-            line.trim_matches('|')
-                .split('|')
-                .map(|cell| cell.trim().trim_matches('`'))
-                .collect()
-        })
+        .map(cells)
+        .filter(|row| row.len() == 4)
         .collect();
     let documented: BTreeSet<String> = rows.iter().map(|row| row[0].to_owned()).collect();
     assert_eq!(
@@ -1484,7 +1518,16 @@ async fn status_is_a_table_that_a_person_reads() {
     let url = format!("http://{}", served.address);
     let (code, table, _) = defib(&["status", "--url", &url]).await;
     assert_eq!(code, 0);
-    insta::assert_snapshot!(table, @"");
+    insta::assert_snapshot!(table, @r"
+    node base-1 of group base-station, up 1 min 40 s, defib 0.1.0
+    bus trusted for 1 min 39 s
+    feed: its healthz remedy is not wired: no probe of /healthz/feed has come
+
+    PEER           LIVENESS  FOR         CAUSE       CHECKS          NEXT
+    feed           alive     1 min 30 s              1 pass          judged again in 1.0 s
+    a-longer-name  dead      40.0 s      peer_stuck  heartbeat dead  nothing: no remedy is configured, somebody has to look
+      stopped by a signal (state T)
+    ");
     let (code, json, _) = defib(&["status", "--json", "--url", &url]).await;
     assert_eq!(code, 0);
     let status: http::Status = serde_json::from_str(&json).unwrap();
@@ -1619,10 +1662,32 @@ async fn probes_answer_in_one_line_and_an_exit_code() {
         (vec!["file", "/proc/self"], 1, "fail (could not ask)"),
     ] {
         let args: Vec<_> = ["probe"].into_iter().chain(args).collect();
-        let (exit, line, error) = defib(&args).await;
-        assert_eq!((exit, error.as_str()), (code, ""), "{args:?}: {line}");
-        assert!(line.contains(says), "{args:?}: {line}");
-        assert_eq!(line.lines().count(), 1, "{args:?}: {line}");
+        let (exit, said, error) = defib(&args).await;
+        assert_eq!((exit, error.as_str()), (code, ""), "{args:?}: {said}");
+        assert!(said.contains(says), "{args:?}: {said}");
+        assert_eq!(said.lines().count(), 1, "{args:?}: {said}");
     }
     served.stop().await;
+}
+
+#[tokio::test]
+async fn a_redis_is_probed_from_the_command_line() {
+    if !redis_server::there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let url = server.url();
+    let (code, said, _) = defib(&["probe", "redis", &url, "--timeout=20s"]).await;
+    assert_eq!((code, said.lines().count()), (0, 1), "{said}");
+    assert!(said.starts_with("pass: "), "{said}");
+    server.stop();
+    for (unreachable, code) in [("fail", 1), ("pass", 0)] {
+        let unreachable = format!("--unreachable={unreachable}");
+        let (exit, said, _) = defib(&["probe", "redis", &url, "--timeout=500ms", &unreachable]).await;
+        assert_eq!((exit, said.lines().count()), (code, 1), "{said}");
+    }
+    server.cont();
+    let (code, said, _) = defib(&["probe", "redis", "http://127.0.0.1:1"]).await;
+    assert_eq!(code, 1);
+    assert!(said.starts_with("fail: the URL cannot be read"), "{said}");
 }

@@ -72,7 +72,7 @@ function tell(line, className) {
 
 const NAMES = ["liveness", "bus", "stalled", "incarnation", "goodbye", "episode_opened", "refused", "would_heal",
   "granted", "acted", "recovered", "gave_up", "episode_closed", "mass_silence_tripped", "mass_silence_ended",
-  "operator"];
+  "operator", "duplicate_node"];
 
 function follow() {
   const source = new EventSource("/api/v1/events");

@@ -36,6 +36,7 @@ pub struct EngineMetrics {
     echo: Histogram,
     last_echo: Arc<AtomicU64>,
     stalls: IntCounter,
+    duplicate_node: IntCounter,
     stalled: prometheus::Counter,
     mass_silence: IntGauge,
     mass_silence_trips: IntCounter,
@@ -141,6 +142,10 @@ impl EngineMetrics {
                 &ECHO_BUCKETS,
             )?,
             last_echo: Arc::default(),
+            duplicate_node: make.counter(
+                "defib_duplicate_node_total",
+                "Times that another node of the group was found to use our name.",
+            )?,
             stalls: make.counter(
                 "defib_stalls_total",
                 "Times that this node was stopped or starved.",
@@ -301,7 +306,8 @@ impl EngineMetrics {
             What::EpisodeClosed { .. } => self.episodes_closed.with_label_values(&[peer, "closed"]).inc(),
             What::MassSilenceTripped { .. } => self.mass_silence_trips.inc(),
             What::Operator { request, .. } => self.operator.with_label_values(&[request]).inc(),
-            What::Bus { .. } | What::MassSilenceEnded | What::DuplicateNode { .. } => {}
+            What::DuplicateNode { .. } => self.duplicate_node.inc(),
+            What::Bus { .. } | What::MassSilenceEnded => {}
         }
     }
 

@@ -101,13 +101,13 @@ pub(crate) fn dead(mut peer: PeerView) -> PeerView {
     peer.liveness = Liveness::Dead;
     peer.since = at(60);
     peer.cause = Some(Cause::PeerStuck);
-    peer.detail = "stopped by a signal (state T)".to_owned();
+    "stopped by a signal (state T)".clone_into(&mut peer.detail);
     peer.last_life = Some(at(55));
     peer.ready = false;
     for check in &mut peer.checks {
         check.verdict = Liveness::Dead;
         check.cause = Some(Cause::PeerSilent);
-        check.detail = "silent for 45 s".to_owned();
+        "silent for 45 s".clone_into(&mut check.detail);
         check.last_pass = Some(at(55));
     }
     peer.episode = Some(EpisodeView {
