@@ -175,7 +175,10 @@ impl Store {
             if let Some(record) = record {
                 writer.write(record).await?;
             }
-            tokio::time::sleep(DEBOUNCE).await;
+            // Nobody will change anything any more: what is left to write is written at once.
+            if latest.has_changed().is_ok() {
+                tokio::time::sleep(DEBOUNCE).await;
+            }
         }
         Ok(())
     }

@@ -822,6 +822,17 @@ impl Node {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// Waits until the log says so.
+    fn logs(&self, text: &str) {
+        for _ in 0..3000 {
+            if self.log().contains(text) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("the log does not say {text:?}:\n{}", self.log());
+    }
+
     /// The address in the line that announces the node.
     fn http(&self) -> SocketAddr {
         for _ in 0..3000 {
@@ -892,6 +903,55 @@ fn s24_the_binary_starts_says_so_and_ends_well_when_asked() {
         "{}",
         node.log()
     );
+}
+
+/// A node whose peer has exited and whose remedy takes longer than anybody waits.
+fn node_that_heals_for_long() -> Node {
+    let dir = tempfile::tempdir().unwrap();
+    let mut peer = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid_file = dir.path().join("pid");
+    std::fs::write(&pid_file, peer.id().to_string()).unwrap();
+    let config = dir.path().join("defib.toml");
+    let text = format!(
+        r#"
+        http.listen = "127.0.0.1:0"
+        bus.settle = "1s"
+        shutdown.deadline = "3s"
+        [peer.feed]
+        owner = {{ pid_file = {pid_file:?} }}
+        grace = "1s"
+        checks.process = {{}}
+        remedies = [{{ do = "exec", command = ["sleep", "600"], timeout = "500s" }}]
+        "#
+    );
+    std::fs::write(&config, text).unwrap();
+    let node = Node::start(&[], &[], &["--config", config.to_str().unwrap()]);
+    node.told("READY=1");
+    node.logs("unknown -> alive");
+    peer.kill().unwrap();
+    peer.wait().unwrap();
+    node.logs("exec granted");
+    node
+}
+
+#[test]
+fn s24_the_binary_names_what_hangs_and_ends_within_the_deadline() {
+    let mut node = node_that_heals_for_long();
+    node.signal(rustix::process::Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0), "{}", node.log());
+    let log = node.log();
+    assert!(log.contains("remedy exec for feed did not end"), "{log}");
+    let state = std::fs::read_to_string(node.dir.path().join("state.json")).unwrap();
+    assert!(state.contains("\"token\":1"), "the grant was forgotten: {state}");
+}
+
+#[test]
+fn s24_a_second_signal_ends_the_binary_at_once() {
+    let mut node = node_that_heals_for_long();
+    node.signal(rustix::process::Signal::TERM);
+    node.told("STOPPING=1");
+    node.signal(rustix::process::Signal::INT);
+    assert_eq!(node.exit_code(), Some(130), "{}", node.log());
 }
 
 #[test]
