@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Is there a redis-server on this machine?
-pub fn there() -> bool {
+pub(crate) fn there() -> bool {
     super::available(
         "redis-server",
         Command::new("redis-server").arg("--version").output().is_ok(),
@@ -19,7 +19,7 @@ pub fn there() -> bool {
 
 /// A redis-server of its own: port, directory, no persistence.
 #[derive(Debug)]
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     port: u16,
     directory: tempfile::TempDir,
     arguments: Vec<String>,
@@ -28,17 +28,17 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// Starts one and waits until it answers.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// The same with more arguments: `&["--requirepass", "x"]`.
-    pub fn start_with(arguments: &[&str]) -> Self {
+    pub(crate) fn start_with(arguments: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), arguments)
     }
 
     /// The same in a directory that holds what the arguments name (certificates, an ACL file).
-    pub fn start_in(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
+    pub(crate) fn start_in(directory: tempfile::TempDir, arguments: &[&str]) -> Self {
         let mut server = Self {
             port: 0,
             directory,
@@ -56,7 +56,7 @@ impl RedisServer {
 
     /// With TLS as the only way in by TCP, and a certificate for `localhost` by the CA in [`Self::ca`].
     /// `None` if this redis-server has no TLS.
-    pub fn start_tls() -> Option<Self> {
+    pub(crate) fn start_tls() -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         make_certificates(directory.path());
         let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
@@ -82,47 +82,47 @@ impl RedisServer {
     }
 
     /// The CA's certificate (PEM) of [`Self::start_tls`].
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.directory.path().join("ca.crt")
     }
 
     /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// `redis://127.0.0.1:PORT`
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
     /// Its port.
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
     /// Its Unix socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.path().join("redis.sock")
     }
 
     /// Its process id.
-    pub fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_child(self.child.as_ref().expect("it runs"))
     }
 
     /// SIGSTOP.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         kill_process(self.pid(), Signal::STOP).unwrap();
     }
 
     /// SIGCONT.
-    pub fn cont(&self) {
+    pub(crate) fn cont(&self) {
         kill_process(self.pid(), Signal::CONT).unwrap();
     }
 
     /// SIGKILL; [`Self::restart`] brings it back on the same port.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -130,7 +130,7 @@ impl RedisServer {
     }
 
     /// Starts it again where it was, empty.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         for _ in 0..50 {
             if self.spawn() {
@@ -142,12 +142,12 @@ impl RedisServer {
     }
 
     /// What it wrote.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 
     /// One inline command over a connection of its own; everything that is answered within a moment.
-    pub fn tell(&self, command: &str) -> String {
+    pub(crate) fn tell(&self, command: &str) -> String {
         ask(self.address(), command).expect("the server answers")
     }
 
@@ -209,7 +209,7 @@ impl Drop for RedisServer {
 }
 
 /// Sends one inline command and reads what comes until the server is quiet.
-pub fn ask(address: SocketAddr, command: &str) -> Option<String> {
+pub(crate) fn ask(address: SocketAddr, command: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
     stream
