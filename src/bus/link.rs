@@ -18,8 +18,9 @@ use super::greeting::{Greeting, connection_name, greet, subscribe};
 use super::session::{Session, Shared};
 use crate::engine::event::{Event, Heartbeat, Link, LinkStatus};
 
-/// How often the server is asked for its role again (a demoted master goes on answering: scenario 40).
-const ROLE_INTERVAL: Duration = Duration::from_secs(5);
+/// How often the server is asked for its role again (a demoted master goes on answering: scenario 40). A remedy on
+/// bus evidence waits for it.
+const ROLE_INTERVAL: Duration = Duration::from_secs(2);
 /// A last look for an answer before its absence is judged: after a pause of our own, both the deadline and the
 /// answer are there, and the answer counts.
 const LAST_LOOK: Duration = Duration::from_millis(10);
@@ -255,26 +256,29 @@ impl Keeper {
         let _ = self.shared.events.send(event).await;
     }
 
-    /// Tells a status once, to people and to the event loop.
+    /// Tells a status: to people once, to the event loop each time.
     async fn tell(&mut self, status: LinkStatus) {
-        if self.told.as_ref() == Some(&status) {
-            return;
+        if self.told.as_ref() != Some(&status) {
+            self.log(&status);
+            self.metrics_up(matches!(status, LinkStatus::Up { .. }));
+            self.told = Some(status.clone());
         }
-        let (link, place) = (self.link.as_str(), self.shared.bus.dial.place());
-        let was_down = matches!(self.told, Some(LinkStatus::Down { .. }));
-        match &status {
-            LinkStatus::Up { role, .. } => info!(link, place, ?role, "bus link up"),
-            LinkStatus::Down { reason } if was_down => debug!(link, place, reason, "bus link still down"),
-            LinkStatus::Down { reason } => warn!(link, place, reason, "bus link down"),
-            LinkStatus::Refused { cure } => warn!(link, place, cure, "the bus refuses"),
-        }
-        self.metrics_up(matches!(status, LinkStatus::Up { .. }));
-        self.told = Some(status.clone());
         self.send(Event::Link {
             link: self.link,
             status,
         })
         .await;
+    }
+
+    fn log(&self, status: &LinkStatus) {
+        let (link, place) = (self.link.as_str(), self.shared.bus.dial.place());
+        let was_down = matches!(self.told, Some(LinkStatus::Down { .. }));
+        match status {
+            LinkStatus::Up { role, .. } => info!(link, place, ?role, "bus link up"),
+            LinkStatus::Down { reason } if was_down => debug!(link, place, reason, "bus link still down"),
+            LinkStatus::Down { reason } => warn!(link, place, reason, "bus link down"),
+            LinkStatus::Refused { cure } => warn!(link, place, cure, "the bus refuses"),
+        }
     }
 
     fn metrics_up(&self, up: bool) {

@@ -87,8 +87,8 @@ pub(super) struct Session {
     publish_refused: Option<String>,
     /// A PING was answered.
     pub(super) proven: bool,
-    /// There is no room for messages: none waits for it until there is some again.
-    shedding: bool,
+    /// Messages dropped since there was no room for them. None waits until there is some again.
+    shed: u64,
     /// What is to be told, in order.
     pub(super) outbox: Vec<Event>,
 }
@@ -105,7 +105,7 @@ impl Session {
             ping_refused: None,
             publish_refused: None,
             proven: false,
-            shedding: false,
+            shed: 0,
             outbox: Vec::new(),
         }
     }
@@ -257,12 +257,11 @@ impl Session {
             Question::Ping => self.take_pong(value, took),
             Question::Publish(slot) => self.take_published(value, slot, took),
             Question::Role => {
-                if let Some(server) = Server::told_by(value, self.greeting.server)
-                    && server != self.greeting.server
-                {
+                if let Some(server) = Server::told_by(value, self.greeting.server) {
                     self.greeting.server = server;
-                    self.tell_status();
                 }
+                // Also when it is the same: the engine waits for a role read after a condemnation.
+                self.tell_status();
                 Ok(())
             }
         }
@@ -335,14 +334,18 @@ impl Session {
     pub(super) async fn hand_over(&mut self, message: Event) {
         use mpsc::error::TrySendError::{Closed, Full};
         let events = &self.shared.events;
-        self.shedding = match events.try_send(message) {
+        if self.shed > 0 && events.try_send(Event::Lost { count: self.shed }).is_ok() {
+            self.shed = 0;
+        }
+        let dropped = match events.try_send(message) {
             Ok(()) | Err(Closed(_)) => false,
-            Err(Full(message)) if !self.shedding => {
+            Err(Full(message)) if self.shed == 0 => {
                 timeout(ROOM_PATIENCE, events.send(message)).await.is_err()
             }
             Err(Full(_)) => true,
         };
-        if self.shedding {
+        if dropped {
+            self.shed += 1;
             self.shared.bus.metrics.dropped.inc();
         }
     }

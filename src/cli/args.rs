@@ -329,6 +329,12 @@ pub struct DemoArgs {
     /// Stay up afterwards, with the endpoints to look at.
     #[arg(long)]
     pub keep: bool,
+    /// Be one of the demo's own processes instead.
+    #[arg(long, hide = true, requires = "dir")]
+    pub role: Option<super::demo::children::Role>,
+    /// The demo's directory.
+    #[arg(long, hide = true)]
+    pub dir: Option<PathBuf>,
 }
 
 /// `defib completions`
