@@ -147,6 +147,8 @@ impl Sender {
             }
             // Two writers on one channel, or a clock that was set back: life all the same, and no new one.
             Some(pace) if by_uptime && pace.is_behind(clock) => Heard::Life(None),
+            // Out of turn: its slot has been used by a regular heartbeat already, and it may come late.
+            Some(pace) if beat.goodbye && !pace.is_past(clock) => Heard::Life(None),
             Some(pace) => match pace.beat(clock, now, interval) {
                 Beat::Fresh => Heard::Life(None),
                 Beat::Late => Heard::Stale,

@@ -1115,3 +1115,57 @@ fn time_that_goes_back_is_not_believed() {
     world.drain();
     assert_eq!(world.liveness(0), Liveness::Alive);
 }
+
+/// A heartbeat as another node of the group sends it.
+fn node_beat(node: &str, boot: &str, slot: u64, goodbye: bool) -> Event {
+    Event::Message {
+        channel: "defib:g".into(),
+        body: Body::Heartbeat(Heartbeat {
+            node: Some(node.into()),
+            group: Some("g".into()),
+            boot: Some(boot.into()),
+            slot: Some(slot),
+            late_ms: Some(0),
+            uptime_s: Some(slot as f64),
+            interval_ms: Some(1_000),
+            goodbye,
+            peers: Vec::new(),
+        }),
+    }
+}
+
+fn node_check(node: &str) -> CheckSettings {
+    let mut check = heartbeat_check("");
+    if let CheckKind::Passive { source, .. } = &mut check.kind {
+        *source = Source::Node(node.into());
+    }
+    check
+}
+
+#[test]
+fn a_goodbye_in_the_slot_of_the_last_heartbeat_is_heard() {
+    let mut world = World::settled(settings(vec![peer(
+        "them",
+        false,
+        vec![node_check("them")],
+        Some(RemedyKind::Exec),
+    )]));
+    for slot in 1..=3 {
+        world.feed(node_beat("them", "b", slot, false));
+        world.run(S);
+    }
+    // As `drain` sends it: out of turn, in the slot that its regular heartbeat has used already.
+    world.feed(node_beat("them", "b", 3, true));
+    world.run(60 * S);
+    assert_eq!(world.liveness(0), Liveness::Unknown, "{:#?}", world.notices);
+    assert!(world.saw("them: said goodbye"));
+    assert!(world.grants.is_empty(), "{:?}", world.grants);
+    world.feed(node_beat("them", "b", 2, false));
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Unknown,
+        "a straggler takes no goodbye back"
+    );
+    world.feed(node_beat("them", "c", 1, false));
+    assert_eq!(world.liveness(0), Liveness::Alive, "a new life does");
+}
