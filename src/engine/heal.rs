@@ -442,6 +442,8 @@ impl Engine {
         if let Some(condemned_at) = peer.episode.take().and_then(|episode| episode.condemned_at) {
             self.waiting.remove(&(condemned_at, id));
         }
+        // The marks fence this episode only: the next failure of the same life is another one.
+        peer.ledger.done.clear();
         peer.pulse_until = None;
         self.group.down.remove(&id);
         self.saving.soon();

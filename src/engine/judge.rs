@@ -286,8 +286,12 @@ impl Engine {
                 }
             }
             OwnerSeen::Absent { detail } => match peer.taken_down.take() {
-                // A remedy of ours was taking it down when this node ended: that exit is our doing.
-                Some(incarnation) => return self.owner(id, OwnerSeen::Exited(incarnation)),
+                // A remedy of ours was taking it down when this node ended: that exit is our doing, and what was
+                // done to this life was not done to the end.
+                Some(incarnation) => {
+                    peer.ledger.done.retain(|(life, _)| *life != incarnation);
+                    return self.owner(id, OwnerSeen::Exited(incarnation));
+                }
                 None => {
                     for check in &mut peer.checks {
                         check.owner_absent(detail.clone());

@@ -91,7 +91,7 @@ impl Engine {
             .pause
             .as_ref()
             .and_then(|pause| Pause::restored(pause, elapsed, now));
-        // A dry run's budgets are shadows: they bind only another dry run.
+        // A dry run's budgets and remedies are shadows: they bind only another dry run.
         let binding = persisted.dry_run == self.settings.dry_run;
         if binding {
             self.group.not_before = persisted.group_wait.map(|wait| now + left(wait));
@@ -163,8 +163,8 @@ impl Peer {
             for (incarnation, rung) in &kept.done {
                 self.ledger.mark_done(incarnation.clone(), *rung);
             }
+            self.taken_down.clone_from(&kept.healing);
         }
-        self.taken_down.clone_from(&kept.healing);
         self.pause = kept
             .pause
             .as_ref()
@@ -176,7 +176,7 @@ impl Peer {
                 passed.insert(index);
             }
         }
-        self.episode = kept.episode.as_ref().map(|kept| {
+        self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
             let mut episode = Episode::new(kept.id, kept.cause, now - (kept.age + elapsed));
             episode.remedies = kept.remedies;
             // What condemned it is not written down: all that ever passed must pass again.

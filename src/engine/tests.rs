@@ -984,6 +984,8 @@ fn what_a_remedy_took_down_before_the_node_died_is_healed_after() {
     });
     assert_eq!(world.liveness(0), Liveness::Dead);
     assert_eq!(world.view(0).cause, Some(Cause::PeerExited));
+    world.run(60 * S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
 }
 
 #[test]
@@ -1168,4 +1170,74 @@ fn a_goodbye_in_the_slot_of_the_last_heartbeat_is_heard() {
     );
     world.feed(node_beat("them", "c", 1, false));
     assert_eq!(world.liveness(0), Liveness::Alive, "a new life does");
+}
+
+#[test]
+fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
+    let mut dry = process_peer();
+    dry.dry_run = true;
+    let mut world = World::settled(dry);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(2 * S);
+    let acting = world.persisted.clone().unwrap();
+    world.run(60 * S);
+    assert!(world.saw("given up"), "{:?}", world.notices);
+    let gave_up = world.persisted.clone().unwrap();
+
+    let mut world = World::restored(process_peer(), &Restored::Found(Box::new(acting), S));
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Absent {
+            detail: "none".into(),
+        },
+    });
+    world.run(60 * S);
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Unknown,
+        "a dry run took nothing down: what is not there was stopped by somebody else"
+    );
+
+    let mut world = World::restored(process_peer(), &Restored::Found(Box::new(gave_up), S));
+    assert_eq!(
+        world.view(0).episode,
+        None,
+        "what was given up in a dry run was never tried"
+    );
+    world.run(40 * S);
+    world.exits(0, "b");
+    world.run(2 * S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_life_that_was_healed_once_can_be_healed_again() {
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Signal),
+    );
+    app.remedies[0].restarts = false;
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    for episode in 1..=2 {
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+        world.run(6 * S);
+        for _ in 0..2 {
+            world.fail(0, 1);
+            world.run(S);
+        }
+        assert_eq!(world.grants.len(), episode, "{:#?}", world.notices);
+        for _ in 0..4 {
+            world.observe(0, 0, Outcome::Pass);
+            world.observe(0, 1, Outcome::Pass);
+            world.run(S);
+        }
+        assert!(world.view(0).episode.is_none());
+        world.run(20 * S);
+    }
 }
