@@ -91,7 +91,7 @@ impl Engine {
                 continue;
             }
             let verdict = check.verdict(self.light(of));
-            judged.uncovered |= matches!(verdict.why, Why::Uncovered)
+            judged.uncovered |= matches!(verdict.why, Why::Uncovered | Why::EmptyWindow)
                 || (verdict.liveness == Liveness::Suspect && verdict.why == Why::Silent);
             let (new, old) = (rank(verdict.liveness), rank(judged.liveness));
             let explains_more = || match (verdict.cause, judged.cause) {
@@ -221,8 +221,9 @@ impl Engine {
                 let Some(episode) = &mut peer.episode else { return };
                 if episode.is_waiting() {
                     episode.cause = cause;
-                    episode.condemned.extend(against);
+                    episode.condemned.extend(&against);
                 }
+                episode.against = against;
                 if liveness == Liveness::Dead && episode.phase == EpisodePhase::Suspected {
                     episode.phase = EpisodePhase::Waiting;
                 }

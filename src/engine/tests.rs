@@ -1241,3 +1241,93 @@ fn a_life_that_was_healed_once_can_be_healed_again() {
         world.run(20 * S);
     }
 }
+
+#[test]
+fn who_never_came_back_after_an_outage_is_looked_at_until_he_is_dead() {
+    let mut check = heartbeat_check("hb");
+    if let CheckKind::Passive { detector, .. } = &mut check.kind {
+        *detector = DetectorSettings::Deadline {
+            suspect_after: 2 * S,
+            dead_after: 2_100 * MS,
+        };
+    }
+    let mut world = World::settled(settings(vec![peer("feed", true, vec![check], None)]));
+    world.beat("hb");
+    world.run(500 * MS);
+    world.outage(true);
+    world.run(60 * S);
+    world.outage(false);
+    world.run(120 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_check_that_never_passed_or_is_not_expected_has_no_say_in_a_remedy() {
+    // `http` never passed; `heartbeat` condemned too, for a moment, and came back.
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check(), heartbeat_check("hb")],
+        Some(RemedyKind::Exec),
+    );
+    app.single_observer = true;
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    world.beat("hb");
+    world.feed(Event::Operator {
+        request: OperatorRequest::Pause {
+            peer: None,
+            reason: "deploy".into(),
+            lasting: Some(30 * S),
+        },
+        by: "uid 0".into(),
+    });
+    for second in 0..60 {
+        world.run(S);
+        world.fail(0, 1);
+        if second > 20 {
+            world.beat("hb");
+        }
+    }
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    assert!(world.grants.is_empty(), "{:#?}", world.notices);
+
+    // `data` condemned too while the car was on; now it is off, and `http` condemns alone.
+    let mut data = heartbeat_check("can");
+    data.needs = Some(ExpectationId(0));
+    let app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check(), data],
+        Some(RemedyKind::Exec),
+    );
+    let mut world = World::settled(settings(vec![app]));
+    let car = |world: &mut World, met| {
+        world.feed(Event::Expectation {
+            id: ExpectationId(0),
+            met: Some(met),
+        });
+    };
+    car(&mut world, true);
+    world.running(0, "a");
+    world.beat("can");
+    world.observe(0, 1, Outcome::Pass);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Pause {
+            peer: None,
+            reason: "deploy".into(),
+            lasting: Some(20 * S),
+        },
+        by: "uid 0".into(),
+    });
+    for second in 0..60 {
+        world.run(S);
+        car(&mut world, second < 8);
+        if second > 5 {
+            world.fail(0, 1);
+        } else {
+            world.observe(0, 1, Outcome::Pass);
+        }
+    }
+    assert!(!world.grants.is_empty(), "{:#?}", world.notices);
+}

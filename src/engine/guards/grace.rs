@@ -23,7 +23,7 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     }
     let ever_passed = asked
         .episode
-        .condemned
+        .against
         .iter()
         .any(|check| peer.check(*check).is_some_and(|c| c.ever_passed));
     if !ever_passed {
