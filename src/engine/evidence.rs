@@ -351,6 +351,17 @@ impl Check {
         }
     }
 
+    /// Its process is not there, and nobody saw it go.
+    pub(super) fn is_owner_absent(&self) -> bool {
+        matches!(
+            self.evidence,
+            Evidence::Process {
+                owner: Owner::Absent(_),
+                ..
+            }
+        )
+    }
+
     /// Another life of the peer: its window is empty and its grace begins.
     pub(super) fn new_life(&mut self, now: Time, mark: Coverage) {
         self.last_pass = None;

@@ -1331,3 +1331,26 @@ fn a_check_that_never_passed_or_is_not_expected_has_no_say_in_a_remedy() {
     }
     assert!(!world.grants.is_empty(), "{:#?}", world.notices);
 }
+
+#[test]
+fn what_nobody_saw_exit_is_not_restarted_for_its_silence() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), heartbeat_check("hb")],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.beat("hb");
+    world.looks(0, 0, 2);
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Absent {
+            detail: "no process".into(),
+        },
+    });
+    world.run(60 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    assert!(world.grants.is_empty(), "{:#?}", world.notices);
+    assert_eq!(world.refusal(0), Some(GuardName::Grace));
+}
