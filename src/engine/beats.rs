@@ -423,7 +423,11 @@ impl Engine {
             return;
         }
         let first = peer.incarnation.replace(incarnation.clone()).is_none();
-        if !first {
+        if first {
+            for check in &mut peer.checks {
+                check.first_life(now);
+            }
+        } else {
             peer.incarnations += 1;
             for check in &mut peer.checks {
                 check.new_life(now, mark);

@@ -1354,3 +1354,75 @@ fn what_nobody_saw_exit_is_not_restarted_for_its_silence() {
     assert!(world.grants.is_empty(), "{:#?}", world.notices);
     assert_eq!(world.refusal(0), Some(GuardName::Grace));
 }
+
+#[test]
+fn failures_in_the_grace_do_not_count_when_it_ends() {
+    let mut world = World::settled(settings(vec![peer("app", true, vec![http_check()], None)]));
+    world.observe(0, 0, Outcome::Pass);
+    world.running(0, "a");
+    world.running(0, "b");
+    for _ in 0..9 {
+        world.run(S);
+        world.fail(0, 0);
+    }
+    world.run(1_500 * MS);
+    assert_ne!(
+        world.liveness(0),
+        Liveness::Dead,
+        "it may come up in its tenth second"
+    );
+    world.fail(0, 0);
+    assert_ne!(world.liveness(0), Liveness::Dead);
+    world.run(S);
+    world.fail(0, 0);
+    assert_eq!(world.liveness(0), Liveness::Dead, "two of three, after the grace");
+}
+
+#[test]
+fn the_first_life_that_is_seen_has_its_grace_too() {
+    let app = || {
+        settings(vec![peer(
+            "app",
+            true,
+            vec![process_check(), http_check()],
+            Some(RemedyKind::Exec),
+        )])
+    };
+    let mut world = World::settled(app());
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.run(2 * S);
+    let kept = world.engine.persisted();
+    // The node was restarted while the app was stopped; an hour later somebody starts it.
+    let mut world = World::restored(app(), &Restored::Found(Box::new(kept), S));
+    world.run(3_600 * S);
+    world.running(0, "b");
+    for _ in 0..9 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    assert!(world.grants.is_empty(), "it is starting: {:#?}", world.notices);
+}
+
+#[test]
+fn a_restarted_peer_is_not_proven_by_its_process_alone() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(S);
+    assert_eq!(world.grants.len(), 1);
+    world.running(0, "b");
+    for _ in 0..12 {
+        world.run(900 * MS);
+        world.observe(0, 0, Outcome::Pass);
+        assert!(!world.saw("app: recovered"), "{:#?}", world.notices);
+        world.fail(0, 1);
+    }
+}
