@@ -177,9 +177,9 @@ impl Engine {
         if self.now >= self.own.next && !self.draining {
             let slot = self.slot();
             self.publish(false);
-            let interval = self.settings.interval;
-            let next = u32::try_from(slot + 1).map_or(Duration::MAX, |slots| interval.saturating_mul(slots));
-            self.own.next = self.own.started + next;
+            let interval = u64::try_from(self.settings.interval.as_nanos()).unwrap_or(u64::MAX);
+            let next = interval.saturating_mul(slot.saturating_add(1));
+            self.own.next = self.own.started + Duration::from_nanos(next);
         } else if self.draining {
             self.own.next = Time::MAX;
         }

@@ -115,7 +115,7 @@ impl Engine {
         dry_run: bool,
     ) {
         let now = self.now;
-        self.tokens += 1;
+        self.tokens = self.tokens.saturating_add(1);
         let token = self.tokens;
         self.breaker.healing(id);
         self.charge(id, remedy);
@@ -271,7 +271,7 @@ impl Engine {
             (rung.kind, rung.verify_within)
         });
         let (number, token) = (episode.id, remedy.token);
-        episode.remedies += 1;
+        episode.remedies = episode.remedies.saturating_add(1);
         episode.healed_at = Some(now);
         episode.phase = EpisodePhase::Verifying {
             until: now + verify_within,

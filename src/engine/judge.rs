@@ -211,7 +211,7 @@ impl Engine {
                     return;
                 };
                 if peer.episode.is_none() {
-                    self.episodes += 1;
+                    self.episodes = self.episodes.saturating_add(1);
                     let episode = self.episodes;
                     peer.episode = Some(Episode::new(episode, cause, now));
                     self.notice(Some(id), What::EpisodeOpened { episode, cause });

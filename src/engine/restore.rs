@@ -156,9 +156,10 @@ impl Peer {
                 }
             }
             self.ledger.level = kept.backoff_level;
-            let wait = kept
-                .backoff
-                .map(|wait| wait.saturating_sub(elapsed).min(settings.backoff.max * 2));
+            let wait = kept.backoff.map(|wait| {
+                wait.saturating_sub(elapsed)
+                    .min(settings.backoff.max.saturating_mul(2))
+            });
             self.ledger.not_before = wait.map(|wait| now + wait);
             for (incarnation, rung) in &kept.done {
                 self.ledger.mark_done(incarnation.clone(), *rung);
@@ -177,7 +178,7 @@ impl Peer {
             }
         }
         self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
-            let mut episode = Episode::new(kept.id, kept.cause, now - (kept.age + elapsed));
+            let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));
             episode.remedies = kept.remedies;
             // What condemned it is not written down: all that ever passed must pass again.
             episode.condemned = passed;

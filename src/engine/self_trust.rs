@@ -400,7 +400,7 @@ impl SelfTrust {
         let mut coverage = self.pending.map_or(self.coverage, |(pending, _)| pending);
         if let Some(before) = self.run
             && prompt
-            && sent.since(before) <= self.interval * 3 / 2
+            && sent.since(before) <= self.interval.saturating_mul(3) / 2
         {
             coverage.proven += sent.since(before);
         }
@@ -471,7 +471,7 @@ impl SelfTrust {
 
     /// The server took a heartbeat of ours, and it has not come back before the next but one is nearly due.
     fn echo_is_missing(&self, now: Time) -> bool {
-        let overdue = self.interval * 3 / 2;
+        let overdue = self.interval.saturating_mul(3) / 2;
         self.subscribed.up()
             && self.under_way.iter().any(|beat| {
                 beat.taken && now.since(beat.sent) >= overdue && self.subscribed.up_since <= beat.sent

@@ -1426,3 +1426,61 @@ fn a_restarted_peer_is_not_proven_by_its_process_alone() {
         world.fail(0, 1);
     }
 }
+
+#[test]
+fn an_absurd_store_or_setting_is_no_panic() {
+    let mut app = process_peer();
+    app.peers[0].backoff.max = Duration::MAX;
+    let mut kept = Persisted {
+        token: u64::MAX,
+        episode: u64::MAX,
+        group_wait: Some(Duration::MAX),
+        ..Persisted::default()
+    };
+    let episode = super::persist::PersistedEpisode {
+        id: u64::MAX,
+        age: Duration::MAX,
+        cause: Cause::PeerExited,
+        remedies: u32::MAX,
+        gave_up: false,
+    };
+    kept.peers.insert(
+        "app".into(),
+        super::persist::PersistedPeer {
+            restarts: vec![Duration::MAX],
+            backoff_level: u32::MAX,
+            backoff: Some(Duration::MAX),
+            episode: Some(episode),
+            ..Default::default()
+        },
+    );
+    let found = Restored::Found(Box::new(kept), S);
+    let mut world = World::restored(app, &found);
+    world.engine.group.not_before = None;
+    world.engine.peers[0].ledger = super::peer::Ledger::default();
+    world.run(40 * S);
+    for life in ["a", "b"] {
+        world.running(0, life);
+        world.looks(0, 0, 2);
+        world.exits(0, life);
+        world.run(2 * S);
+    }
+    assert!(!world.grants.is_empty(), "{:#?}", world.notices);
+
+    let mut slow = process_peer();
+    slow.interval = Duration::MAX;
+    slow.bus_settle = Duration::MAX;
+    World::new(slow).run(5 * S);
+}
+
+#[test]
+fn a_short_interval_beats_for_longer_than_a_u32_of_slots() {
+    let mut fast = settings(Vec::new());
+    fast.interval = MS;
+    let mut world = World::settled(fast);
+    world.now = world.now + Duration::from_secs(u64::from(u32::MAX / 1_000) + 10);
+    world.run(10 * MS);
+    assert!(world.engine.poll_timeout() < world.now + S);
+    let next = world.engine.own.next_due();
+    assert!(next <= world.now + MS, "{next}");
+}
