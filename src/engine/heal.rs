@@ -403,7 +403,10 @@ impl Engine {
         let Some(episode) = self.peer(id).and_then(|peer| peer.episode.as_ref()) else {
             return;
         };
-        if matches!(episode.phase, EpisodePhase::Acting { .. }) || !self.is_proven(id) {
+        // A pulse is only asked for: who proves himself meanwhile is spared. An executor cannot be called back.
+        let acting = matches!(episode.phase, EpisodePhase::Acting { .. });
+        let pulses = self.peer(id).is_some_and(|peer| peer.pulse_until.is_some());
+        if (acting && !pulses) || !self.is_proven(id) {
             return;
         }
         let (number, remedies, opened) = (episode.id, episode.remedies, episode.opened);
@@ -490,7 +493,7 @@ impl Engine {
         }
     }
 
-    /// What a pulse rests on is on hold: it is taken back. What was charged stays charged: the probe may have
+    /// What a pulse rests on is on hold, or nothing may be done now: it is taken back. What was charged stays charged: the probe may have
     /// counted already.
     pub(super) fn withdraw_pulse_of(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
@@ -501,6 +504,8 @@ impl Engine {
         }
         self.unmark(id);
         self.group.down.remove(&id);
+        self.breaker.healing_failed(id, self.now);
+        self.saving.soon();
         let Some(episode) = self.peers[id.0 as usize].episode.as_mut() else {
             return;
         };
@@ -513,7 +518,7 @@ impl Engine {
             token: remedy.token,
             kind: RemedyKind::Healthz,
             outcome: "not_acted",
-            detail: "withdrawn: its evidence is on hold".to_owned(),
+            detail: "withdrawn: nothing may be done to it now".to_owned(),
         };
         self.notice(Some(id), what);
     }

@@ -1,6 +1,7 @@
 //! Judging a peer: its checks' verdicts become one liveness and one cause, and what changes is told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Engine;
 use super::breaker::Flip;
@@ -323,7 +324,13 @@ impl Engine {
         let Some(peer) = self.peer(id) else { return };
         let checks = peer.checks.iter().map(|check| check.next_change(self.now)).min();
         let pause = peer.pause.as_ref().and_then(|pause| pause.until);
-        let episode = peer.episode.as_ref().and_then(Episode::next_change);
+        // A deadline that was set for now is looked at next.
+        let soon = self.now + Duration::from_nanos(1);
+        let episode = peer
+            .episode
+            .as_ref()
+            .and_then(Episode::next_change)
+            .map(|at| at.max(soon));
         let next = [checks, pause, episode, peer.pulse_until];
         let next = next.into_iter().flatten().filter(|at| *at > self.now).min();
         if let Some(next) = next {

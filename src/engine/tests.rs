@@ -1484,3 +1484,91 @@ fn a_short_interval_beats_for_longer_than_a_u32_of_slots() {
     let next = world.engine.own.next_due();
     assert!(next <= world.now + MS, "{next}");
 }
+
+/// A peer whose `/healthz` answers 503 just now.
+fn pulsing() -> World {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Healthz),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    for _ in 0..3 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    world.run(S);
+    assert!(world.view(0).healthz.unwrap().pulsing_until.is_some());
+    world
+}
+
+#[test]
+fn a_pause_takes_a_pulse_back() {
+    for whom in [None, Some(PeerId(0))] {
+        let mut world = pulsing();
+        world.feed(Event::Operator {
+            request: OperatorRequest::Pause {
+                peer: whom,
+                reason: "hands off".into(),
+                lasting: None,
+            },
+            by: "uid 0".into(),
+        });
+        assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+        world.run(S);
+        assert_eq!(world.refusal(0), Some(GuardName::Paused));
+    }
+}
+
+#[test]
+fn who_recovers_by_himself_during_his_pulse_is_not_killed() {
+    let mut world = pulsing();
+    for _ in 0..3 {
+        world.run(S);
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive);
+    assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+    assert!(world.saw("app: recovered"), "{:#?}", world.notices);
+}
+
+#[test]
+fn a_remedy_that_is_verified_at_once_does_not_wait_for_ever() {
+    let mut app = process_peer();
+    app.dry_run = true;
+    app.peers[0].remedies[0].verify_within = Duration::ZERO;
+    let mut world = World::settled(app);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(5 * S);
+    let phase = world.view(0).episode.unwrap().phase;
+    assert!(!matches!(phase, EpisodePhase::Verifying { .. }), "{phase:?}");
+    assert!(world.engine.group.down.is_empty(), "the slot is not kept");
+}
+
+#[test]
+fn who_was_forgotten_and_is_heard_again_can_be_healed() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Forget { peer: PeerId(0) },
+        by: "uid 0".into(),
+    });
+    world.observe(0, 0, Outcome::Pass);
+    world.observe(0, 1, Outcome::Pass);
+    for _ in 0..10 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+}
