@@ -437,7 +437,6 @@ impl Engine {
         }
         self.notice(Some(id), What::Incarnation { incarnation });
         self.end_pulse_of(id);
-        self.ask = true;
         self.saving.soon();
     }
 }

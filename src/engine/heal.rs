@@ -450,7 +450,6 @@ impl Engine {
         peer.pulse_until = None;
         self.group.down.remove(&id);
         self.saving.soon();
-        self.ask = true;
     }
 
     fn give_up(&mut self, id: PeerId, detail: &str) {

@@ -1572,3 +1572,38 @@ fn who_was_forgotten_and_is_heard_again_can_be_healed() {
     }
     assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
 }
+
+#[test]
+fn a_peer_that_comes_back_does_not_have_everybody_else_asked_for_at_once() {
+    // 10,000 recoveries after a mass silence, each asking for all that still wait, would be 50 million questions.
+    let mut peers = Vec::new();
+    for index in 0..20 {
+        let name = format!("p{index}");
+        peers.push(peer(
+            &name,
+            false,
+            vec![heartbeat_check(&name)],
+            Some(RemedyKind::Exec),
+        ));
+    }
+    let mut world = World::settled(settings(peers));
+    for index in 0..20 {
+        world.uptime(&format!("p{index}"), 100.0);
+    }
+    world.run(60 * S);
+    assert_eq!(world.engine.waiting.len(), 20);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Resume { peer: None },
+        by: "test".into(),
+    });
+    let asked = world.engine.asked_at;
+    assert_eq!(asked, world.now);
+    world.now = world.now + MS;
+    for index in 0..10 {
+        world.uptime(&format!("p{index}"), 0.1);
+    }
+    assert_eq!(world.engine.waiting.len(), 10);
+    assert_eq!(world.engine.asked_at, asked);
+    world.run(250 * MS);
+    assert_ne!(world.engine.asked_at, asked, "and yet soon");
+}
