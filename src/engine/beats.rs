@@ -359,6 +359,15 @@ impl Engine {
     }
 
     fn leave(&mut self, id: CheckId) {
+        // Whom our own remedy takes down says goodbye too: that is nobody's purpose but ours.
+        let ours = self.peer(id.peer).is_some_and(|peer| {
+            peer.episode
+                .as_ref()
+                .is_some_and(|episode| episode.is_taking_down(peer.incarnation.as_ref()))
+        });
+        if ours {
+            return;
+        }
         if let Some(peer) = self.peer_mut(id.peer)
             && let Some(check) = peer.checks.get_mut(usize::from(id.index))
         {

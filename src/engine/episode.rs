@@ -62,6 +62,16 @@ impl Episode {
         }
     }
 
+    /// A remedy that restarts is at work, and `current` is still the life that it was granted for.
+    pub(super) fn is_taking_down(&self, current: Option<&Incarnation>) -> bool {
+        let at_work = matches!(
+            self.phase,
+            EpisodePhase::Acting { .. } | EpisodePhase::Verifying { .. }
+        );
+        let granted = self.remedy.as_ref().map(|remedy| &remedy.incarnation);
+        self.restarted && at_work && granted == current
+    }
+
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.phase, EpisodePhase::Suspected | EpisodePhase::Waiting)
     }

@@ -206,6 +206,7 @@ impl Engine {
             return;
         };
         let (liveness, cause) = (peer.liveness, peer.cause);
+        let gone = peer.because.is_some_and(|(_, verdict)| verdict.ends_episodes());
         match liveness {
             Liveness::Suspect | Liveness::Dead => {
                 let Some(cause) = cause.filter(|cause| cause.lies_in_peer()) else {
@@ -234,16 +235,18 @@ impl Engine {
                     self.ask = true;
                 }
             }
+            Liveness::Alive if self.is_moot(id) => {
+                self.withdraw_pulse_of(id);
+                self.close_moot(id, "what condemned it is not expected any more");
+            }
             Liveness::Alive => self.try_close(id),
             Liveness::Unknown => {
-                let gone = peer.because.is_some_and(|(_, verdict)| verdict.ends_episodes());
+                // A pulse that rests on what is held, or gone, is withdrawn. Nothing else is forgotten by a blip.
+                self.withdraw_pulse_of(id);
                 if gone {
                     let detail = self.words(id);
-                    self.close_episode(id, &detail);
+                    self.close_moot(id, &detail);
                 }
-                // Else it is on hold: nothing is forgotten by a blip. A pulse that rests on what is held is
-                // withdrawn.
-                self.withdraw_pulse_of(id);
             }
         }
         // Condemned anew after a hold: only echoes from now on prove that it was not the bus.
@@ -254,6 +257,33 @@ impl Engine {
         {
             self.waiting.remove(&(condemned_at, id));
             episode.refusal = None;
+        }
+    }
+
+    /// Nobody expects any of the checks that condemned it to pass now.
+    fn is_moot(&self, id: PeerId) -> bool {
+        let (Some(peer), Some(settings)) = (self.peer(id), self.settings.peers.get(id.0 as usize)) else {
+            return false;
+        };
+        let ended = |index: &u16| {
+            let (check, of) = (peer.check(*index), settings.checks.get(usize::from(*index)));
+            check
+                .zip(of)
+                .is_some_and(|(check, of)| check.verdict(self.light(of)).ends_episodes())
+        };
+        peer.episode
+            .as_ref()
+            .is_some_and(|episode| !episode.condemned.is_empty() && episode.condemned.iter().all(ended))
+    }
+
+    /// Unless an executor is still at work: then once it is done.
+    fn close_moot(&mut self, id: PeerId, detail: &str) {
+        let acting = self
+            .peer(id)
+            .and_then(|peer| peer.episode.as_ref())
+            .is_some_and(|episode| matches!(episode.phase, EpisodePhase::Acting { .. }));
+        if !acting {
+            self.close_episode(id, detail);
         }
     }
 
@@ -350,12 +380,13 @@ impl Engine {
         (0u16..)
             .zip(peer.checks.iter().zip(&settings.checks))
             .all(|(index, (check, of))| {
+                let verdict = check.verdict(self.light(of));
                 let condemned = episode.condemned.contains(&index);
-                let must = condemned
+                let must = (condemned && !verdict.ends_episodes())
                     || (restarted
                         && of.decides == Decides::Liveness
                         && check.ever_passed
-                        && !check.verdict(self.light(of)).cannot_prove());
+                        && !verdict.cannot_prove());
                 let process = matches!(of.kind, CheckKind::Process { .. });
                 !must || check.passed_since(from) || (process && !condemned && !peer.exited)
             })

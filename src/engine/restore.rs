@@ -9,7 +9,7 @@ use super::episode::Episode;
 use super::guards::UNTOLD;
 use super::peer::{Pause, Peer};
 use super::persist::{Persisted, PersistedEpisode, PersistedPause, PersistedPeer, Restored, VERSION};
-use super::settings::PeerSettings;
+use super::settings::{Decides, PeerSettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
@@ -173,14 +173,14 @@ impl Peer {
         let mut passed = BTreeSet::new();
         for (index, (check, of)) in (0u16..).zip(self.checks.iter_mut().zip(&settings.checks)) {
             check.ever_passed = kept.passed.iter().any(|name| **name == *of.name);
-            if check.ever_passed {
+            if check.ever_passed && of.decides == Decides::Liveness {
                 passed.insert(index);
             }
         }
         self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
             let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));
             episode.remedies = kept.remedies;
-            // What condemned it is not written down: all that ever passed must pass again.
+            // What condemned it is not written down: all that decides and ever passed must pass again.
             episode.condemned = passed;
             episode.healed_at = (kept.remedies > 0).then_some(now);
             if kept.gave_up {

@@ -9,7 +9,7 @@ use super::cause::Cause;
 use super::decision::{Decision, Grant, What};
 use super::event::{
     Body, CheckId, Event, ExpectationId, Heartbeat, Incarnation, Link, LinkStatus, Observation,
-    OperatorRequest, Outcome, OwnerSeen, PeerId, RemedyOutcome, Role,
+    OperatorRequest, Outcome, OwnerSeen, PeerClaim, PeerId, RemedyOutcome, Role,
 };
 use super::guards::GuardName;
 use super::peer::Liveness;
@@ -1606,4 +1606,119 @@ fn a_peer_that_comes_back_does_not_have_everybody_else_asked_for_at_once() {
     assert_eq!(world.engine.asked_at, asked);
     world.run(250 * MS);
     assert_ne!(world.engine.asked_at, asked, "and yet soon");
+}
+
+#[test]
+fn an_episode_does_not_wait_for_a_check_that_nobody_expects_or_that_decides_nothing() {
+    let app = || {
+        let mut shown = heartbeat_check("can");
+        shown.needs = Some(ExpectationId(0));
+        let mut data = shown.clone();
+        shown.name = "shown".into();
+        shown.decides = Decides::Nothing;
+        data.name = "data".into();
+        settings(vec![peer("app", true, vec![process_check(), data, shown], None)])
+    };
+    let car = |world: &mut World, met| {
+        world.feed(Event::Expectation {
+            id: ExpectationId(0),
+            met: Some(met),
+        });
+    };
+    let mut world = World::settled(app());
+    world.running(0, "a");
+    car(&mut world, true);
+    world.beat("can");
+    world.run(10 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    let kept = world.engine.persisted();
+    car(&mut world, false);
+    world.looks(0, 0, 2);
+    assert_eq!(world.liveness(0), Liveness::Alive, "it runs");
+    assert_eq!(world.view(0).episode, None);
+    assert!(
+        world.saw("app: episode closed"),
+        "not recovered: {:?}",
+        world.notices
+    );
+
+    let mut world = World::restored(app(), &Restored::Found(Box::new(kept), S));
+    world.running(0, "a");
+    car(&mut world, false);
+    world.looks(0, 0, 50);
+    assert_eq!(world.view(0).episode, None, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_goodbye_that_our_own_remedy_caused_is_no_purpose() {
+    let mut check = node_check("them");
+    if let CheckKind::Passive { source, .. } = &mut check.kind {
+        *source = Source::Claim {
+            node: "them".into(),
+            peer: "app".into(),
+        };
+    }
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        false,
+        vec![check],
+        Some(RemedyKind::Exec),
+    )]));
+    world.outcome = None;
+    let mut slot = 0;
+    let mut says = |world: &mut World, liveness, goodbye| {
+        slot += 1;
+        let Event::Message { channel, body } = node_beat("them", "b", slot, goodbye) else {
+            unreachable!()
+        };
+        let Body::Heartbeat(mut beat) = body else {
+            unreachable!()
+        };
+        beat.peers.push(PeerClaim {
+            name: "app".into(),
+            liveness,
+            incarnation: Some(Incarnation("a".into())),
+        });
+        world.feed(Event::Message {
+            channel,
+            body: Body::Heartbeat(beat),
+        });
+        world.run(S);
+    };
+    says(&mut world, Liveness::Alive, false);
+    for _ in 0..4 {
+        says(&mut world, Liveness::Dead, false);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    // The restart takes the node beside it along, which says goodbye; and both come back as they were.
+    says(&mut world, Liveness::Dead, true);
+    assert!(!world.saw("app: said goodbye"), "{:#?}", world.notices);
+    assert!(world.view(0).episode.is_some());
+}
+
+#[test]
+fn heartbeats_out_of_turn_do_not_put_off_the_proof_of_silence() {
+    let mut peers = vec![peer("feed", true, vec![heartbeat_check("hb")], None)];
+    peers.push(peer(
+        "looping",
+        true,
+        vec![process_check()],
+        Some(RemedyKind::Exec),
+    ));
+    let mut world = World::settled(settings(peers));
+    world.outcome = Some(RemedyOutcome::NotActed {
+        detail: "refused".into(),
+    });
+    world.beat("hb");
+    for life in 0..100 {
+        world.running(1, &format!("{life}"));
+        world.run(50 * MS);
+        world.exits(1, &format!("{life}"));
+        world.run(50 * MS);
+    }
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Dead,
+        "a crash loop elsewhere hides nobody"
+    );
 }
