@@ -147,6 +147,8 @@ impl Sender {
             }
             // Two writers on one channel, or a clock that was set back: life all the same, and no new one.
             Some(pace) if by_uptime && pace.is_behind(clock) => Heard::Life(None),
+            // Out of turn: its slot has been used by a regular heartbeat already, and it may come late.
+            Some(pace) if beat.goodbye && !pace.is_past(clock) => Heard::Life(None),
             Some(pace) => match pace.beat(clock, now, interval) {
                 Beat::Fresh => Heard::Life(None),
                 Beat::Late => Heard::Stale,
@@ -175,9 +177,9 @@ impl Engine {
         if self.now >= self.own.next && !self.draining {
             let slot = self.slot();
             self.publish(false);
-            let interval = self.settings.interval;
-            let next = u32::try_from(slot + 1).map_or(Duration::MAX, |slots| interval.saturating_mul(slots));
-            self.own.next = self.own.started + next;
+            let interval = u64::try_from(self.settings.interval.as_nanos()).unwrap_or(u64::MAX);
+            let next = interval.saturating_mul(slot.saturating_add(1));
+            self.own.next = self.own.started + Duration::from_nanos(next);
         } else if self.draining {
             self.own.next = Time::MAX;
         }
@@ -357,6 +359,15 @@ impl Engine {
     }
 
     fn leave(&mut self, id: CheckId) {
+        // Whom our own remedy takes down says goodbye too: that is nobody's purpose but ours.
+        let ours = self.peer(id.peer).is_some_and(|peer| {
+            peer.episode
+                .as_ref()
+                .is_some_and(|episode| episode.is_taking_down(peer.incarnation.as_ref()))
+        });
+        if ours {
+            return;
+        }
         if let Some(peer) = self.peer_mut(id.peer)
             && let Some(check) = peer.checks.get_mut(usize::from(id.index))
         {
@@ -421,7 +432,11 @@ impl Engine {
             return;
         }
         let first = peer.incarnation.replace(incarnation.clone()).is_none();
-        if !first {
+        if first {
+            for check in &mut peer.checks {
+                check.first_life(now);
+            }
+        } else {
             peer.incarnations += 1;
             for check in &mut peer.checks {
                 check.new_life(now, mark);
@@ -431,7 +446,6 @@ impl Engine {
         }
         self.notice(Some(id), What::Incarnation { incarnation });
         self.end_pulse_of(id);
-        self.ask = true;
         self.saving.soon();
     }
 }

@@ -74,10 +74,11 @@ impl Breaker {
 
     /// It left for good: it is neither silent nor expected. If mass silence rested on it, that is over at once.
     pub(super) fn left(&mut self, peer: PeerId, now: Time) -> Option<Flip> {
+        let member = self.silent.contains_key(&peer);
         self.expected.remove(&peer);
         self.no_longer_silent(peer);
         let flip = self.look(now);
-        if self.tripped.is_some_and(|tripped| tripped.below_since.is_some()) {
+        if member && self.tripped.is_some_and(|tripped| tripped.below_since.is_some()) {
             self.tripped = None;
             return Some(Flip::Ended);
         }
@@ -315,5 +316,17 @@ mod tests {
             "both of the two left are still silent"
         );
         assert_eq!(breaker.left(PeerId(1), at(2)), Some(Flip::Ended));
+    }
+
+    #[test]
+    fn a_goodbye_of_somebody_else_does_not_end_it() {
+        let mut breaker = breaker(4);
+        for peer in 0..3 {
+            breaker.silent(PeerId(peer), at(1));
+        }
+        breaker.alive(PeerId(0), at(2));
+        assert_eq!(breaker.left(PeerId(3), at(3)), None);
+        assert_eq!(breaker.left(PeerId(3), at(4)), None, "and told again");
+        assert!(breaker.tripped().is_some());
     }
 }

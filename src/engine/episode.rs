@@ -16,6 +16,8 @@ pub(super) struct Episode {
     pub(super) cause: Cause,
     /// Checks that condemned (or, before that, suspected) the peer. All of them must pass for a recovery.
     pub(super) condemned: BTreeSet<u16>,
+    /// Those of them that do so now: only their word permits a remedy.
+    pub(super) against: BTreeSet<u16>,
     pub(super) condemned_at: Option<Time>,
     pub(super) phase: EpisodePhase,
     /// The remedy that is being carried out or verified.
@@ -48,6 +50,7 @@ impl Episode {
             opened: now,
             cause,
             condemned: BTreeSet::new(),
+            against: BTreeSet::new(),
             condemned_at: None,
             phase: EpisodePhase::Suspected,
             remedy: None,
@@ -57,6 +60,16 @@ impl Episode {
             healed_at: None,
             refusal: None,
         }
+    }
+
+    /// A remedy that restarts is at work, and `current` is still the life that it was granted for.
+    pub(super) fn is_taking_down(&self, current: Option<&Incarnation>) -> bool {
+        let at_work = matches!(
+            self.phase,
+            EpisodePhase::Acting { .. } | EpisodePhase::Verifying { .. }
+        );
+        let granted = self.remedy.as_ref().map(|remedy| &remedy.incarnation);
+        self.restarted && at_work && granted == current
     }
 
     pub(super) fn is_waiting(&self) -> bool {

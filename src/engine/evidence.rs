@@ -315,6 +315,13 @@ impl Check {
             return;
         }
         let passed = outcome == Outcome::Pass;
+        let failed = matches!(outcome, Outcome::Fail { .. });
+        if failed && self.last_pass.is_none() && began < self.grace_until {
+            // Not remembered: how it was while it started says nothing once that is over.
+            runs.last_report = Some(now);
+            runs.unmeasured = 0;
+            return;
+        }
         runs.push(outcome, now);
         if passed {
             self.gone = None;
@@ -351,6 +358,17 @@ impl Check {
         }
     }
 
+    /// Its process is not there, and nobody saw it go.
+    pub(super) fn is_owner_absent(&self) -> bool {
+        matches!(
+            self.evidence,
+            Evidence::Process {
+                owner: Owner::Absent(_),
+                ..
+            }
+        )
+    }
+
     /// Another life of the peer: its window is empty and its grace begins.
     pub(super) fn new_life(&mut self, now: Time, mark: Coverage) {
         self.last_pass = None;
@@ -359,6 +377,13 @@ impl Check {
         self.restart_window(now, mark);
         if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
             runs.clear();
+        }
+    }
+
+    /// A life is seen for the first time: it may be starting.
+    pub(super) fn first_life(&mut self, now: Time) {
+        if self.last_pass.is_none() {
+            self.grace_until = now + self.grace;
         }
     }
 
@@ -539,14 +564,12 @@ impl Check {
             return Verdict::unknown(Why::Unmeasured);
         }
         if runs.count == 0 {
-            return Verdict::unknown(Why::NeverSeen);
+            // It reports, and nothing of this life counts yet. That may still come: a recovery waits for it.
+            return Verdict::unknown(Why::InGrace);
         }
         let failures = runs.failures(fail_after.n);
         if failures == 0 {
             return Verdict::pass();
-        }
-        if self.last_pass.is_none() && light.now < self.grace_until {
-            return Verdict::unknown(Why::InGrace);
         }
         let cause = runs.cause.unwrap_or(Cause::PeerStuck);
         if failures >= u32::from(fail_after.m) {

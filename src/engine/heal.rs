@@ -115,7 +115,7 @@ impl Engine {
         dry_run: bool,
     ) {
         let now = self.now;
-        self.tokens += 1;
+        self.tokens = self.tokens.saturating_add(1);
         let token = self.tokens;
         self.breaker.healing(id);
         self.charge(id, remedy);
@@ -271,7 +271,7 @@ impl Engine {
             (rung.kind, rung.verify_within)
         });
         let (number, token) = (episode.id, remedy.token);
-        episode.remedies += 1;
+        episode.remedies = episode.remedies.saturating_add(1);
         episode.healed_at = Some(now);
         episode.phase = EpisodePhase::Verifying {
             until: now + verify_within,
@@ -403,7 +403,10 @@ impl Engine {
         let Some(episode) = self.peer(id).and_then(|peer| peer.episode.as_ref()) else {
             return;
         };
-        if matches!(episode.phase, EpisodePhase::Acting { .. }) || !self.is_proven(id) {
+        // A pulse is only asked for: who proves himself meanwhile is spared. An executor cannot be called back.
+        let acting = matches!(episode.phase, EpisodePhase::Acting { .. });
+        let pulses = self.peer(id).is_some_and(|peer| peer.pulse_until.is_some());
+        if (acting && !pulses) || !self.is_proven(id) {
             return;
         }
         let (number, remedies, opened) = (episode.id, episode.remedies, episode.opened);
@@ -442,10 +445,11 @@ impl Engine {
         if let Some(condemned_at) = peer.episode.take().and_then(|episode| episode.condemned_at) {
             self.waiting.remove(&(condemned_at, id));
         }
+        // The marks fence this episode only: the next failure of the same life is another one.
+        peer.ledger.done.clear();
         peer.pulse_until = None;
         self.group.down.remove(&id);
         self.saving.soon();
-        self.ask = true;
     }
 
     fn give_up(&mut self, id: PeerId, detail: &str) {
@@ -488,7 +492,7 @@ impl Engine {
         }
     }
 
-    /// What a pulse rests on is on hold: it is taken back. What was charged stays charged: the probe may have
+    /// What a pulse rests on is on hold, or nothing may be done now: it is taken back. What was charged stays charged: the probe may have
     /// counted already.
     pub(super) fn withdraw_pulse_of(&mut self, id: PeerId) {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
@@ -499,6 +503,8 @@ impl Engine {
         }
         self.unmark(id);
         self.group.down.remove(&id);
+        self.breaker.healing_failed(id, self.now);
+        self.saving.soon();
         let Some(episode) = self.peers[id.0 as usize].episode.as_mut() else {
             return;
         };
@@ -511,7 +517,7 @@ impl Engine {
             token: remedy.token,
             kind: RemedyKind::Healthz,
             outcome: "not_acted",
-            detail: "withdrawn: its evidence is on hold".to_owned(),
+            detail: "withdrawn: nothing may be done to it now".to_owned(),
         };
         self.notice(Some(id), what);
     }

@@ -1,6 +1,7 @@
 //! Judging a peer: its checks' verdicts become one liveness and one cause, and what changes is told.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::Engine;
 use super::breaker::Flip;
@@ -92,7 +93,7 @@ impl Engine {
                 continue;
             }
             let verdict = check.verdict(self.light(of));
-            judged.uncovered |= matches!(verdict.why, Why::Uncovered)
+            judged.uncovered |= matches!(verdict.why, Why::Uncovered | Why::EmptyWindow)
                 || (verdict.liveness == Liveness::Suspect && verdict.why == Why::Silent);
             let (new, old) = (rank(verdict.liveness), rank(judged.liveness));
             let explains_more = || match (verdict.cause, judged.cause) {
@@ -205,13 +206,14 @@ impl Engine {
             return;
         };
         let (liveness, cause) = (peer.liveness, peer.cause);
+        let gone = peer.because.is_some_and(|(_, verdict)| verdict.ends_episodes());
         match liveness {
             Liveness::Suspect | Liveness::Dead => {
                 let Some(cause) = cause.filter(|cause| cause.lies_in_peer()) else {
                     return;
                 };
                 if peer.episode.is_none() {
-                    self.episodes += 1;
+                    self.episodes = self.episodes.saturating_add(1);
                     let episode = self.episodes;
                     peer.episode = Some(Episode::new(episode, cause, now));
                     self.notice(Some(id), What::EpisodeOpened { episode, cause });
@@ -221,8 +223,9 @@ impl Engine {
                 let Some(episode) = &mut peer.episode else { return };
                 if episode.is_waiting() {
                     episode.cause = cause;
-                    episode.condemned.extend(against);
+                    episode.condemned.extend(&against);
                 }
+                episode.against = against;
                 if liveness == Liveness::Dead && episode.phase == EpisodePhase::Suspected {
                     episode.phase = EpisodePhase::Waiting;
                 }
@@ -232,16 +235,18 @@ impl Engine {
                     self.ask = true;
                 }
             }
+            Liveness::Alive if self.is_moot(id) => {
+                self.withdraw_pulse_of(id);
+                self.close_moot(id, "what condemned it is not expected any more");
+            }
             Liveness::Alive => self.try_close(id),
             Liveness::Unknown => {
-                let gone = peer.because.is_some_and(|(_, verdict)| verdict.ends_episodes());
+                // A pulse that rests on what is held, or gone, is withdrawn. Nothing else is forgotten by a blip.
+                self.withdraw_pulse_of(id);
                 if gone {
                     let detail = self.words(id);
-                    self.close_episode(id, &detail);
+                    self.close_moot(id, &detail);
                 }
-                // Else it is on hold: nothing is forgotten by a blip. A pulse that rests on what is held is
-                // withdrawn.
-                self.withdraw_pulse_of(id);
             }
         }
         // Condemned anew after a hold: only echoes from now on prove that it was not the bus.
@@ -252,6 +257,33 @@ impl Engine {
         {
             self.waiting.remove(&(condemned_at, id));
             episode.refusal = None;
+        }
+    }
+
+    /// Nobody expects any of the checks that condemned it to pass now.
+    fn is_moot(&self, id: PeerId) -> bool {
+        let (Some(peer), Some(settings)) = (self.peer(id), self.settings.peers.get(id.0 as usize)) else {
+            return false;
+        };
+        let ended = |index: &u16| {
+            let (check, of) = (peer.check(*index), settings.checks.get(usize::from(*index)));
+            check
+                .zip(of)
+                .is_some_and(|(check, of)| check.verdict(self.light(of)).ends_episodes())
+        };
+        peer.episode
+            .as_ref()
+            .is_some_and(|episode| !episode.condemned.is_empty() && episode.condemned.iter().all(ended))
+    }
+
+    /// Unless an executor is still at work: then once it is done.
+    fn close_moot(&mut self, id: PeerId, detail: &str) {
+        let acting = self
+            .peer(id)
+            .and_then(|peer| peer.episode.as_ref())
+            .is_some_and(|episode| matches!(episode.phase, EpisodePhase::Acting { .. }));
+        if !acting {
+            self.close_episode(id, detail);
         }
     }
 
@@ -286,8 +318,12 @@ impl Engine {
                 }
             }
             OwnerSeen::Absent { detail } => match peer.taken_down.take() {
-                // A remedy of ours was taking it down when this node ended: that exit is our doing.
-                Some(incarnation) => return self.owner(id, OwnerSeen::Exited(incarnation)),
+                // A remedy of ours was taking it down when this node ended: that exit is our doing, and what was
+                // done to this life was not done to the end.
+                Some(incarnation) => {
+                    peer.ledger.done.retain(|(life, _)| *life != incarnation);
+                    return self.owner(id, OwnerSeen::Exited(incarnation));
+                }
                 None => {
                     for check in &mut peer.checks {
                         check.owner_absent(detail.clone());
@@ -318,7 +354,13 @@ impl Engine {
         let Some(peer) = self.peer(id) else { return };
         let checks = peer.checks.iter().map(|check| check.next_change(self.now)).min();
         let pause = peer.pause.as_ref().and_then(|pause| pause.until);
-        let episode = peer.episode.as_ref().and_then(Episode::next_change);
+        // A deadline that was set for now is looked at next.
+        let soon = self.now + Duration::from_nanos(1);
+        let episode = peer
+            .episode
+            .as_ref()
+            .and_then(Episode::next_change)
+            .map(|at| at.max(soon));
         let next = [checks, pause, episode, peer.pulse_until];
         let next = next.into_iter().flatten().filter(|at| *at > self.now).min();
         if let Some(next) = next {
@@ -338,12 +380,13 @@ impl Engine {
         (0u16..)
             .zip(peer.checks.iter().zip(&settings.checks))
             .all(|(index, (check, of))| {
+                let verdict = check.verdict(self.light(of));
                 let condemned = episode.condemned.contains(&index);
-                let must = condemned
+                let must = (condemned && !verdict.ends_episodes())
                     || (restarted
                         && of.decides == Decides::Liveness
                         && check.ever_passed
-                        && !check.verdict(self.light(of)).cannot_prove());
+                        && !verdict.cannot_prove());
                 let process = matches!(of.kind, CheckKind::Process { .. });
                 !must || check.passed_since(from) || (process && !condemned && !peer.exited)
             })

@@ -42,7 +42,7 @@ use guards::GroupLedger;
 use peer::{Pause, Peer};
 use persist::Restored;
 use restore::Saving;
-use self_trust::{Changed, SelfTrust};
+use self_trust::{Changed, SelfTrust, TICK};
 use settings::Settings;
 use time::Time;
 use timers::Timers;
@@ -70,8 +70,9 @@ pub struct Engine {
     draining: bool,
     /// Condemned, and waiting for permission; the longest-condemned first.
     waiting: BTreeSet<(Time, PeerId)>,
-    /// Something happened that may change a guard's mind.
+    /// Something happened that may change a guard's mind, and cannot wait for the next turn.
     ask: bool,
+    asked_at: Time,
     tokens: u64,
     episodes: u64,
 
@@ -99,6 +100,7 @@ impl Engine {
             draining: false,
             waiting: BTreeSet::new(),
             ask: false,
+            asked_at: now,
             tokens: 0,
             episodes: 0,
             saving: Saving::default(),
@@ -124,11 +126,13 @@ impl Engine {
         if let Some((ran_until, pause)) = self.trust.turn(now, suspended) {
             self.stalled(ran_until, pause);
         }
-        let tick = matches!(event, Event::Tick { .. });
         self.take_in(event);
         self.pass_time();
-        if self.ask || (tick && !self.waiting.is_empty()) {
+        // By time, not by ticks: a busy node may get none. And not for each peer that comes back: a thousand that
+        // do so together would have each other asked for a million times.
+        if self.ask || now.since(self.asked_at) >= TICK {
             self.ask = false;
+            self.asked_at = now;
             self.ask_guards();
         }
         self.save_if_due();

@@ -37,9 +37,17 @@ impl Engine {
             until,
         });
         match peer {
-            None => self.node_pause = pause,
+            None => {
+                self.node_pause = pause;
+                for id in self.ids() {
+                    self.withdraw_pulse_of(id);
+                }
+            }
             Some(id) => match self.peer_mut(id) {
-                Some(peer) => peer.pause = pause,
+                Some(peer) => {
+                    peer.pause = pause;
+                    self.withdraw_pulse_of(id);
+                }
                 None => return,
             },
         }
@@ -78,11 +86,10 @@ impl Engine {
     }
 
     /// The peer left for good. Everything that was known of it goes, so that the store cannot bring it back to
-    /// life; the next sign of life starts it anew.
+    /// life; the next sign of life starts it anew. (Not its incarnation: nobody tells the same one twice.)
     fn forget(&mut self, id: PeerId, by: String) {
         let Some(peer) = self.peer_mut(id) else { return };
         peer.ledger = Ledger::default();
-        peer.incarnation = None;
         peer.alive_since = None;
         for check in &mut peer.checks {
             check.ever_passed = false;

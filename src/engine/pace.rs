@@ -82,6 +82,11 @@ impl Pace {
         sender + Duration::from_secs(1) < self.sender
     }
 
+    /// The sender's clock was further already.
+    pub(super) fn is_past(&self, sender: Duration) -> bool {
+        sender < self.sender
+    }
+
     /// Did the life that says "I have been up for `uptime`" begin after the last beat of this one? Only then is
     /// a falling uptime another life; else there are two writers on one channel, or the beat is a late one.
     pub(super) fn is_succeeded_by(&self, uptime: Duration, arrival: Time) -> bool {

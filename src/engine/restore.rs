@@ -9,7 +9,7 @@ use super::episode::Episode;
 use super::guards::UNTOLD;
 use super::peer::{Pause, Peer};
 use super::persist::{Persisted, PersistedEpisode, PersistedPause, PersistedPeer, Restored, VERSION};
-use super::settings::PeerSettings;
+use super::settings::{Decides, PeerSettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
@@ -91,7 +91,7 @@ impl Engine {
             .pause
             .as_ref()
             .and_then(|pause| Pause::restored(pause, elapsed, now));
-        // A dry run's budgets are shadows: they bind only another dry run.
+        // A dry run's budgets and remedies are shadows: they bind only another dry run.
         let binding = persisted.dry_run == self.settings.dry_run;
         if binding {
             self.group.not_before = persisted.group_wait.map(|wait| now + left(wait));
@@ -156,15 +156,16 @@ impl Peer {
                 }
             }
             self.ledger.level = kept.backoff_level;
-            let wait = kept
-                .backoff
-                .map(|wait| wait.saturating_sub(elapsed).min(settings.backoff.max * 2));
+            let wait = kept.backoff.map(|wait| {
+                wait.saturating_sub(elapsed)
+                    .min(settings.backoff.max.saturating_mul(2))
+            });
             self.ledger.not_before = wait.map(|wait| now + wait);
             for (incarnation, rung) in &kept.done {
                 self.ledger.mark_done(incarnation.clone(), *rung);
             }
+            self.taken_down.clone_from(&kept.healing);
         }
-        self.taken_down.clone_from(&kept.healing);
         self.pause = kept
             .pause
             .as_ref()
@@ -172,14 +173,14 @@ impl Peer {
         let mut passed = BTreeSet::new();
         for (index, (check, of)) in (0u16..).zip(self.checks.iter_mut().zip(&settings.checks)) {
             check.ever_passed = kept.passed.iter().any(|name| **name == *of.name);
-            if check.ever_passed {
+            if check.ever_passed && of.decides == Decides::Liveness {
                 passed.insert(index);
             }
         }
-        self.episode = kept.episode.as_ref().map(|kept| {
-            let mut episode = Episode::new(kept.id, kept.cause, now - (kept.age + elapsed));
+        self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
+            let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));
             episode.remedies = kept.remedies;
-            // What condemned it is not written down: all that ever passed must pass again.
+            // What condemned it is not written down: all that decides and ever passed must pass again.
             episode.condemned = passed;
             episode.healed_at = (kept.remedies > 0).then_some(now);
             if kept.gave_up {

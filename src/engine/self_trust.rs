@@ -178,6 +178,9 @@ pub(super) struct SelfTrust {
     echoed: Option<Time>,
     /// The same, if it came back promptly and nothing broke the run of echoes since.
     run: Option<Time>,
+    /// The slot of the last echo. Another one of the same slot was sent out of turn and proves no more silence:
+    /// it would only put off what is pending.
+    slot: Option<u64>,
     coverage: Coverage,
     /// Coverage that counts from then on. A server that was stopped runs one client's queue after the other
     /// (measured on 7.0.15): our echo may overtake a peer's heartbeat by a moment.
@@ -214,6 +217,7 @@ impl SelfTrust {
             under_way: VecDeque::new(),
             echoed: None,
             run: None,
+            slot: None,
             coverage: Coverage::default(),
             pending: None,
             last_echo: None,
@@ -387,7 +391,9 @@ impl SelfTrust {
             return Changed::default();
         }
         self.mature(now);
-        self.extend_run(sent, now);
+        if self.slot.replace(slot) != Some(slot) {
+            self.extend_run(sent, now);
+        }
         self.echoed = Some(sent);
         self.deaf = false;
         self.mute = false;
@@ -400,7 +406,7 @@ impl SelfTrust {
         let mut coverage = self.pending.map_or(self.coverage, |(pending, _)| pending);
         if let Some(before) = self.run
             && prompt
-            && sent.since(before) <= self.interval * 3 / 2
+            && sent.since(before) <= self.interval.saturating_mul(3) / 2
         {
             coverage.proven += sent.since(before);
         }
@@ -471,7 +477,7 @@ impl SelfTrust {
 
     /// The server took a heartbeat of ours, and it has not come back before the next but one is nearly due.
     fn echo_is_missing(&self, now: Time) -> bool {
-        let overdue = self.interval * 3 / 2;
+        let overdue = self.interval.saturating_mul(3) / 2;
         self.subscribed.up()
             && self.under_way.iter().any(|beat| {
                 beat.taken && now.since(beat.sent) >= overdue && self.subscribed.up_since <= beat.sent

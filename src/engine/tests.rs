@@ -9,7 +9,7 @@ use super::cause::Cause;
 use super::decision::{Decision, Grant, What};
 use super::event::{
     Body, CheckId, Event, ExpectationId, Heartbeat, Incarnation, Link, LinkStatus, Observation,
-    OperatorRequest, Outcome, OwnerSeen, PeerId, RemedyOutcome, Role,
+    OperatorRequest, Outcome, OwnerSeen, PeerClaim, PeerId, RemedyOutcome, Role,
 };
 use super::guards::GuardName;
 use super::peer::Liveness;
@@ -984,6 +984,8 @@ fn what_a_remedy_took_down_before_the_node_died_is_healed_after() {
     });
     assert_eq!(world.liveness(0), Liveness::Dead);
     assert_eq!(world.view(0).cause, Some(Cause::PeerExited));
+    world.run(60 * S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
 }
 
 #[test]
@@ -1114,4 +1116,609 @@ fn time_that_goes_back_is_not_believed() {
     );
     world.drain();
     assert_eq!(world.liveness(0), Liveness::Alive);
+}
+
+/// A heartbeat as another node of the group sends it.
+fn node_beat(node: &str, boot: &str, slot: u64, goodbye: bool) -> Event {
+    Event::Message {
+        channel: "defib:g".into(),
+        body: Body::Heartbeat(Heartbeat {
+            node: Some(node.into()),
+            group: Some("g".into()),
+            boot: Some(boot.into()),
+            slot: Some(slot),
+            late_ms: Some(0),
+            uptime_s: Some(slot as f64),
+            interval_ms: Some(1_000),
+            goodbye,
+            peers: Vec::new(),
+        }),
+    }
+}
+
+fn node_check(node: &str) -> CheckSettings {
+    let mut check = heartbeat_check("");
+    if let CheckKind::Passive { source, .. } = &mut check.kind {
+        *source = Source::Node(node.into());
+    }
+    check
+}
+
+#[test]
+fn a_goodbye_in_the_slot_of_the_last_heartbeat_is_heard() {
+    let mut world = World::settled(settings(vec![peer(
+        "them",
+        false,
+        vec![node_check("them")],
+        Some(RemedyKind::Exec),
+    )]));
+    for slot in 1..=3 {
+        world.feed(node_beat("them", "b", slot, false));
+        world.run(S);
+    }
+    // As `drain` sends it: out of turn, in the slot that its regular heartbeat has used already.
+    world.feed(node_beat("them", "b", 3, true));
+    world.run(60 * S);
+    assert_eq!(world.liveness(0), Liveness::Unknown, "{:#?}", world.notices);
+    assert!(world.saw("them: said goodbye"));
+    assert!(world.grants.is_empty(), "{:?}", world.grants);
+    world.feed(node_beat("them", "b", 2, false));
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Unknown,
+        "a straggler takes no goodbye back"
+    );
+    world.feed(node_beat("them", "c", 1, false));
+    assert_eq!(world.liveness(0), Liveness::Alive, "a new life does");
+}
+
+#[test]
+fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
+    let mut dry = process_peer();
+    dry.dry_run = true;
+    let mut world = World::settled(dry);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(2 * S);
+    let acting = world.persisted.clone().unwrap();
+    world.run(60 * S);
+    assert!(world.saw("given up"), "{:?}", world.notices);
+    let gave_up = world.persisted.clone().unwrap();
+
+    let mut world = World::restored(process_peer(), &Restored::Found(Box::new(acting), S));
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Absent {
+            detail: "none".into(),
+        },
+    });
+    world.run(60 * S);
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Unknown,
+        "a dry run took nothing down: what is not there was stopped by somebody else"
+    );
+
+    let mut world = World::restored(process_peer(), &Restored::Found(Box::new(gave_up), S));
+    assert_eq!(
+        world.view(0).episode,
+        None,
+        "what was given up in a dry run was never tried"
+    );
+    world.run(40 * S);
+    world.exits(0, "b");
+    world.run(2 * S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_life_that_was_healed_once_can_be_healed_again() {
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Signal),
+    );
+    app.remedies[0].restarts = false;
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    for episode in 1..=2 {
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+        world.run(6 * S);
+        for _ in 0..2 {
+            world.fail(0, 1);
+            world.run(S);
+        }
+        assert_eq!(world.grants.len(), episode, "{:#?}", world.notices);
+        for _ in 0..4 {
+            world.observe(0, 0, Outcome::Pass);
+            world.observe(0, 1, Outcome::Pass);
+            world.run(S);
+        }
+        assert!(world.view(0).episode.is_none());
+        world.run(20 * S);
+    }
+}
+
+#[test]
+fn who_never_came_back_after_an_outage_is_looked_at_until_he_is_dead() {
+    let mut check = heartbeat_check("hb");
+    if let CheckKind::Passive { detector, .. } = &mut check.kind {
+        *detector = DetectorSettings::Deadline {
+            suspect_after: 2 * S,
+            dead_after: 2_100 * MS,
+        };
+    }
+    let mut world = World::settled(settings(vec![peer("feed", true, vec![check], None)]));
+    world.beat("hb");
+    world.run(500 * MS);
+    world.outage(true);
+    world.run(60 * S);
+    world.outage(false);
+    world.run(120 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_check_that_never_passed_or_is_not_expected_has_no_say_in_a_remedy() {
+    // `http` never passed; `heartbeat` condemned too, for a moment, and came back.
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check(), heartbeat_check("hb")],
+        Some(RemedyKind::Exec),
+    );
+    app.single_observer = true;
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    world.beat("hb");
+    world.feed(Event::Operator {
+        request: OperatorRequest::Pause {
+            peer: None,
+            reason: "deploy".into(),
+            lasting: Some(30 * S),
+        },
+        by: "uid 0".into(),
+    });
+    for second in 0..60 {
+        world.run(S);
+        world.fail(0, 1);
+        if second > 20 {
+            world.beat("hb");
+        }
+    }
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    assert!(world.grants.is_empty(), "{:#?}", world.notices);
+
+    // `data` condemned too while the car was on; now it is off, and `http` condemns alone.
+    let mut data = heartbeat_check("can");
+    data.needs = Some(ExpectationId(0));
+    let app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check(), data],
+        Some(RemedyKind::Exec),
+    );
+    let mut world = World::settled(settings(vec![app]));
+    let car = |world: &mut World, met| {
+        world.feed(Event::Expectation {
+            id: ExpectationId(0),
+            met: Some(met),
+        });
+    };
+    car(&mut world, true);
+    world.running(0, "a");
+    world.beat("can");
+    world.observe(0, 1, Outcome::Pass);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Pause {
+            peer: None,
+            reason: "deploy".into(),
+            lasting: Some(20 * S),
+        },
+        by: "uid 0".into(),
+    });
+    for second in 0..60 {
+        world.run(S);
+        car(&mut world, second < 8);
+        if second > 5 {
+            world.fail(0, 1);
+        } else {
+            world.observe(0, 1, Outcome::Pass);
+        }
+    }
+    assert!(!world.grants.is_empty(), "{:#?}", world.notices);
+}
+
+#[test]
+fn what_nobody_saw_exit_is_not_restarted_for_its_silence() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), heartbeat_check("hb")],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.beat("hb");
+    world.looks(0, 0, 2);
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Absent {
+            detail: "no process".into(),
+        },
+    });
+    world.run(60 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    assert!(world.grants.is_empty(), "{:#?}", world.notices);
+    assert_eq!(world.refusal(0), Some(GuardName::Grace));
+}
+
+#[test]
+fn failures_in_the_grace_do_not_count_when_it_ends() {
+    let mut world = World::settled(settings(vec![peer("app", true, vec![http_check()], None)]));
+    world.observe(0, 0, Outcome::Pass);
+    world.running(0, "a");
+    world.running(0, "b");
+    for _ in 0..9 {
+        world.run(S);
+        world.fail(0, 0);
+    }
+    world.run(1_500 * MS);
+    assert_ne!(
+        world.liveness(0),
+        Liveness::Dead,
+        "it may come up in its tenth second"
+    );
+    world.fail(0, 0);
+    assert_ne!(world.liveness(0), Liveness::Dead);
+    world.run(S);
+    world.fail(0, 0);
+    assert_eq!(world.liveness(0), Liveness::Dead, "two of three, after the grace");
+}
+
+#[test]
+fn the_first_life_that_is_seen_has_its_grace_too() {
+    let app = || {
+        settings(vec![peer(
+            "app",
+            true,
+            vec![process_check(), http_check()],
+            Some(RemedyKind::Exec),
+        )])
+    };
+    let mut world = World::settled(app());
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.run(2 * S);
+    let kept = world.engine.persisted();
+    // The node was restarted while the app was stopped; an hour later somebody starts it.
+    let mut world = World::restored(app(), &Restored::Found(Box::new(kept), S));
+    world.run(3_600 * S);
+    world.running(0, "b");
+    for _ in 0..9 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    assert!(world.grants.is_empty(), "it is starting: {:#?}", world.notices);
+}
+
+#[test]
+fn a_restarted_peer_is_not_proven_by_its_process_alone() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(S);
+    assert_eq!(world.grants.len(), 1);
+    world.running(0, "b");
+    for _ in 0..12 {
+        world.run(900 * MS);
+        world.observe(0, 0, Outcome::Pass);
+        assert!(!world.saw("app: recovered"), "{:#?}", world.notices);
+        world.fail(0, 1);
+    }
+}
+
+#[test]
+fn an_absurd_store_or_setting_is_no_panic() {
+    let mut app = process_peer();
+    app.peers[0].backoff.max = Duration::MAX;
+    let mut kept = Persisted {
+        token: u64::MAX,
+        episode: u64::MAX,
+        group_wait: Some(Duration::MAX),
+        ..Persisted::default()
+    };
+    let episode = super::persist::PersistedEpisode {
+        id: u64::MAX,
+        age: Duration::MAX,
+        cause: Cause::PeerExited,
+        remedies: u32::MAX,
+        gave_up: false,
+    };
+    kept.peers.insert(
+        "app".into(),
+        super::persist::PersistedPeer {
+            restarts: vec![Duration::MAX],
+            backoff_level: u32::MAX,
+            backoff: Some(Duration::MAX),
+            episode: Some(episode),
+            ..Default::default()
+        },
+    );
+    let found = Restored::Found(Box::new(kept), S);
+    let mut world = World::restored(app, &found);
+    world.engine.group.not_before = None;
+    world.engine.peers[0].ledger = super::peer::Ledger::default();
+    world.run(40 * S);
+    for life in ["a", "b"] {
+        world.running(0, life);
+        world.looks(0, 0, 2);
+        world.exits(0, life);
+        world.run(2 * S);
+    }
+    assert!(!world.grants.is_empty(), "{:#?}", world.notices);
+
+    let mut slow = process_peer();
+    slow.interval = Duration::MAX;
+    slow.bus_settle = Duration::MAX;
+    World::new(slow).run(5 * S);
+}
+
+#[test]
+fn a_short_interval_beats_for_longer_than_a_u32_of_slots() {
+    let mut fast = settings(Vec::new());
+    fast.interval = MS;
+    let mut world = World::settled(fast);
+    world.now = world.now + Duration::from_secs(u64::from(u32::MAX / 1_000) + 10);
+    world.run(10 * MS);
+    assert!(world.engine.poll_timeout() < world.now + S);
+    let next = world.engine.own.next_due();
+    assert!(next <= world.now + MS, "{next}");
+}
+
+/// A peer whose `/healthz` answers 503 just now.
+fn pulsing() -> World {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Healthz),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    for _ in 0..3 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    world.run(S);
+    assert!(world.view(0).healthz.unwrap().pulsing_until.is_some());
+    world
+}
+
+#[test]
+fn a_pause_takes_a_pulse_back() {
+    for whom in [None, Some(PeerId(0))] {
+        let mut world = pulsing();
+        world.feed(Event::Operator {
+            request: OperatorRequest::Pause {
+                peer: whom,
+                reason: "hands off".into(),
+                lasting: None,
+            },
+            by: "uid 0".into(),
+        });
+        assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+        world.run(S);
+        assert_eq!(world.refusal(0), Some(GuardName::Paused));
+    }
+}
+
+#[test]
+fn who_recovers_by_himself_during_his_pulse_is_not_killed() {
+    let mut world = pulsing();
+    for _ in 0..3 {
+        world.run(S);
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive);
+    assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+    assert!(world.saw("app: recovered"), "{:#?}", world.notices);
+}
+
+#[test]
+fn a_remedy_that_is_verified_at_once_does_not_wait_for_ever() {
+    let mut app = process_peer();
+    app.dry_run = true;
+    app.peers[0].remedies[0].verify_within = Duration::ZERO;
+    let mut world = World::settled(app);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(5 * S);
+    let phase = world.view(0).episode.unwrap().phase;
+    assert!(!matches!(phase, EpisodePhase::Verifying { .. }), "{phase:?}");
+    assert!(world.engine.group.down.is_empty(), "the slot is not kept");
+}
+
+#[test]
+fn who_was_forgotten_and_is_heard_again_can_be_healed() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Forget { peer: PeerId(0) },
+        by: "uid 0".into(),
+    });
+    world.observe(0, 0, Outcome::Pass);
+    world.observe(0, 1, Outcome::Pass);
+    for _ in 0..10 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_peer_that_comes_back_does_not_have_everybody_else_asked_for_at_once() {
+    // 10,000 recoveries after a mass silence, each asking for all that still wait, would be 50 million questions.
+    let mut peers = Vec::new();
+    for index in 0..20 {
+        let name = format!("p{index}");
+        peers.push(peer(
+            &name,
+            false,
+            vec![heartbeat_check(&name)],
+            Some(RemedyKind::Exec),
+        ));
+    }
+    let mut world = World::settled(settings(peers));
+    for index in 0..20 {
+        world.uptime(&format!("p{index}"), 100.0);
+    }
+    world.run(60 * S);
+    assert_eq!(world.engine.waiting.len(), 20);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Resume { peer: None },
+        by: "test".into(),
+    });
+    let asked = world.engine.asked_at;
+    assert_eq!(asked, world.now);
+    world.now = world.now + MS;
+    for index in 0..10 {
+        world.uptime(&format!("p{index}"), 0.1);
+    }
+    assert_eq!(world.engine.waiting.len(), 10);
+    assert_eq!(world.engine.asked_at, asked);
+    world.run(250 * MS);
+    assert_ne!(world.engine.asked_at, asked, "and yet soon");
+}
+
+#[test]
+fn an_episode_does_not_wait_for_a_check_that_nobody_expects_or_that_decides_nothing() {
+    let app = || {
+        let mut shown = heartbeat_check("can");
+        shown.needs = Some(ExpectationId(0));
+        let mut data = shown.clone();
+        shown.name = "shown".into();
+        shown.decides = Decides::Nothing;
+        data.name = "data".into();
+        settings(vec![peer("app", true, vec![process_check(), data, shown], None)])
+    };
+    let car = |world: &mut World, met| {
+        world.feed(Event::Expectation {
+            id: ExpectationId(0),
+            met: Some(met),
+        });
+    };
+    let mut world = World::settled(app());
+    world.running(0, "a");
+    car(&mut world, true);
+    world.beat("can");
+    world.run(10 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    let kept = world.engine.persisted();
+    car(&mut world, false);
+    world.looks(0, 0, 2);
+    assert_eq!(world.liveness(0), Liveness::Alive, "it runs");
+    assert_eq!(world.view(0).episode, None);
+    assert!(
+        world.saw("app: episode closed"),
+        "not recovered: {:?}",
+        world.notices
+    );
+
+    let mut world = World::restored(app(), &Restored::Found(Box::new(kept), S));
+    world.running(0, "a");
+    car(&mut world, false);
+    world.looks(0, 0, 50);
+    assert_eq!(world.view(0).episode, None, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_goodbye_that_our_own_remedy_caused_is_no_purpose() {
+    let mut check = node_check("them");
+    if let CheckKind::Passive { source, .. } = &mut check.kind {
+        *source = Source::Claim {
+            node: "them".into(),
+            peer: "app".into(),
+        };
+    }
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        false,
+        vec![check],
+        Some(RemedyKind::Exec),
+    )]));
+    world.outcome = None;
+    let mut slot = 0;
+    let mut says = |world: &mut World, liveness, goodbye| {
+        slot += 1;
+        let Event::Message { channel, body } = node_beat("them", "b", slot, goodbye) else {
+            unreachable!()
+        };
+        let Body::Heartbeat(mut beat) = body else {
+            unreachable!()
+        };
+        beat.peers.push(PeerClaim {
+            name: "app".into(),
+            liveness,
+            incarnation: Some(Incarnation("a".into())),
+        });
+        world.feed(Event::Message {
+            channel,
+            body: Body::Heartbeat(beat),
+        });
+        world.run(S);
+    };
+    says(&mut world, Liveness::Alive, false);
+    for _ in 0..4 {
+        says(&mut world, Liveness::Dead, false);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    // The restart takes the node beside it along, which says goodbye; and both come back as they were.
+    says(&mut world, Liveness::Dead, true);
+    assert!(!world.saw("app: said goodbye"), "{:#?}", world.notices);
+    assert!(world.view(0).episode.is_some());
+}
+
+#[test]
+fn heartbeats_out_of_turn_do_not_put_off_the_proof_of_silence() {
+    let mut peers = vec![peer("feed", true, vec![heartbeat_check("hb")], None)];
+    peers.push(peer(
+        "looping",
+        true,
+        vec![process_check()],
+        Some(RemedyKind::Exec),
+    ));
+    let mut world = World::settled(settings(peers));
+    world.outcome = Some(RemedyOutcome::NotActed {
+        detail: "refused".into(),
+    });
+    world.beat("hb");
+    for life in 0..100 {
+        world.running(1, &format!("{life}"));
+        world.run(50 * MS);
+        world.exits(1, &format!("{life}"));
+        world.run(50 * MS);
+    }
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Dead,
+        "a crash loop elsewhere hides nobody"
+    );
 }

@@ -2,6 +2,7 @@
 //! of its lives from the next, so that a remedy could hit the wrong one.
 
 use super::{Asked, GuardName, Refusal};
+use crate::engine::evidence::Check;
 use crate::engine::settings::RemedyKind;
 
 pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
@@ -18,12 +19,15 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     if peer.exited {
         return Ok(());
     }
+    if peer.checks.iter().any(Check::is_owner_absent) && !asked.episode.restarted {
+        return GuardName::Grace.refuses("it is gone and nobody saw it go: taken for on purpose", None);
+    }
     if asked.now < peer.grace_until {
         return GuardName::Grace.refuses("this life of the peer has only begun", Some(peer.grace_until));
     }
     let ever_passed = asked
         .episode
-        .condemned
+        .against
         .iter()
         .any(|check| peer.check(*check).is_some_and(|c| c.ever_passed));
     if !ever_passed {

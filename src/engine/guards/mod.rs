@@ -126,7 +126,7 @@ pub(super) struct Asked<'a> {
 impl Asked<'_> {
     /// Whatever the condemning checks need was seen to be met at `since` or later.
     fn expectations_confirmed(&self, since: Time) -> bool {
-        self.episode.condemned.iter().all(|index| {
+        self.episode.against.iter().all(|index| {
             let needs = self
                 .peer_settings
                 .checks

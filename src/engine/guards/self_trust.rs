@@ -9,7 +9,7 @@ use crate::engine::settings::Plane;
 /// redis-py 8 `listen()` exits 6 to 7 s after Redis stops), so whatever died while the bus did not work is held.
 pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     if let Some(stalled) = asked.trust.stalled_at() {
-        let until = stalled + asked.peer.fresh_window(&asked.episode.condemned);
+        let until = stalled + asked.peer.fresh_window(&asked.episode.against);
         if asked.now < until {
             return GuardName::SelfTrust.refuses(
                 "self_stalled: this node was not running a moment ago",
@@ -31,7 +31,7 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
             .check(*index)
             .is_some_and(|check| check.plane() == Plane::Bus)
     };
-    if asked.episode.condemned.iter().any(on_bus) && !asked.trust.role_read_since(condemned_at) {
+    if asked.episode.against.iter().any(on_bus) && !asked.trust.role_read_since(condemned_at) {
         // A server demoted a moment ago still takes PUBLISH and returns echoes.
         return GuardName::SelfTrust.refuses("the server's role was not read since it was condemned", None);
     }
