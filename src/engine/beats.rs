@@ -20,6 +20,8 @@ type Lookup<V> = HashMap<Arc<str>, V, BuildHasherDefault<std::hash::DefaultHashe
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
 /// Earlier lives of a node that are remembered, to tell a straggler from a new life.
 const EARLIER_BOOTS: usize = 4;
+/// So many beats of an earlier life in a row, with none of the current one between them, are no stragglers.
+const INSISTS: u8 = 3;
 
 /// Our own heartbeats.
 #[derive(Debug)]
@@ -66,6 +68,8 @@ struct Node {
 struct Sender {
     boot: Option<Arc<str>>,
     earlier: Vec<Arc<str>>,
+    /// Beats of an earlier boot in a row, with none of the current one between them.
+    insists: u8,
     pace: Option<Pace>,
     lives: u64,
 }
@@ -122,8 +126,14 @@ impl Sender {
             && self.boot.as_ref() != Some(boot)
         {
             if self.earlier.contains(boot) {
-                return Heard::Stale;
+                // A straggler; or, if it goes on, the true one, and what came between was forged.
+                self.insists += 1;
+                if self.insists < INSISTS {
+                    return Heard::Stale;
+                }
+                self.earlier.retain(|earlier| earlier != boot);
             }
+            self.insists = 0;
             if let Some(before) = self.boot.replace(Arc::clone(boot)) {
                 self.earlier.insert(0, before);
                 self.earlier.truncate(EARLIER_BOOTS);
@@ -131,6 +141,7 @@ impl Sender {
             self.pace = sender_clock(beat).map(|clock| Pace::first(clock, now));
             return Heard::Life(Some(Incarnation(format!("boot:{boot}").into())));
         }
+        self.insists = 0;
         let Some(clock) = sender_clock(beat) else {
             return Heard::Life(None);
         };

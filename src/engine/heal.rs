@@ -42,6 +42,9 @@ impl Engine {
             .clone()
             .unwrap_or_else(|| Incarnation("none".into()));
         if peer.ledger.is_done(&incarnation, rung) {
+            if remedy.kind == RemedyKind::Log {
+                return; // It was logged. Nothing else was promised.
+            }
             return self.give_up(
                 id,
                 "the remedy was carried out on this life and did not bring it back",
@@ -117,7 +120,9 @@ impl Engine {
         let now = self.now;
         self.tokens = self.tokens.saturating_add(1);
         let token = self.tokens;
-        self.breaker.healing(id);
+        if remedy.restarts {
+            self.breaker.healing(id);
+        }
         self.charge(id, remedy);
         let settings = &self.settings.peers[id.0 as usize];
         let (name, hold) = (settings.name.clone(), settings.healthz_hold);
@@ -198,6 +203,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
+        if remedy.kind == RemedyKind::Log {
+            return;
+        }
         if peer.lived_for.is_some_and(|lived| lived >= backoff.reset_after) {
             peer.ledger.level = 0;
         }

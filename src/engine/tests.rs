@@ -1722,3 +1722,76 @@ fn heartbeats_out_of_turn_do_not_put_off_the_proof_of_silence() {
         "a crash loop elsewhere hides nobody"
     );
 }
+
+#[test]
+fn a_dark_link_that_new_connections_do_not_cure_is_replaced_ever_more_slowly() {
+    let mut world = World::settled(settings(Vec::new()));
+    world.bus = false;
+    for _ in 0..1_200 {
+        world.run(100 * MS);
+        for slot in world.engine.trust.under_way_slots() {
+            world.feed(Event::Published { slot, receivers: 1 });
+        }
+    }
+    let gaps: Vec<Duration> = world
+        .replaced
+        .windows(2)
+        .map(|pair| pair[1].0.since(pair[0].0))
+        .collect();
+    assert!(world.replaced.len() < 12, "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap <= 40 * S), "and without end: {gaps:?}");
+}
+
+#[test]
+fn a_log_rung_is_logged_once_and_neither_gives_up_nor_waits() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check()],
+        Some(RemedyKind::Log),
+    )]));
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(120 * S);
+    assert_eq!(world.grants.len(), 1);
+    assert!(!world.saw("given up"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_forged_boot_does_not_make_the_true_one_a_straggler_for_ever() {
+    let mut node = heartbeat_check("-");
+    node.kind = CheckKind::Passive {
+        source: Source::Node("other".into()),
+        detector: DetectorSettings::default(),
+        cause: Cause::PeerSilent,
+    };
+    let mut world = World::settled(settings(vec![peer("other", false, vec![node], None)]));
+    let beat = |world: &mut World, boot: &str, slot: u64| {
+        let beat = Heartbeat {
+            node: Some("other".into()),
+            group: Some("g".into()),
+            boot: Some(boot.into()),
+            slot: Some(slot),
+            late_ms: None,
+            uptime_s: None,
+            interval_ms: Some(1_000),
+            goodbye: false,
+            peers: Vec::new(),
+        };
+        world.feed(Event::Message {
+            channel: "defib:g".into(),
+            body: Body::Heartbeat(beat),
+        });
+        world.run(S);
+    };
+    for slot in 0..5 {
+        beat(&mut world, "true", slot);
+    }
+    beat(&mut world, "forged", 0);
+    for slot in 6..20 {
+        beat(&mut world, "true", slot);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+    assert!(!world.saw("-> dead"), "{:?}", world.notices);
+}
