@@ -1,1 +1,3 @@
 //! Under construction: cli.
+
+pub mod sim;
