@@ -263,6 +263,10 @@ impl Engine {
         };
         match seen {
             OwnerSeen::Running(incarnation) => {
+                if std::mem::take(&mut peer.absent) && peer.incarnation.is_none() {
+                    // Nothing ran before it, so what failed until now was not this life.
+                    self.begin_life(id);
+                }
                 self.new_incarnation(id, incarnation);
                 let peer = &mut self.peers[id.0 as usize];
                 peer.taken_down = None;
@@ -289,6 +293,7 @@ impl Engine {
                 // A remedy of ours was taking it down when this node ended: that exit is our doing.
                 Some(incarnation) => return self.owner(id, OwnerSeen::Exited(incarnation)),
                 None => {
+                    peer.absent = true;
                     for check in &mut peer.checks {
                         check.owner_absent(detail.clone());
                     }
