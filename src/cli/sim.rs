@@ -41,7 +41,10 @@ pub fn execute(args: &SimArgs) -> ExitCode {
             println!("{report}");
         }
         if args.seeds == 1 {
-            println!("faults: {:?}; left ill, and why: {:?}", report.faults, report.explained);
+            println!(
+                "faults: {:?}; left ill, and why: {:?}",
+                report.faults, report.explained
+            );
         }
     }
     println!("{totals}");

@@ -38,7 +38,12 @@ pub(super) struct Parcel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Sender {
     Process(usize),
-    Node { node: usize, run: u32, epoch: u64, slot: u64 },
+    Node {
+        node: usize,
+        run: u32,
+        epoch: u64,
+        slot: u64,
+    },
 }
 
 /// One of a node's connections.
@@ -103,6 +108,11 @@ pub(super) const fn place(link: Link) -> usize {
 }
 
 impl World {
+    pub(super) fn broker_away_for(&self, length: Duration) -> bool {
+        let since = self.oracle.outages.back().map_or(self.now, |outage| outage.begin);
+        !self.broker.answers() && self.now.since(since) >= length
+    }
+
     pub(super) fn wire(&self, node: usize, link: Link) -> &Wire {
         &self.nodes[node].wires[place(link)]
     }
@@ -151,11 +161,22 @@ impl World {
         wire.epoch += 1;
         let unanswered = std::mem::take(&mut wire.in_flight);
         for slot in unanswered {
-            self.deliver_to(id.node, Duration::ZERO, Arrival::of(Event::PublishFailed { slot }));
+            self.deliver_to(
+                id.node,
+                Duration::ZERO,
+                Arrival::of(Event::PublishFailed { slot }),
+            );
         }
         let reason = "connection lost".to_owned();
         let status = LinkStatus::Down { reason };
-        self.deliver_to(id.node, Duration::ZERO, Arrival::of(Event::Link { link: id.link, status }));
+        self.deliver_to(
+            id.node,
+            Duration::ZERO,
+            Arrival::of(Event::Link {
+                link: id.link,
+                status,
+            }),
+        );
         let again = self.rng.millis(2, 300);
         let wire = self.wire_id(id.node, id.link);
         self.after(again, Happening::Try { wire });
@@ -208,7 +229,10 @@ impl World {
         };
         let arrival = Arrival {
             over: Some((id.link, id.epoch)),
-            ..Arrival::of(Event::Link { link: id.link, status })
+            ..Arrival::of(Event::Link {
+                link: id.link,
+                status,
+            })
         };
         let latency = self.rng.millis(0, 1);
         self.deliver_to(id.node, latency, arrival);
@@ -231,7 +255,12 @@ impl World {
             return;
         }
         let parcel = Parcel {
-            sender: Sender::Node { node, run, epoch, slot },
+            sender: Sender::Node {
+                node,
+                run,
+                epoch,
+                slot,
+            },
             channel: GROUP.into(),
             body: Body::Heartbeat(beat),
             sent: self.now,
@@ -291,10 +320,18 @@ impl World {
                 }
             }
         }
-        if let Sender::Node { node, run, epoch, slot } = parcel.sender {
+        if let Sender::Node {
+            node,
+            run,
+            epoch,
+            slot,
+        } = parcel.sender
+        {
             let current = self.nodes[node].run == run && self.wire(node, Link::Pub).epoch == epoch;
             if current && self.wire(node, Link::Pub).alive && !self.wire(node, Link::Pub).dark {
-                self.wire_mut(node, Link::Pub).in_flight.retain(|in_flight| *in_flight != slot);
+                self.wire_mut(node, Link::Pub)
+                    .in_flight
+                    .retain(|in_flight| *in_flight != slot);
                 let arrival = Arrival {
                     over: Some((Link::Pub, epoch)),
                     ..Arrival::of(Event::Published { slot, receivers })
@@ -345,7 +382,14 @@ impl World {
             }),
         };
         let run = self.nodes[node].run;
-        self.queue.put(at, Happening::Arrive { node, run, what: arrival });
+        self.queue.put(
+            at,
+            Happening::Arrive {
+                node,
+                run,
+                what: arrival,
+            },
+        );
     }
 
     /// A lying bus tells something old again.
@@ -362,7 +406,12 @@ impl World {
         let ready = self.wire(node, Link::Sub).alive && self.broker.answers();
         if ready && self.nodes[node].listens_to(&parcel.channel) && self.now.since(parcel.sent) > S {
             let parcel = Parcel {
-                sender: Sender::Node { node: usize::MAX, run: 0, epoch: 0, slot: 0 },
+                sender: Sender::Node {
+                    node: usize::MAX,
+                    run: 0,
+                    epoch: 0,
+                    slot: 0,
+                },
                 ..parcel
             };
             self.pass_on(node, &parcel, self.now);

@@ -60,14 +60,26 @@ impl World {
         let (run, peer) = (self.nodes[node].run, grant.peer.0 as usize);
         let dry = self.nodes[node].settings.dry_run;
         if dry {
-            self.violate(node, "dry_run", format!("a remedy for {} in a dry run", grant.name));
+            self.violate(
+                node,
+                "dry_run",
+                format!("a remedy for {} in a dry run", grant.name),
+            );
         }
         self.check_rung(node, peer, &grant);
         let after = match mode {
             Mode::Slow => self.rng.millis(100, 5_000),
             _ => self.rng.millis(1, 10),
         };
-        self.after(after, Happening::Act(Act { node, run, grant, mode }));
+        self.after(
+            after,
+            Happening::Act(Act {
+                node,
+                run,
+                grant,
+                mode,
+            }),
+        );
     }
 
     pub(super) fn act(&mut self, act: Act) {
@@ -117,7 +129,11 @@ impl World {
 
     fn answer(&mut self, act: &Act, after: Duration, outcome: RemedyOutcome) {
         let token = act.grant.token;
-        self.deliver_to(act.node, after, Arrival::of(Event::RemedyEnded { token, outcome }));
+        self.deliver_to(
+            act.node,
+            after,
+            Arrival::of(Event::RemedyEnded { token, outcome }),
+        );
     }
 
     /// Is this still the life that was condemned?
@@ -166,6 +182,9 @@ impl World {
 
     fn restart(&mut self, target: Target, after: Duration) {
         match target {
+            // Nobody reaches a machine that sleeps.
+            Target::Process(process) if self.processes[process].asleep => {}
+            Target::Node(node) if self.nodes[node].is_suspended() => {}
             Target::Process(process) => {
                 self.kill(process, "a remedy");
                 let life = self.processes[process].life;

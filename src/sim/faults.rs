@@ -19,12 +19,28 @@ pub(super) enum End {
     SilentForLong(u64),
     Demoted,
     Held,
-    Stopped { process: usize, life: u64 },
-    Stuck { process: usize, life: u64 },
-    Delay { node: usize, link: Link },
-    Lie { node: usize, lie: u64 },
-    Mode { node: usize },
-    Blind { node: usize },
+    Stopped {
+        process: usize,
+        life: u64,
+    },
+    Stuck {
+        process: usize,
+        life: u64,
+    },
+    Delay {
+        node: usize,
+        link: Link,
+    },
+    Lie {
+        node: usize,
+        lie: u64,
+    },
+    Mode {
+        node: usize,
+    },
+    Blind {
+        node: usize,
+    },
     Car,
 }
 
@@ -100,7 +116,9 @@ impl World {
 
     fn crash_process(&mut self) {
         let process = self.any_process();
-        self.kill(process, "it crashed");
+        if !self.processes[process].asleep {
+            self.kill(process, "it crashed");
+        }
     }
 
     fn crash_processes(&mut self) {
@@ -195,7 +213,11 @@ impl World {
         self.every_wire(|world, node, link| {
             world.wire_mut(node, link).alive = false;
             let first = (link == Link::Pub) == pub_first;
-            let within = if first { world.rng.millis(0, 20) } else { world.rng.millis(350, 1_500) };
+            let within = if first {
+                world.rng.millis(0, 20)
+            } else {
+                world.rng.millis(350, 1_500)
+            };
             world.lose(node, link, within, OnlyIf::Always);
         });
         self.clients_lose_broker(Duration::ZERO);
@@ -206,7 +228,11 @@ impl World {
         if !self.broker.is_well() {
             return;
         }
-        let lasting = if self.rng.chance(40) { self.lasting(300, 3_000) } else { self.lasting(3_000, 40_000) };
+        let lasting = if self.rng.chance(40) {
+            self.lasting(300, 3_000)
+        } else {
+            self.lasting(3_000, 40_000)
+        };
         let serial = self.serial();
         self.tell(format!("the broker is silent for {lasting:?}"));
         self.broker.silent = Some(serial);
@@ -223,7 +249,11 @@ impl World {
         if !self.broker.is_well() {
             return;
         }
-        let lasting = self.lasting(3_000, 60_000);
+        // Shorter ones may pass between two readings of the role.
+        let lasting = self.rng.millis(6_500, 60_000);
+        if self.now + lasting > self.calm_from {
+            return;
+        }
         self.tell(format!("the broker is demoted for {lasting:?}"));
         self.broker.role = Role::Replica;
         self.oracle.outage(OutageKind::Replica, self.now);
@@ -411,8 +441,16 @@ impl World {
         let lasting = Some(self.lasting(5_000, 90_000));
         let request = match (self.rng.below(6), peer) {
             (0, Some(peer)) => OperatorRequest::Forget { peer },
-            (1 | 2, _) => OperatorRequest::Pause { peer, reason: "test".to_owned(), lasting },
-            (3, _) => OperatorRequest::Pause { peer: None, reason: "test".to_owned(), lasting },
+            (1 | 2, _) => OperatorRequest::Pause {
+                peer,
+                reason: "test".to_owned(),
+                lasting,
+            },
+            (3, _) => OperatorRequest::Pause {
+                peer: None,
+                reason: "test".to_owned(),
+                lasting,
+            },
             (4, _) => OperatorRequest::Resume { peer },
             _ => OperatorRequest::Drain,
         };

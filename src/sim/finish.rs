@@ -78,17 +78,26 @@ impl World {
         };
         if looks == &[Look::Claim] {
             let home = self.scenario.processes[process].home;
-            return self.nodes[home].owner_of(process).is_some_and(|peer| self.can_see(home, peer));
+            return self.nodes[home]
+                .owner_of(process)
+                .is_some_and(|peer| self.can_see(home, peer));
         }
+        // What has never passed on this node's account proves nothing there.
+        let passed = &self.oracle.nodes[node].peers[peer].passed;
+        let mut sees = looks.iter().zip(passed).filter(|(_, passed)| **passed);
         match self.processes[process].state {
-            State::Running | State::Starting => looks.iter().any(|look| *look != Look::Process),
+            State::Running | State::Starting => sees.any(|(look, _)| *look != Look::Process),
             State::Stopped | State::Dead => true,
         }
     }
 
     /// Why an ill peer was not healed, in a word; `None`: no good reason.
     fn explanation(&self, node: usize, peer: usize, view: &PeerView) -> Option<&'static str> {
-        if !self.oracle.nodes[node].peers[peer].passed.iter().any(|passed| *passed) {
+        if !self.oracle.nodes[node].peers[peer]
+            .passed
+            .iter()
+            .any(|passed| *passed)
+        {
             return Some("never_passed");
         }
         let Some(episode) = &view.episode else {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::oracle::{Charge, UNTOLD};
 use super::process::State;
 use super::scenario::{Look, Target, Voice};
-use super::world::{S, World};
+use super::world::{MS, World};
 use crate::engine::decision::{Grant, Notice, What};
 use crate::engine::event::Incarnation;
 use crate::engine::peer::Liveness;
@@ -28,7 +28,9 @@ impl World {
         let Some(peer) = peer else { return };
         let now = self.now;
         match &notice.what {
-            What::Liveness { to: Liveness::Dead, .. } => {
+            What::Liveness {
+                to: Liveness::Dead, ..
+            } => {
                 let of = &mut self.oracle.nodes[node];
                 let before = of.peers[peer].dead_at.unwrap_or(of.started);
                 // Never shorter than what the engine may take for its life.
@@ -36,9 +38,13 @@ impl World {
                 of.peers[peer].dead_at = Some(now);
                 self.check_death(node, peer);
             }
-            What::Liveness { to: Liveness::Alive, .. } => self.check_life(node, peer),
+            What::Liveness {
+                to: Liveness::Alive, ..
+            } => self.check_life(node, peer),
             What::Granted { token, kind, .. } => self.check_grant(node, peer, *token, *kind),
-            What::Acted { token, kind, outcome, .. } => self.acted(node, peer, *token, *kind, outcome),
+            What::Acted {
+                token, kind, outcome, ..
+            } => self.acted(node, peer, *token, *kind, outcome),
             What::Recovered { .. } | What::GaveUp { .. } | What::EpisodeClosed { .. } => {
                 self.oracle.nodes[node].down.remove(&peer);
             }
@@ -73,11 +79,25 @@ impl World {
         }
     }
 
+    /// The truth about a peer, since when the node and whoever speaks for the peer could both know it.
+    fn knowable(&self, node: usize, peer: usize) -> (bool, Time) {
+        let (healthy, since) = self.truth(node, peer);
+        let speaker = match self.nodes[node].watched[peer].target {
+            Target::Process(process) => self.scenario.processes[process].home,
+            Target::Node(other) => other,
+        };
+        let ran = self.nodes[node].changed.max(self.nodes[speaker].changed);
+        (healthy, since.max(ran))
+    }
+
     /// `false_death`: nobody who is healthy, and whose messages were not lost, is held to be dead.
     fn check_death(&mut self, node: usize, peer: usize) {
-        let (healthy, since) = self.truth(node, peer);
+        let (healthy, since) = self.knowable(node, peer);
         let known = self.known_after(node, peer);
-        if !healthy || self.now.since(since) < known || self.tainted(node, peer) || self.fails_with_bus(node, peer)
+        if !healthy
+            || self.now.since(since) < known
+            || self.tainted(node, peer)
+            || self.fails_with_bus(node, peer)
         {
             return;
         }
@@ -110,10 +130,14 @@ impl World {
             Target::Node(_) => true,
         };
         let by_messages = self.nodes[node].watched[peer].checks.iter();
-        let by_messages = by_messages.clone().all(|look| matches!(look, Look::Channel | Look::Node));
+        let by_messages = by_messages
+            .clone()
+            .all(|look| matches!(look, Look::Channel | Look::Node));
         let (healthy, since) = self.truth(node, peer);
         // Who has not heard it before cannot tell the old from the new.
         let heard_before = self.oracle.nodes[node].started + LONG_SILENT < since;
+        // After a pause of its own it reads what was said before.
+        let since = since.max(self.nodes[node].changed);
         if healthy || !booted || !by_messages || !heard_before || self.now.since(since) < LONG_SILENT {
             return;
         }
@@ -169,7 +193,11 @@ impl World {
             self.violate(node, "unknown", detail);
         }
         if snapshot.trust.bus != BusState::Trusted {
-            self.violate(node, "self_distrust", format!("the bus is {}", snapshot.trust.bus));
+            self.violate(
+                node,
+                "self_distrust",
+                format!("the bus is {}", snapshot.trust.bus),
+            );
         }
         let of = &self.oracle.nodes[node];
         if let Some(stalled) = of.stalled.filter(|stalled| self.now < *stalled + FRESH) {
@@ -181,8 +209,15 @@ impl World {
             self.violate(node, "start", format!("its first echo came at {first:?}"));
         }
         let mut outages = self.oracle.outages.iter();
-        let forbidden = outages
-            .find_map(|outage| outage.forbids(node, self.now, settle, self.excused(node, peer, outage.begin)));
+        let of = &self.oracle.nodes[node];
+        let forbidden = outages.find_map(|outage| {
+            outage.forbids(
+                (node, of),
+                self.now,
+                settle,
+                self.excused(node, peer, outage.begin),
+            )
+        });
         if let Some(outage) = forbidden {
             self.violate(node, "outage", format!("{} is healed: {outage}", view.name));
         }
@@ -204,7 +239,11 @@ impl World {
         }
         let settings = &self.nodes[node].settings.peers[peer];
         if !settings.local && !settings.single_observer && kind != RemedyKind::Log {
-            self.violate(node, "quorum", format!("{} is remote and needs two observers", view.name));
+            self.violate(
+                node,
+                "quorum",
+                format!("{} is remote and needs two observers", view.name),
+            );
         }
         if kind == RemedyKind::Log {
             return;
@@ -230,7 +269,9 @@ impl World {
         match self.nodes[node].watched[peer].target {
             Target::Process(process) if self.nodes[node].watches_owner(peer) => {
                 let of = &self.processes[process];
-                (of.state == State::Dead, self.now < of.born + grace.min(5 * S) - 3 * S)
+                // The owner watch takes a moment to find it.
+                let seen = self.now > of.born + 100 * MS;
+                (of.state == State::Dead, seen && self.now < of.born + grace)
             }
             Target::Process(_) | Target::Node(_) => (false, false),
         }
@@ -238,9 +279,12 @@ impl World {
 
     /// `healthy_peer`: who is healed is truly ill, and not only unheard.
     fn check_truth(&mut self, node: usize, peer: usize, view: &PeerView) {
-        let (healthy, since) = self.truth(node, peer);
+        let (healthy, since) = self.knowable(node, peer);
         if healthy && self.now.since(since) >= self.known_after(node, peer) && !self.tainted(node, peer) {
-            let detail = format!("{} is healthy since {since} and healed ({})", view.name, view.detail);
+            let detail = format!(
+                "{} is healthy since {since} and healed ({})",
+                view.name, view.detail
+            );
             self.violate(node, "healthy_peer", detail);
         }
     }
@@ -255,37 +299,61 @@ impl World {
             let detail = format!("{} before {:?}", view.name, of_peer.not_before);
             self.violate(node, "backoff", detail);
         }
-        let incarnation = view.incarnation.clone().unwrap_or_else(|| Incarnation("none".into()));
-        if of_peer.used.iter().any(|(life, rung, _)| *life == incarnation && *rung == 0) {
+        let incarnation = view
+            .incarnation
+            .clone()
+            .unwrap_or_else(|| Incarnation("none".into()));
+        if of_peer
+            .used
+            .iter()
+            .any(|(life, rung, _)| *life == incarnation && *rung == 0)
+        {
             let detail = format!("{}: this rung was carried out on {incarnation} before", view.name);
             self.violate(node, "repeated_rung", detail);
         }
         let of = &mut self.oracle.nodes[node].peers[peer];
-        if of.lived.take().is_some_and(|lived| lived >= settings.backoff.reset_after) {
+        if of
+            .lived
+            .take()
+            .is_some_and(|lived| lived >= settings.backoff.reset_after)
+        {
             of.level = 0;
         }
-        let wait = settings.backoff.initial.saturating_mul(1 << of.level.min(20)).min(settings.backoff.max);
+        let wait = settings
+            .backoff
+            .initial
+            .saturating_mul(1 << of.level.min(20))
+            .min(settings.backoff.max);
         of.not_before = Some((now + wait, write));
         of.level += 1;
         of.current = Some((token, incarnation, write));
         if kind == RemedyKind::Log {
             return;
         }
-        of.charges.retain(|charge| now.since(charge.at) < settings.budget.window);
+        of.charges
+            .retain(|charge| now.since(charge.at) < settings.budget.window);
         let spent = of.charges.len();
-        of.charges.push(Charge { at: now, token, write });
+        of.charges.push(Charge {
+            at: now,
+            token,
+            write,
+        });
         self.check_budget(node, peer, spent);
         self.check_group(node, peer, write, kind);
     }
 
     fn check_budget(&mut self, node: usize, peer: usize, spent: usize) {
         let settings = &self.nodes[node].settings.peers[peer];
-        let (name, count, window) = (settings.name.clone(), settings.budget.count, settings.budget.window);
+        let (name, count, window) = (
+            settings.name.clone(),
+            settings.budget.count,
+            settings.budget.window,
+        );
         let of = &self.oracle.nodes[node];
         let young = self.now.since(of.started);
         let limit = match (of.untold, of.corrupt) {
             (true, _) if young < UNTOLD => count.min(1),
-            (_, true) if young < window => 0,
+            (_, true) if young < window && !of.peers[peer].forgotten => 0,
             _ => count,
         };
         if spent >= limit as usize {
@@ -308,7 +376,11 @@ impl World {
         let until = now + act_within + remedy.verify_within;
         let of = &mut self.oracle.nodes[node];
         let last = of.restarted.replace((now, write));
-        let down = of.down.iter().filter(|(other, until)| **other != peer && now < **until).count();
+        let down = of
+            .down
+            .iter()
+            .filter(|(other, until)| **other != peer && now < **until)
+            .count();
         of.down.insert(peer, until);
         if let Some((last, _)) = last.filter(|(last, _)| now.since(*last) < spacing) {
             self.violate(node, "group_spacing", format!("the last restart was at {last}"));
@@ -321,9 +393,8 @@ impl World {
     /// What an executor is handed is what was told to have been granted.
     pub(super) fn check_rung(&mut self, node: usize, peer: usize, grant: &Grant) {
         let current = self.oracle.nodes[node].peers[peer].current.clone();
-        let told = current.is_some_and(|(token, incarnation, _)| {
-            token == grant.token && incarnation == grant.incarnation
-        });
+        let told = current
+            .is_some_and(|(token, incarnation, _)| token == grant.token && incarnation == grant.incarnation);
         if !told && !self.nodes[node].settings.dry_run {
             let detail = format!("token {} on {}", grant.token, grant.incarnation);
             self.violate(node, "untold_grant", detail);

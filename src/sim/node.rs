@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::broker::Wire;
 use super::executor::Mode;
+use super::oracle::NOTICEABLE;
 use super::process::State;
 use super::scenario::{GROUP, Look, Scenario, Target, Watched};
 use super::world::{Happening, Line, MS, OnlyIf, S, World};
@@ -167,6 +168,10 @@ impl Node {
         self.frozen.map(|frozen| frozen.until)
     }
 
+    pub(super) fn is_suspended(&self) -> bool {
+        self.frozen.is_some_and(|frozen| frozen.suspended)
+    }
+
     pub(super) fn local(&self, at: Time) -> Time {
         at + self.skew - self.suspended
     }
@@ -216,7 +221,13 @@ impl World {
             self.handle(node, Event::Lost { count });
         }
         if let Some(echo) = what.echo {
-            self.oracle.echoed(node, Echo { came: self.now, ..echo });
+            self.oracle.echoed(
+                node,
+                Echo {
+                    came: self.now,
+                    ..echo
+                },
+            );
         }
         self.note(node, &what);
         self.handle(node, what.event);
@@ -234,7 +245,9 @@ impl World {
                 check,
                 outcome: Outcome::Pass,
                 ..
-            }) => self.oracle.passed(node, check.peer.0 as usize, usize::from(check.index)),
+            }) => self
+                .oracle
+                .passed(node, check.peer.0 as usize, usize::from(check.index)),
             Event::Message { channel, .. } => self.note_message(node, channel, what),
             Event::Operator { request, .. } => self.oracle.operator(node, request, now),
             _ => {}
@@ -244,7 +257,8 @@ impl World {
     fn note_message(&mut self, node: usize, channel: &Arc<str>, what: &Arrival) {
         for peer in 0..self.nodes[node].settings.peers.len() {
             for check in 0..self.nodes[node].settings.peers[peer].checks.len() {
-                let CheckKind::Passive { source, .. } = &self.nodes[node].settings.peers[peer].checks[check].kind
+                let CheckKind::Passive { source, .. } =
+                    &self.nodes[node].settings.peers[peer].checks[check].kind
                 else {
                     continue;
                 };
@@ -286,7 +300,11 @@ impl World {
             self.violate(node, "bounded_work", format!("{count} decisions of one event"));
         }
         if next <= local {
-            self.violate(node, "bounded_work", "poll_timeout is not later than now".to_owned());
+            self.violate(
+                node,
+                "bounded_work",
+                "poll_timeout is not later than now".to_owned(),
+            );
         }
         for decision in decisions {
             self.carry_out(node, decision);
@@ -311,7 +329,11 @@ impl World {
             return;
         }
         let second = self.now.as_nanos() / 1_000_000_000;
-        of.turns = if of.turns.0 == second { (second, of.turns.1 + 1) } else { (second, 1) };
+        of.turns = if of.turns.0 == second {
+            (second, of.turns.1 + 1)
+        } else {
+            (second, 1)
+        };
         if of.turns.1 > 200 {
             let detail = "more than 200 ticks in a second".to_owned();
             self.violate(node, "bounded_work", detail);
@@ -326,7 +348,11 @@ impl World {
 
     fn tick_if_due(&mut self, node: usize) {
         let of = &self.nodes[node];
-        if of.engine.as_ref().is_some_and(|engine| engine.poll_timeout() <= of.local(self.now)) {
+        if of
+            .engine
+            .as_ref()
+            .is_some_and(|engine| engine.poll_timeout() <= of.local(self.now))
+        {
             self.tick(node);
         }
     }
@@ -370,6 +396,9 @@ impl World {
 
     /// A node starts, with what its store holds.
     pub(super) fn start(&mut self, node: usize) {
+        if let Some(until) = self.nodes[node].frozen_until() {
+            return self.queue.put(until + 2 * MS, Happening::Start { node });
+        }
         if self.nodes[node].engine.is_some() {
             return;
         }
@@ -411,11 +440,13 @@ impl World {
                 ("corrupt", Restored::Corrupt)
             }
             (_, Some((number, at, persisted))) => {
-                self.oracle.restored(node, super::oracle::Kept::Until(number), self.now);
+                self.oracle
+                    .restored(node, super::oracle::Kept::Until(number), self.now);
                 ("found", Restored::Found(Box::new(persisted), self.now.since(at)))
             }
             (_, None) if first && self.rng.chance(80) => {
-                self.oracle.restored(node, super::oracle::Kept::Until(0), self.now);
+                self.oracle
+                    .restored(node, super::oracle::Kept::Until(0), self.now);
                 ("empty", Restored::Found(Box::default(), Duration::ZERO))
             }
             (_, None) => {
@@ -448,9 +479,25 @@ impl World {
                 match self.nodes[node].watched[peer].checks[check] {
                     Look::Process => {
                         self.after(MS, Happening::Owner { node, run, peer });
-                        self.after(within, Happening::Look { node, run, peer, check });
+                        self.after(
+                            within,
+                            Happening::Look {
+                                node,
+                                run,
+                                peer,
+                                check,
+                            },
+                        );
                     }
-                    Look::Http => self.after(within, Happening::Http { node, run, peer, check }),
+                    Look::Http => self.after(
+                        within,
+                        Happening::Http {
+                            node,
+                            run,
+                            peer,
+                            check,
+                        },
+                    ),
                     Look::Channel | Look::Node | Look::Claim => {}
                 }
             }
@@ -463,6 +510,10 @@ impl World {
         let of = &mut self.nodes[node];
         if of.run != run || of.engine.is_none() {
             return;
+        }
+        if let Some(frozen) = of.frozen.filter(|frozen| frozen.suspended) {
+            let awake = frozen.until + MS;
+            return self.queue.put(awake, Happening::Crash { node, run });
         }
         of.engine = None;
         of.frozen = None;
@@ -510,6 +561,7 @@ impl World {
         of.frozen = None;
         of.changed = self.now;
         let length = self.now.since(frozen.since);
+        self.oracle.frozen(node, frozen.since, self.now);
         if frozen.suspended {
             of.suspended += length;
             self.wake_processes(node, length);
@@ -539,12 +591,12 @@ impl World {
         let Target::Process(process) = of.watched[peer].target else {
             return;
         };
-        let seen = if self.processes[process].state == State::Dead {
-            let detail = "no process matches".to_owned();
-            OwnerSeen::Absent { detail }
-        } else {
-            OwnerSeen::Running(self.incarnation(process))
-        };
+        if self.processes[process].state != State::Dead {
+            let life = self.processes[process].life;
+            return self.seen(process, life);
+        }
+        let detail = "no process matches".to_owned();
+        let seen = OwnerSeen::Absent { detail };
         let peer = peer_id(peer);
         self.deliver_to(node, Duration::ZERO, Arrival::of(Event::Owner { peer, seen }));
     }
@@ -564,7 +616,16 @@ impl World {
     }
 
     pub(super) fn look(&mut self, node: usize, run: u32, peer: usize, check: usize) {
-        let Some(next) = self.put_off(node, run, Happening::Look { node, run, peer, check }) else {
+        let Some(next) = self.put_off(
+            node,
+            run,
+            Happening::Look {
+                node,
+                run,
+                peer,
+                check,
+            },
+        ) else {
             return;
         };
         self.after(S, next);
@@ -583,7 +644,16 @@ impl World {
     }
 
     pub(super) fn http(&mut self, node: usize, run: u32, peer: usize, check: usize) {
-        let Some(next) = self.put_off(node, run, Happening::Http { node, run, peer, check }) else {
+        let Some(next) = self.put_off(
+            node,
+            run,
+            Happening::Http {
+                node,
+                run,
+                peer,
+                check,
+            },
+        ) else {
             return;
         };
         self.after(S, next);
@@ -606,7 +676,7 @@ impl World {
             State::Dead | State::Starting => (fail("connection refused"), MS),
             State::Stopped => (fail("no answer within 1 s"), S),
             State::Running if of.stuck => (fail("status 503"), 2 * MS),
-            State::Running if needs_broker && !(self.broker.answers() && of.connected) => {
+            State::Running if needs_broker && !(of.connected && !self.broker_away_for(NOTICEABLE)) => {
                 (fail("status 503: the broker is away"), 2 * MS)
             }
             State::Running => (Outcome::Pass, 2 * MS),

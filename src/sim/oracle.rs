@@ -13,9 +13,7 @@ use crate::engine::time::Time;
 /// Echoes that are remembered of a node.
 const ECHOES: usize = 64;
 /// A silent server that was away for less has cost nobody a connection.
-const NOTICEABLE: Duration = Duration::from_millis(2_500);
-/// A held PUBLISH of less may have gone unnoticed.
-const NOTICEABLE_HOLD: Duration = Duration::from_secs(6);
+pub(super) const NOTICEABLE: Duration = Duration::from_millis(2_500);
 /// With no store, one restart for each peer in this time.
 pub(super) const UNTOLD: Duration = Duration::from_secs(600);
 
@@ -77,6 +75,8 @@ pub(super) struct NodeRecord {
     pub(super) echoes: VecDeque<Echo>,
     /// When its last pause of its own ended.
     pub(super) stalled: Option<Time>,
+    /// From when to when it did not run, the last few times.
+    frozen: VecDeque<(Time, Time)>,
     pub(super) paused: Option<Pause>,
     pub(super) draining: bool,
     /// No store was found at its start.
@@ -108,6 +108,8 @@ pub(super) struct PeerRecord {
     /// Carried out: on which life, which rung, told in which write.
     pub(super) used: Vec<(Incarnation, u16, u64)>,
     pub(super) paused: Option<Pause>,
+    /// An operator forgot it, and what was held against it.
+    pub(super) forgotten: bool,
     /// The grant that is being carried out.
     pub(super) current: Option<(u64, Incarnation, u64)>,
 }
@@ -173,6 +175,14 @@ impl Oracle {
         self.nodes[node].stalled = Some(now);
     }
 
+    pub(super) fn frozen(&mut self, node: usize, from: Time, to: Time) {
+        let of = &mut self.nodes[node].frozen;
+        if of.len() == 8 {
+            of.pop_front();
+        }
+        of.push_back((from, to));
+    }
+
     pub(super) fn written(&mut self, node: usize, number: u64) {
         self.nodes[node].writes = number;
     }
@@ -185,8 +195,14 @@ impl Oracle {
             Some(Pause { until, write })
         };
         match request {
-            OperatorRequest::Pause { peer: None, lasting, .. } => of.paused = pause(*lasting),
-            OperatorRequest::Pause { peer: Some(peer), lasting, .. } => {
+            OperatorRequest::Pause {
+                peer: None, lasting, ..
+            } => of.paused = pause(*lasting),
+            OperatorRequest::Pause {
+                peer: Some(peer),
+                lasting,
+                ..
+            } => {
                 of.peers[peer.0 as usize].paused = pause(*lasting);
             }
             OperatorRequest::Resume { peer: None } => of.paused = None,
@@ -245,6 +261,7 @@ impl Oracle {
         for peer in &mut of.peers {
             if untold || corrupt {
                 peer.passed.fill(false);
+                peer.forgotten = false;
             }
             peer.charges.retain(|charge| charge.write <= known);
             peer.used.retain(|(_, _, write)| *write <= known);
@@ -263,6 +280,7 @@ impl PeerRecord {
         *self = Self {
             passed: vec![false; checks],
             paused: self.paused,
+            forgotten: true,
             current: self.current.take(),
             ..Self::default()
         };
@@ -272,7 +290,13 @@ impl PeerRecord {
 impl Outage {
     /// Nothing may be granted on `node` at `now` because of it. `excused`: an own heartbeat that was sent after
     /// the condemnation had been taken before it began.
-    pub(super) fn forbids(&self, node: usize, now: Time, settle: Duration, excused: bool) -> Option<String> {
+    pub(super) fn forbids(
+        &self,
+        (node, of): (usize, &NodeRecord),
+        now: Time,
+        settle: Duration,
+        excused: bool,
+    ) -> Option<String> {
         let begin = match self.kind {
             OutageKind::Replica => self.told[node]?,
             OutageKind::Away | OutageKind::Silent | OutageKind::Held => self.begin,
@@ -284,10 +308,14 @@ impl Outage {
         let Some(end) = self.end.filter(|end| now >= *end) else {
             return Some(format!("{kind:?} since {}", self.begin));
         };
+        // Who slept while the server was silent, and kept its connections, cannot know of it.
+        let slept = of.frozen.iter().any(|(from, to)| *from < end && *to > self.begin);
         let settles = match kind {
+            OutageKind::Silent if slept => false,
             OutageKind::Away | OutageKind::Replica => true,
             OutageKind::Silent => end.since(self.begin) >= NOTICEABLE,
-            OutageKind::Held => end.since(self.begin) >= NOTICEABLE_HOLD,
+            // Nobody loses a connection, and nobody exits.
+            OutageKind::Held => false,
         };
         let from = match kind {
             OutageKind::Replica => Some(end),

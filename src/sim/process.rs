@@ -29,6 +29,8 @@ pub(super) struct Process {
     pub(super) connected: bool,
     /// It has gone over to another server, which nobody here listens to.
     pub(super) moved: bool,
+    /// The run of its node that holds it by a pidfd.
+    held: Option<u32>,
     /// When its health last changed.
     pub(super) changed: Time,
     pub(super) born: Time,
@@ -44,6 +46,7 @@ impl Process {
             asleep: false,
             connected: false,
             moved: false,
+            held: None,
             changed: now,
             born: now,
             slept: Duration::ZERO,
@@ -66,7 +69,10 @@ impl World {
     }
 
     pub(super) fn process_boot(&self, process: usize) -> String {
-        format!("{}/{}", self.scenario.processes[process].name, self.processes[process].life)
+        format!(
+            "{}/{}",
+            self.scenario.processes[process].name, self.processes[process].life
+        )
     }
 
     /// The one way in which a process changes: its health is kept account of.
@@ -86,6 +92,7 @@ impl World {
             of.life += 1;
             of.stuck = false;
             of.connected = false;
+            of.held = None;
             of.born = now;
             of.slept = Duration::ZERO;
         });
@@ -96,12 +103,32 @@ impl World {
         self.after(start, Happening::Started { process, life });
         // The owner watch finds it soon.
         let seen = self.rng.millis(6, 60);
-        let incarnation = self.incarnation(process);
-        self.tell_owner(process, OwnerSeen::Running(incarnation), seen);
+        self.after(seen, Happening::Seen { process, life });
+    }
+
+    /// The owner watch of its node takes hold of it, if it still runs.
+    pub(super) fn seen(&mut self, process: usize, life: u64) {
+        let home = self.scenario.processes[process].home;
+        let of = &self.processes[process];
+        if of.life != life || of.state == State::Dead || of.held == Some(self.nodes[home].run) {
+            return;
+        }
+        if let Some(until) = self.nodes[home].frozen_until() {
+            let at = until + self.rng.millis(0, 50);
+            return self.queue.put(at, Happening::Seen { process, life });
+        }
+        if self.nodes[home].engine.is_some() {
+            self.processes[process].held = Some(self.nodes[home].run);
+            let incarnation = self.incarnation(process);
+            self.tell_owner(process, OwnerSeen::Running(incarnation), Duration::ZERO);
+        }
     }
 
     pub(super) fn started(&mut self, process: usize, life: u64) {
         if self.processes[process].life != life || self.processes[process].state != State::Starting {
+            return;
+        }
+        if self.put_off_until_awake(process, Happening::Started { process, life }) {
             return;
         }
         self.alter(process, |of| of.state = State::Running);
@@ -136,9 +163,12 @@ impl World {
         let supervised = plan.supervised;
         let line = format!("{} ends its life {life}: {why}", plan.name);
         self.tell(line);
-        let incarnation = self.incarnation_of(process, life);
-        let seen = self.rng.millis(0, 5);
-        self.tell_owner(process, OwnerSeen::Exited(incarnation), seen);
+        let home = self.scenario.processes[process].home;
+        if self.processes[process].held.take() == Some(self.nodes[home].run) {
+            let incarnation = self.incarnation_of(process, life);
+            let told = self.rng.millis(0, 5);
+            self.tell_owner(process, OwnerSeen::Exited(incarnation), told);
+        }
         if let Some(wait) = supervised {
             self.after(wait, Happening::Respawn { process, life });
         }
@@ -146,10 +176,24 @@ impl World {
 
     /// Brought back, unless somebody else did so before.
     pub(super) fn respawn(&mut self, process: usize, life: u64) {
+        if self.put_off_until_awake(process, Happening::Respawn { process, life }) {
+            return;
+        }
         let of = &self.processes[process];
         if of.life == life && of.state == State::Dead {
             self.spawn(process);
         }
+    }
+
+    /// Nothing goes on on a machine that sleeps.
+    fn put_off_until_awake(&mut self, process: usize, happening: Happening) -> bool {
+        if !self.processes[process].asleep {
+            return false;
+        }
+        let home = self.scenario.processes[process].home;
+        let awake = self.nodes[home].frozen_until().unwrap_or(self.now) + self.rng.millis(1, 50);
+        self.queue.put(awake, happening);
+        true
     }
 
     fn tell_owner(&mut self, process: usize, seen: OwnerSeen, after: Duration) {

@@ -29,42 +29,110 @@ const TRAIL: usize = 60;
 #[derive(Debug)]
 pub(super) enum Happening {
     /// A node's event loop wakes up for its engine's deadline.
-    Wake { node: usize, wake: u64 },
+    Wake {
+        node: usize,
+        wake: u64,
+    },
     /// Something reaches a node's event loop.
-    Arrive { node: usize, run: u32, what: Arrival },
+    Arrive {
+        node: usize,
+        run: u32,
+        what: Arrival,
+    },
     /// A node's pause or suspension ends.
-    Thaw { node: usize, freeze: u64 },
+    Thaw {
+        node: usize,
+        freeze: u64,
+    },
     /// A node starts (again).
-    Start { node: usize },
+    Start {
+        node: usize,
+    },
     /// A node's process ends.
-    Crash { node: usize, run: u32 },
+    Crash {
+        node: usize,
+        run: u32,
+    },
     /// A node notices that a connection is gone; `silence` and `dark`: only if that still holds.
-    Lost { wire: WireId, only_if: OnlyIf },
+    Lost {
+        wire: WireId,
+        only_if: OnlyIf,
+    },
     /// A node tries to connect.
-    Try { wire: WireId },
+    Try {
+        wire: WireId,
+    },
     /// A link's role is read.
-    Role { wire: WireId },
+    Role {
+        wire: WireId,
+    },
     /// A message reaches the broker.
     AtBroker(Parcel),
     /// A process does what its schedule says.
-    Beat { process: usize, life: u64 },
-    Started { process: usize, life: u64 },
-    Respawn { process: usize, life: u64 },
-    Connect { process: usize, life: u64 },
+    Beat {
+        process: usize,
+        life: u64,
+    },
+    Started {
+        process: usize,
+        life: u64,
+    },
+    Seen {
+        process: usize,
+        life: u64,
+    },
+    Respawn {
+        process: usize,
+        life: u64,
+    },
+    Connect {
+        process: usize,
+        life: u64,
+    },
     /// It exits, if it still can.
-    Exit { process: usize, life: u64, why: &'static str },
-    Moved { process: usize, away: bool },
+    Exit {
+        process: usize,
+        life: u64,
+        why: &'static str,
+    },
+    Moved {
+        process: usize,
+        away: bool,
+    },
     /// A node's owner watch, checks and expectations.
-    Owner { node: usize, run: u32, peer: usize },
-    Look { node: usize, run: u32, peer: usize, check: usize },
-    Http { node: usize, run: u32, peer: usize, check: usize },
-    Car { node: usize, run: u32 },
+    Owner {
+        node: usize,
+        run: u32,
+        peer: usize,
+    },
+    Look {
+        node: usize,
+        run: u32,
+        peer: usize,
+        check: usize,
+    },
+    Http {
+        node: usize,
+        run: u32,
+        peer: usize,
+        check: usize,
+    },
+    Car {
+        node: usize,
+        run: u32,
+    },
     /// A probe of `/healthz/{peer}`.
-    Probe { process: usize, failures: u32 },
+    Probe {
+        process: usize,
+        failures: u32,
+    },
     /// An executor gets to its fence.
     Act(Act),
     /// An old message is told again.
-    Replay { node: usize, lie: u64 },
+    Replay {
+        node: usize,
+        lie: u64,
+    },
     /// The next fault, and the end of one.
     Fault,
     End(End),
@@ -126,7 +194,9 @@ impl World {
         let mut world = Self {
             now,
             queue: Queue::new(),
-            nodes: (0..scenario.nodes.len()).map(|node| Node::new(&scenario, node)).collect(),
+            nodes: (0..scenario.nodes.len())
+                .map(|node| Node::new(&scenario, node))
+                .collect(),
             processes: scenario.processes.iter().map(|_| Process::new(now)).collect(),
             broker: Broker::new(),
             car: true,
@@ -164,7 +234,9 @@ impl World {
 
     pub(super) fn run(&mut self) {
         while self.oracle.violation.is_none() {
-            let Some((at, happening)) = self.queue.take() else { break };
+            let Some((at, happening)) = self.queue.take() else {
+                break;
+            };
             if at > self.until {
                 self.now = self.until;
                 self.finish();
@@ -189,13 +261,24 @@ impl World {
             Happening::AtBroker(parcel) => self.at_broker(parcel),
             Happening::Beat { process, life } => self.beat(process, life),
             Happening::Started { process, life } => self.started(process, life),
+            Happening::Seen { process, life } => self.seen(process, life),
             Happening::Respawn { process, life } => self.respawn(process, life),
             Happening::Connect { process, life } => self.connect(process, life),
             Happening::Exit { process, life, why } => self.exit(process, life, why),
             Happening::Moved { process, away } => self.processes[process].moved = away,
             Happening::Owner { node, run, peer } => self.find_owner(node, run, peer),
-            Happening::Look { node, run, peer, check } => self.look(node, run, peer, check),
-            Happening::Http { node, run, peer, check } => self.http(node, run, peer, check),
+            Happening::Look {
+                node,
+                run,
+                peer,
+                check,
+            } => self.look(node, run, peer, check),
+            Happening::Http {
+                node,
+                run,
+                peer,
+                check,
+            } => self.http(node, run, peer, check),
             Happening::Car { node, run } => self.ask_car(node, run),
             Happening::Probe { process, failures } => self.probe(process, failures),
             Happening::Act(act) => self.act(act),
