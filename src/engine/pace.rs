@@ -100,6 +100,11 @@ impl Pace {
         Beat::Fresh
     }
 
+    /// When the last beat that moved it on came.
+    pub(super) fn arrival(&self) -> Time {
+        self.arrival
+    }
+
     /// The sender's clock was further already, by more than jitter.
     pub(super) fn is_behind(&self, sender: Duration) -> bool {
         sender + Duration::from_secs(1) < self.sender

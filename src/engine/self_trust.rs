@@ -453,9 +453,10 @@ impl SelfTrust {
         }
         if was_up && !up {
             // A loss that was not our own doing may be an outage too short for both links to be down at once (a
-            // restarted server): clients may exit of it.
+            // restarted server): clients may exit of it. After a pause of our own too: it may have been one that
+            // we slept through.
             let ours = std::mem::take(&mut state.asked_to_leave);
-            self.outage |= !ours && !self.just_stalled(now);
+            self.outage |= !ours;
             // The next echo must have travelled on the new connections.
             self.under_way.clear();
             self.run = None;
@@ -465,7 +466,7 @@ impl SelfTrust {
 
     /// Time passed: is an echo missing, is the settling over?
     pub(super) fn tick(&mut self, now: Time) -> Changed {
-        self.outage |= self.state.is_outage() && !self.just_stalled(now);
+        self.outage |= self.state.is_outage();
         if self.settling_until.is_some_and(|until| now >= until) {
             self.settling_until = None;
             return Changed {
@@ -560,7 +561,7 @@ impl SelfTrust {
             }
         } else {
             let outage = state.is_outage() || self.mute;
-            self.outage |= self.settling(now) || (outage && !self.just_stalled(now));
+            self.outage |= self.settling(now) || outage;
             self.trust_from = now;
             self.echoed = None;
             self.run = None;
@@ -579,12 +580,6 @@ impl SelfTrust {
         };
         state.replaced += 1;
         state.asked_to_leave = state.up();
-    }
-
-    /// After a pause of our own, the links' deadlines have passed without the server's fault.
-    fn just_stalled(&self, now: Time) -> bool {
-        self.stalled_at
-            .is_some_and(|at| now.since(at) < self.interval.saturating_mul(2))
     }
 
     fn judge(&self) -> (BusState, String) {

@@ -1795,3 +1795,98 @@ fn a_forged_boot_does_not_make_the_true_one_a_straggler_for_ever() {
     assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
     assert!(!world.saw("-> dead"), "{:?}", world.notices);
 }
+
+#[test]
+fn a_process_that_appears_where_none_was_is_not_judged_by_what_failed_before_it() {
+    let mut one = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    );
+    one.grace = 8 * S;
+    let mut kept = Persisted::default();
+    kept.peers.entry("app".to_owned()).or_default().passed = vec!["http".to_owned()];
+    let mut world = World::restored(
+        settings(vec![one]),
+        &Restored::Found(Box::new(kept), Duration::ZERO),
+    );
+    let detail = "no process matches".to_owned();
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Absent { detail },
+    });
+    for _ in 0..60 {
+        world.fail(0, 1);
+        world.run(S);
+    }
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    world.running(0, "a");
+    world.fail(0, 1);
+    world.run(7 * S);
+    assert!(world.grants.is_empty(), "it has only begun: {:?}", world.notices);
+}
+
+#[test]
+fn an_outage_that_a_paused_node_slept_through_is_settled_too() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 3);
+    // Stopped for 50 s; the broker was restarted meanwhile, and the peer's client exited of it.
+    world.now = world.now + 50 * S;
+    world.feed(Event::Tick {
+        suspended: Duration::ZERO,
+    });
+    world.exits(0, "a");
+    world.links(false);
+    world.due.clear();
+    world.links(true);
+    world.run(25 * S);
+    assert_eq!(world.refusal(0), Some(GuardName::BusSettle));
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+    world.run(10 * S);
+    assert_eq!(world.grants.len(), 1);
+}
+
+#[test]
+fn one_replayed_beat_of_an_earlier_boot_does_not_silence_the_living_for_good() {
+    let mut far = heartbeat_check("unused");
+    far.kind = CheckKind::Passive {
+        source: Source::Node("far".into()),
+        detector: DetectorSettings::default(),
+        cause: Cause::PeerSilent,
+    };
+    let mut world = World::settled(settings(vec![peer("far", false, vec![far], None)]));
+    let beat = |boot: &str, slot: u64| Event::Message {
+        channel: "defib:g".into(),
+        body: Body::Heartbeat(Heartbeat {
+            node: Some("far".into()),
+            group: None,
+            boot: Some(boot.into()),
+            slot: Some(slot),
+            late_ms: None,
+            uptime_s: None,
+            interval_ms: Some(1_000),
+            goodbye: false,
+            peers: Vec::new(),
+        }),
+    };
+    for slot in 0..5 {
+        world.feed(beat("now", slot));
+        world.run(S);
+    }
+    world.feed(beat("before", 900));
+    for slot in 5..15 {
+        world.feed(beat("now", slot));
+        world.run(S);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+    assert_eq!(world.view(0).incarnation, Some(Incarnation("boot:now".into())));
+    // Stragglers of an earlier life while the current one beats are still none.
+    for slot in 15..25 {
+        world.feed(beat("now", slot));
+        world.feed(beat("before", 901 + slot));
+        world.run(S);
+    }
+    assert_eq!(world.view(0).incarnation, Some(Incarnation("boot:now".into())));
+}
