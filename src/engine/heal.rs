@@ -41,13 +41,11 @@ impl Engine {
             .incarnation
             .clone()
             .unwrap_or_else(|| Incarnation("none".into()));
-        if peer.ledger.is_done(&incarnation, rung) {
-            if remedy.kind == RemedyKind::Log {
-                return; // It was logged. Nothing else was promised.
-            }
+        let logged = remedy.kind == RemedyKind::Log && episode.remedies > 0;
+        if logged || peer.ledger.is_done(&incarnation, rung) {
             return self.give_up(
                 id,
-                "the remedy was carried out on this life and did not bring it back",
+                "this remedy was carried out on this life already, and there is no other",
             );
         }
         let asked = Asked {
@@ -129,7 +127,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
-        peer.ledger.mark_done(incarnation.clone(), rung);
+        if remedy.kind != RemedyKind::Log {
+            peer.ledger.mark_done(incarnation.clone(), rung);
+        }
         let exited = peer.exited;
         let Some(episode) = &mut peer.episode else { return };
         let (number, cause, kind) = (episode.id, episode.cause, remedy.kind);
@@ -453,8 +453,6 @@ impl Engine {
         if let Some(condemned_at) = peer.episode.take().and_then(|episode| episode.condemned_at) {
             self.waiting.remove(&(condemned_at, id));
         }
-        // The marks fence this episode only: the next failure of the same life is another one.
-        peer.ledger.done.clear();
         peer.pulse_until = None;
         self.group.down.remove(&id);
         self.saving.soon();

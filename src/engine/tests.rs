@@ -1213,7 +1213,7 @@ fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
 }
 
 #[test]
-fn a_life_that_was_healed_once_can_be_healed_again() {
+fn a_rung_is_used_once_for_each_life_and_then_given_up_loudly() {
     let mut app = peer(
         "app",
         true,
@@ -1231,13 +1231,19 @@ fn a_life_that_was_healed_once_can_be_healed_again() {
             world.fail(0, 1);
             world.run(S);
         }
-        assert_eq!(world.grants.len(), episode, "{:#?}", world.notices);
+        assert_eq!(
+            world.grants.len(),
+            1,
+            "SIGCONT once, then another rung: {:#?}",
+            world.notices
+        );
+        assert_eq!(world.saw("app: given up"), episode == 2, "{:#?}", world.notices);
         for _ in 0..4 {
             world.observe(0, 0, Outcome::Pass);
             world.observe(0, 1, Outcome::Pass);
             world.run(S);
         }
-        assert!(world.view(0).episode.is_none());
+        assert!(world.view(0).episode.is_none(), "re-armed by its own recovery");
         world.run(20 * S);
     }
 }
@@ -1743,7 +1749,7 @@ fn a_dark_link_that_new_connections_do_not_cure_is_replaced_ever_more_slowly() {
 }
 
 #[test]
-fn a_log_rung_is_logged_once_and_neither_gives_up_nor_waits() {
+fn a_log_rung_is_logged_once_an_episode_and_costs_no_backoff() {
     let mut world = World::settled(settings(vec![peer(
         "app",
         true,
@@ -1755,7 +1761,16 @@ fn a_log_rung_is_logged_once_and_neither_gives_up_nor_waits() {
     world.exits(0, "a");
     world.run(120 * S);
     assert_eq!(world.grants.len(), 1);
-    assert!(!world.saw("given up"), "{:?}", world.notices);
+    assert!(
+        world.saw("given up"),
+        "nothing is left to try: {:?}",
+        world.notices
+    );
+    world.running(0, "b");
+    world.looks(0, 0, 3);
+    world.exits(0, "b");
+    world.run(S);
+    assert_eq!(world.grants.len(), 2);
 }
 
 #[test]
