@@ -15,7 +15,7 @@ use super::args::{
 };
 use super::exit;
 use crate::bus::Backend;
-use crate::bus::redis::{self as server, Endpoint};
+use crate::bus::redis::{self as server, Endpoint, Probed};
 use crate::http::explain::span;
 use crate::http_client::{self, Answer, Expect, JsonCondition, Question};
 use crate::runtime::clock;
@@ -131,8 +131,9 @@ async fn redis(args: &ProbeRedisArgs) -> Found {
         Err(why) => return Found::Fail(why),
     };
     match server::probe(&endpoint, args.timeout).await {
-        Ok(why) => Found::Pass(why),
-        Err(why) => Found::Unreachable(why),
+        Probed::Serves(why) => Found::Pass(why),
+        Probed::Replica(why) => Found::Fail(why),
+        Probed::Failed(why) => Found::Unreachable(why),
     }
 }
 
