@@ -284,11 +284,12 @@ impl fmt::Display for What {
             } => {
                 write!(
                     f,
-                    "recovered, proven by its own checks, after {after_ms} ms and {remedies} remedies"
+                    "recovered, proven by its own checks, after {after_ms} ms and {}",
+                    count_of(*remedies)
                 )
             }
             Self::GaveUp { remedies, detail, .. } => {
-                write!(f, "given up after {remedies} remedies: {detail}")
+                write!(f, "given up after {}: {detail}", count_of(*remedies))
             }
             Self::EpisodeClosed { detail, .. } => write!(f, "episode closed: {detail}"),
             Self::MassSilenceTripped { silent, of } => {
@@ -306,5 +307,12 @@ impl fmt::Display for What {
             }
             Self::Operator { request, by, detail } => write!(f, "{request} by {by}: {detail}"),
         }
+    }
+}
+
+fn count_of(remedies: u32) -> String {
+    match remedies {
+        1 => "1 remedy".to_owned(),
+        _ => format!("{remedies} remedies"),
     }
 }
