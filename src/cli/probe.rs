@@ -111,7 +111,8 @@ async fn healthz(args: &ProbeHealthzArgs) -> Found {
     };
     match Node::public(&args.node).get(&path, args.timeout).await {
         Ok(reply) => {
-            let said = String::from_utf8_lossy(&reply.body).trim_end().to_owned();
+            let body = String::from_utf8_lossy(&reply.body);
+            let said = body.trim_end().trim_start_matches("ok: ").to_owned();
             match reply.status {
                 200 => Found::Pass(said),
                 503 => Found::Fail(said),

@@ -277,14 +277,15 @@ impl fmt::Display for What {
                 after_ms,
                 ..
             } => {
-                write!(f, "recovered by itself after {after_ms} ms")
+                write!(f, "recovered by itself after {}", span(*after_ms))
             }
             Self::Recovered {
                 remedies, after_ms, ..
             } => {
                 write!(
                     f,
-                    "recovered, proven by its own checks, after {after_ms} ms and {}",
+                    "recovered, proven by its own checks, after {} and {}",
+                    span(*after_ms),
                     count_of(*remedies)
                 )
             }
@@ -314,5 +315,13 @@ fn count_of(remedies: u32) -> String {
     match remedies {
         1 => "1 remedy".to_owned(),
         _ => format!("{remedies} remedies"),
+    }
+}
+
+fn span(ms: u64) -> String {
+    if ms < 1000 {
+        format!("{ms} ms")
+    } else {
+        format!("{}.{} s", ms / 1000, ms % 1000 / 100)
     }
 }

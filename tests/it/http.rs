@@ -631,11 +631,11 @@ async fn explain_says_what_is_known_and_what_comes_next() {
       incarnation   proc:b007:4711:99
       other lives   1 seen since the start
       where         on this machine
-      answers       started, not ready
+      answers       /startupz/feed 200, /readyz/feed 503
       next          backoff is asked again in 7.0 s; then healthz
 
     checks
-      heartbeat     dead     (bus, decides liveness) peer_silent: silent for 45 s; last pass 45.0 s ago; judged again in 1.0 s
+      heartbeat     dead     (bus, decides liveness) peer_silent: silent for 45 s; last pass 45.0 s ago; judged again in 1.0 s at the latest
 
     episode 7, opened 42.0 s ago, cause peer_stuck
       condemned by  heartbeat
@@ -646,7 +646,7 @@ async fn explain_says_what_is_known_and_what_comes_next() {
     remedies
       ladder        healthz
       granted       1 since the start
-      budget        2 left
+      budget        2 left now
       healthz       the remedy is not wired: no probe of /healthz/feed has come in the 1 min 40 s since the start
       pulse         /healthz/feed answers 200
 
@@ -1517,7 +1517,7 @@ async fn status_is_a_table_that_a_person_reads() {
     feed: its healthz remedy is not wired: no probe of /healthz/feed has come
 
     PEER           LIVENESS  FOR         CAUSE       CHECKS          NEXT
-    feed           alive     1 min 30 s              1 pass          judged again in 1.0 s
+    feed           alive     1 min 30 s              1 pass          judged again in 1.0 s at the latest
     a-longer-name  dead      40.0 s      peer_stuck  heartbeat dead  nothing: no remedy is configured, somebody has to look
       stopped by a signal (state T)
     ");

@@ -53,17 +53,14 @@ impl Stage {
     }
 
     async fn set_in(dir: PathBuf, redis: Option<&str>) -> anyhow::Result<Self> {
-        let (upstream, login, broker) = match redis {
-            Some(url) => {
-                let (upstream, login) = upstream(url).await?;
-                println!("The bus: the Redis at {upstream}.");
-                (upstream, login, None)
-            }
-            None => {
-                let (upstream, task) = embedded().await?;
-                println!("The bus: a broker inside this process, at {upstream}.");
-                (upstream, String::new(), Some(task))
-            }
+        let (upstream, login, broker) = if let Some(url) = redis {
+            let (upstream, login) = upstream(url).await?;
+            println!("The bus: the Redis at {upstream}.");
+            (upstream, login, None)
+        } else {
+            let (upstream, task) = embedded().await?;
+            println!("The bus: a broker inside this process, at {upstream}.");
+            (upstream, String::new(), Some(task))
         };
         let proxy = FaultProxy::start(upstream)?;
         println!(
