@@ -127,12 +127,14 @@ impl App {
         let cancel = tasks.token();
         let owners = OwnerTable::default();
         let (persist, latest) = watch::channel(None);
+        let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
             healer: common.healer(&config, &owners),
             persist,
+            written_down,
             on_snapshot: common.show_snapshots(),
             notices: common.notices.clone(),
             on_notice: common.tell_notices(),
@@ -150,7 +152,12 @@ impl App {
         // The store ends when the loop has: it has the last word.
         tasks.spawn_once(
             "store",
-            store.run(latest, common.clock.clone(), common.metrics.store.clone()),
+            store.run(
+                latest,
+                writing_down,
+                common.clock.clone(),
+                common.metrics.store.clone(),
+            ),
         );
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));

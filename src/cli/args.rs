@@ -49,6 +49,9 @@ pub enum Command {
     Probe(ProbeCommand),
     /// Break things on purpose and watch them being healed, in 90 seconds.
     Demo(DemoArgs),
+    /// Live through simulated worlds. For developers.
+    #[command(hide = true)]
+    Sim(super::sim::SimArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
 }

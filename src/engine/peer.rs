@@ -168,6 +168,8 @@ pub(super) struct Peer {
     pub(super) exited: bool,
     /// And that was while nothing may be done: taken for on purpose.
     pub(super) exited_under_pause: bool,
+    /// Nothing of it ran when its owner was looked for.
+    pub(super) absent: bool,
     pub(super) grace_until: Time,
     /// It has been alive without a break since then.
     pub(super) alive_since: Option<Time>,
@@ -199,6 +201,7 @@ impl Peer {
             incarnations: 0,
             exited: false,
             exited_under_pause: false,
+            absent: false,
             grace_until: now,
             alive_since: None,
             lived_for: None,

@@ -280,6 +280,7 @@ fn rig() -> (Rig, EventLoop) {
         bus: port.clone(),
         healer: Arc::new(Never),
         persist: watch::channel(None).0,
+        written_down: watch::channel(u64::MAX).1,
         on_snapshot: Box::new(move |snapshot| {
             counted.fetch_add(1, Ordering::Relaxed);
             show.send_replace(Some(snapshot));

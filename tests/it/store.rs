@@ -243,7 +243,7 @@ fn keep(path: &Path) -> Kept {
     let (latest, receiver) = watch::channel(None);
     let metrics = Metrics::new().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
-    let task = tokio::spawn(store.run(receiver, clock, metrics.store.clone()));
+    let task = tokio::spawn(store.run(receiver, watch::channel(0).0, clock, metrics.store.clone()));
     Kept {
         latest,
         metrics,
