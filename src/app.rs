@@ -13,7 +13,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bus::dial::{Dial, Dialing, Stream};
@@ -303,8 +302,6 @@ impl Common {
             view: self.view.subscribe(),
             notices: self.notices.clone(),
             events: self.events.clone(),
-            // Nobody waits for it: the loop tells of a drain once the engine knows, see `Progress`.
-            drain: CancellationToken::new(),
             clock: self.clock.clone(),
             loop_turned: Arc::clone(&self.alive),
             metrics: self.metrics.clone(),
@@ -483,7 +480,7 @@ async fn bind_broker(settings: &bus::Settings) -> Result<Option<Listener>, Start
 async fn turn_idly(
     clock: Arc<MonotonicClock>,
     alive: Arc<AtomicU64>,
-    cancel: CancellationToken,
+    cancel: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     let mut turns = tokio::time::interval(TURN);
     while cancel.run_until_cancelled(turns.tick()).await.is_some() {

@@ -42,7 +42,7 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Tell the node that a peer left for good.
     Forget(ForgetArgs),
-    /// Stop healing and say goodbye; the node keeps answering until it is stopped.
+    /// End the node well: no new remedy, a goodbye, then exit 0; at the latest after shutdown.deadline.
     Drain(DrainArgs),
     /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
     #[command(subcommand)]

@@ -12,7 +12,7 @@ use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
 use super::values::is_name;
-use super::{Config, LogFormat, LogSettings, Sources, endpoint, fields, rules, suggest};
+use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::bus::redis::{Address, Endpoint};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
@@ -286,7 +286,7 @@ fn bus(reader: &Reader<'_>) -> Read<Bus> {
         }
         bus::Backend::Embedded { listen }
     } else {
-        let endpoint = endpoint::parse(&url).map_err(|error| {
+        let endpoint = Endpoint::parse(&url).map_err(|error| {
             let help = "takes embedded, redis://[user:password@]host[:port][/db], rediss://… or unix:///path";
             reader.wrong(&reader.at("url"), "value", format!("`url`: {error}"), help)
         })?;

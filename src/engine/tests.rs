@@ -890,12 +890,12 @@ fn s36_a_dry_run_decides_the_same_and_does_nothing() {
         "{:?}",
         world.notices
     );
-    let would = world
+    let shown = world
         .whats
         .iter()
         .filter(|(_, what)| matches!(what, What::WouldHeal { .. }))
         .count();
-    assert_eq!(would, 1, "once, not at each asking");
+    assert_eq!(shown, 1, "once, not at each asking");
     assert!(
         world.persisted.unwrap().dry_run,
         "its budgets bind only another dry run"

@@ -110,9 +110,18 @@ fn next_judgement(peer: &PeerView, snapshot: &Snapshot, now: Time) -> String {
         );
     }
     match judged_next(peer) {
-        Some(at) => format!("judged again {}", ahead(at, now)),
+        Some(at) => judged(at, now),
         None if peer.liveness == Liveness::Unknown => "judged once there is evidence".to_owned(),
         None => "judged again by the next evidence".to_owned(),
+    }
+}
+
+/// An alarm, not a date: whatever is seen before is judged at once.
+fn judged(at: Time, now: Time) -> String {
+    if at <= now {
+        "judged again at any moment".to_owned()
+    } else {
+        format!("judged again {} at the latest", ahead(at, now))
     }
 }
 
@@ -190,9 +199,14 @@ fn write_verdict(out: &mut String, peer: &PeerView, now: Time) -> std::fmt::Resu
         "remote: known by the bus alone"
     };
     writeln!(out, "  where         {place}")?;
-    let ready = if peer.ready { "ready" } else { "not ready" };
-    let started = if peer.started { "started" } else { "still starting" };
-    writeln!(out, "  answers       {started}, {ready}")
+    let status = |good: bool| if good { 200 } else { 503 };
+    writeln!(
+        out,
+        "  answers       /startupz/{0} {1}, /readyz/{0} {2}",
+        peer.name,
+        status(peer.started),
+        status(peer.ready)
+    )
 }
 
 fn write_check(out: &mut String, check: &CheckView, now: Time) -> std::fmt::Result {
@@ -221,7 +235,7 @@ fn write_check(out: &mut String, check: &CheckView, now: Time) -> std::fmt::Resu
         None => write!(out, "; never passed")?,
     }
     if let Some(at) = check.next {
-        write!(out, "; judged again {}", ahead(at, now))?;
+        write!(out, "; {}", judged(at, now))?;
     }
     writeln!(out)
 }
@@ -298,7 +312,7 @@ fn write_remedies(
     };
     writeln!(out, "  ladder        {ladder}")?;
     writeln!(out, "  granted       {} since the start", peer.remedies_granted)?;
-    writeln!(out, "  budget        {} left", peer.budget_left)?;
+    writeln!(out, "  budget        {} left now", peer.budget_left)?;
     if let Some(pause) = &peer.pause {
         writeln!(out, "  pause         {}", paused(pause, now))?;
     }
@@ -344,11 +358,7 @@ fn write_node(out: &mut String, snapshot: &Snapshot, now: Time) -> std::fmt::Res
         writeln!(out, ": {}", printable(&trust.detail))?;
     }
     if let Some(until) = trust.settling_until.filter(|until| now < *until) {
-        writeln!(
-            out,
-            "  settling      no remedy on bus evidence; ends {}",
-            ahead(until, now)
-        )?;
+        writeln!(out, "  settling      no remedy; ends {}", ahead(until, now))?;
     }
     if let Some(until) = trust.stalled_until.filter(|until| now < *until) {
         writeln!(

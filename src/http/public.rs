@@ -288,6 +288,10 @@ async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: 
     let (view, now) = (face.view(), face.now());
     let id = match face.find(&asked, "explain") {
         Ok(id) => id,
+        Err(_) if view.config_error().is_some() => {
+            let why = "the configuration is invalid, so no peer is known (`defib status` shows the mistakes)";
+            return refusal(StatusCode::NOT_FOUND, why);
+        }
         Err(name) => return refusal(StatusCode::NOT_FOUND, &view.nobody(name)),
     };
     let (Some(snapshot), Some(peer)) = (view.snapshot(), view.peer(id)) else {

@@ -701,7 +701,7 @@ archive (on this machine: the process whose command line contains `archive.py`)
 Never:
 - is any remedy carried out: dry_run is on
 - is anybody blamed for a silence while this node cannot hear itself, or was stopped
-- is anything done on evidence of the bus while the bus is away, nor for 1m after it is back
+- is any remedy carried out while the bus is away, nor for 1m after it is back or this node has started
 - is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen
 - is every peer healed at once: more than max(2, 5 %) of the remote peers, or all of them, silent within 1m are held, and one is tried after 5m
 - is a remedy applied to a later life of a peer than the one that was condemned

@@ -128,7 +128,7 @@ impl EngineMetrics {
             )?,
             bus_settling: make.gauge(
                 "defib_bus_settling",
-                "1 while nothing is done on bus evidence after an outage.",
+                "1 while no remedy runs, after the start or an outage of the bus.",
             )?,
             link_up: make.gauges("defib_link_up", "1 if the link is up.", &["link"])?,
             link_replaced: make.counters(
