@@ -85,9 +85,14 @@ fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String 
             }
             None => format!("{remedy}, once the guards have been asked"),
         },
-        EpisodePhase::Acting { since, .. } => {
-            format!("the remedy's execution ends (it began {})", ago(*since, now))
-        }
+        EpisodePhase::Acting { since, .. } => match pulsing_until(peer, now) {
+            Some(until) => format!(
+                "a new life is awaited; /healthz/{} answers 503 until then, ends {}",
+                peer.name,
+                ahead(until, now)
+            ),
+            None => format!("the remedy's execution ends (it began {})", ago(*since, now)),
+        },
         EpisodePhase::Verifying { until } => {
             format!("every check that condemned it must pass; if not, given up or tried anew {}", ahead(*until, now))
         }
@@ -114,6 +119,10 @@ fn next_judgement(peer: &PeerView, snapshot: &Snapshot, now: Time) -> String {
         None if peer.liveness == Liveness::Unknown => "judged once there is evidence".to_owned(),
         None => "judged again by the next evidence".to_owned(),
     }
+}
+
+fn pulsing_until(peer: &PeerView, now: Time) -> Option<Time> {
+    peer.healthz?.pulsing_until.filter(|until| now < *until)
 }
 
 /// An alarm, not a date: whatever is seen before is judged at once.
@@ -316,9 +325,9 @@ fn write_remedies(
     if let Some(pause) = &peer.pause {
         writeln!(out, "  pause         {}", paused(pause, now))?;
     }
-    let Some(healthz) = peer.healthz else {
+    if peer.healthz.is_none() {
         return Ok(());
-    };
+    }
     if healthz_probes == 0 {
         writeln!(
             out,
@@ -332,7 +341,7 @@ fn write_remedies(
             "  healthz       wired: {healthz_probes} probes since the start"
         )?;
     }
-    match healthz.pulsing_until.filter(|until| now < *until) {
+    match pulsing_until(peer, now) {
         Some(until) => writeln!(
             out,
             "  pulse         /healthz/{} answers 503, ends {}",
