@@ -42,10 +42,12 @@ impl Engine {
             .clone()
             .unwrap_or_else(|| Incarnation("none".into()));
         if peer.ledger.is_done(&incarnation, rung) {
-            return self.give_up(
-                id,
-                "the remedy was carried out on this life and did not bring it back",
-            );
+            let why = if self.settings.dry_run {
+                "dry run: nothing was done to this life, and it did not come back by itself"
+            } else {
+                "the remedy was carried out on this life and did not bring it back"
+            };
+            return self.give_up(id, why);
         }
         let asked = Asked {
             now: self.now,
