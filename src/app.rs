@@ -303,8 +303,6 @@ impl Common {
             view: self.view.subscribe(),
             notices: self.notices.clone(),
             events: self.events.clone(),
-            // Nobody waits for it: the loop tells of a drain once the engine knows, see `Progress`.
-            drain: CancellationToken::new(),
             clock: self.clock.clone(),
             loop_turned: Arc::clone(&self.alive),
             metrics: self.metrics.clone(),

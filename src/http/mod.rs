@@ -56,8 +56,6 @@ pub struct AppState {
     pub notices: broadcast::Sender<Arc<Notice>>,
     /// Where requests of operators go.
     pub events: mpsc::Sender<Event>,
-    /// Cancelled when an operator asks to drain, after the engine has been told.
-    pub drain: CancellationToken,
     /// The node's clock.
     pub clock: Arc<dyn Clock>,
     /// [`Time::as_nanos`] of the event loop's last turn, stored by the loop at least once a second.
