@@ -117,9 +117,9 @@ mod tests {
     fn a_reader_that_does_not_read_holds_nobody_and_gets_the_rest_later() {
         let (theirs, ours) = UnixStream::pair().unwrap();
         let (mut lines, last) = Lines::written_to(ours).unwrap();
-        let line = vec![b'x'; 64 * 1024];
+        let much = vec![b'x'; 64 * 1024];
         for _ in 0..100 {
-            lines.write_all(&line).unwrap();
+            lines.write_all(&much).unwrap();
         }
         let lost = lines.lock().lost;
         assert!(lost > 50, "{lost}");
