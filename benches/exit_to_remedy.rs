@@ -73,7 +73,7 @@ async fn exits(bus: &str, trials: usize) -> anyhow::Result<Sample> {
         let stamp = stamp(dir.path(), index);
         until("the remedy", Duration::from_secs(30), || stamp.exists()).await?;
         let ran: u64 = std::fs::read_to_string(&stamp)?.parse()?;
-        times.push_seconds(Duration::from_nanos(ran) - killed);
+        times.push_seconds(Duration::from_nanos(ran).saturating_sub(killed));
     }
     Ok(times)
 }

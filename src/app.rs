@@ -182,7 +182,7 @@ impl App {
             metrics: common.metrics.checks.clone(),
         };
         for check in checks::tasks(config.checks, &settings, &owners, &reporting) {
-            tasks.spawn(check, Policy::Restart);
+            tasks.spawn(check, Policy::Keep);
         }
         let orphaned = netns::Watch::start().orphaned(common.clock.clone());
         Ok(common.live(
@@ -471,6 +471,7 @@ fn secret_variables(config: &Config) -> Vec<String> {
         .chain(admin)
         .chain(bearers)
         .filter_map(variable)
+        .chain(config.variables.iter().cloned())
         .collect()
 }
 

@@ -24,6 +24,7 @@ pub fn execute(args: &RunArgs) -> ExitCode {
     };
     // Panics belong into the log as everything else does, one line each.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -38,6 +39,19 @@ pub fn execute(args: &RunArgs) -> ExitCode {
     // A write to a dead disk must not outlast the deadline.
     runtime.shutdown_timeout(Duration::from_millis(100));
     code(exit)
+}
+
+/// Each watched process costs two descriptors; the usual soft limit of 1,024 is a leftover of `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::info!("cannot raise the limit of open files: {error}");
+    }
 }
 
 fn load(args: &RunArgs) -> Result<Config, Box<Report>> {

@@ -131,6 +131,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
 
     let numbered = Numbered::of(peers, &expectations);
     Ok(Config {
+        variables: super::variables(sources),
         node: node.clone(),
         group: group.clone().into(),
         dry_run: dry_run?,

@@ -740,7 +740,8 @@ pub const REMEDY_SIGNAL: Section = Section {
 pub const REMEDY_EXEC: Section = Section {
     title: "[[peer.NAME.remedies]], `do = \"exec\"`",
     sample: "[peer.recorder]\nowner = { pid_file = \"/run/recorder.pid\" }\n[[peer.recorder.remedies]]\ndo = \"exec\"",
-    about: "A command without a shell; peer and cause are in its environment, its output goes into the log.",
+    about: "A command without a shell. In its environment: DEFIB_PEER, DEFIB_CAUSE, DEFIB_INCARNATION, DEFIB_ATTEMPT, \
+            DEFIB_FENCING_TOKEN, and nothing that the configuration reads. Its output goes into the log.",
     fields: &[
         field(
             "command",

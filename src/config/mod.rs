@@ -18,7 +18,7 @@ mod suggest;
 mod tree;
 mod values;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -136,6 +136,8 @@ pub struct Config {
     pub log: LogSettings,
     /// How long a shutdown may take before the node ends anyway. Default 10 s.
     pub shutdown_deadline: Duration,
+    /// Environment variables that the configuration reads: secrets may be among them, so no command gets them.
+    pub variables: Vec<String>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
     engine: EngineSettings,
@@ -225,6 +227,22 @@ pub fn load(sources: &Sources) -> Result<Config, Report> {
         Ok(config) if base_is_good.is_ok() && problems.is_empty() => Ok(config),
         _ => Err(Report::of(&problems, base)),
     }
+}
+
+/// Variables that set a key, and those that a text refers to. What only looks like a reference does no harm here.
+fn variables(sources: &Sources) -> Vec<String> {
+    let setting = sources.env.iter().filter(|(name, _)| name.starts_with("DEFIB__"));
+    let texts = sources
+        .file
+        .iter()
+        .map(|(_, text)| text)
+        .chain(&sources.set)
+        .chain(setting.clone().map(|(_, text)| text));
+    let referred = texts
+        .flat_map(|text| text.split("${").skip(1))
+        .filter_map(|rest| rest.split([':', '}']).next());
+    let names: BTreeSet<&str> = setting.map(|(name, _)| name.as_str()).chain(referred).collect();
+    names.into_iter().map(str::to_owned).collect()
 }
 
 /// `204` or `200-299` as a range; `None` if it is neither or out of 100 ..= 599.

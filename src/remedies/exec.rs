@@ -99,7 +99,7 @@ fn compose(argv: &[String], grant: &Grant, scrub: &[String]) -> Command {
         .env("DEFIB_PEER", &*grant.name)
         .env("DEFIB_CAUSE", grant.cause.as_str())
         .env("DEFIB_INCARNATION", &*grant.incarnation.0)
-        .env("DEFIB_TOKEN", grant.token.to_string())
+        .env("DEFIB_FENCING_TOKEN", grant.token.to_string())
         .env("DEFIB_ATTEMPT", grant.attempt.to_string());
     command
 }

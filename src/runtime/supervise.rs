@@ -25,6 +25,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 pub enum Policy {
     /// It is started again, [`RESTARTS`] times within [`WINDOW`]; then it is fatal.
     Restart,
+    /// It is started again without end, ever more slowly. What it looks at is unknown meanwhile: one peer that
+    /// cannot be watched must not end a node that others' probes ask.
+    Keep,
     /// The node cannot go on without it.
     Fatal,
 }
@@ -170,6 +173,7 @@ impl Supervisor {
         }
     }
 
+    /// What its policy asks for.
     fn failed(&mut self, mut entry: Entry, detail: String) -> Option<Fatal> {
         let now = self.clock.now();
         while entry.restarts.front().is_some_and(|at| now.since(*at) >= WINDOW) {
@@ -177,6 +181,7 @@ impl Supervisor {
         }
         let again = match entry.policy {
             Policy::Restart if entry.restarts.len() < RESTARTS => entry.again.take(),
+            Policy::Keep => entry.again.take(),
             Policy::Restart | Policy::Fatal => None,
         };
         let Some(task) = again else {
@@ -192,7 +197,7 @@ impl Supervisor {
         entry.restarts.push_back(now);
         tracing::warn!(
             task = entry.name,
-            "task {} failed and is started again in {} ms ({} of {RESTARTS} times within {} s): {detail}",
+            "task {} failed and is started again in {} ms ({} times within {} s): {detail}",
             entry.name,
             after.as_millis(),
             entry.restarts.len(),

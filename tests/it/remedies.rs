@@ -324,7 +324,7 @@ async fn a_command_knows_whom_it_heals_and_none_of_our_secrets() {
         "DEFIB_CAUSE=peer_stuck",
         "DEFIB_INCARNATION=boot:1",
         "DEFIB_PEER=feed",
-        "DEFIB_TOKEN=42",
+        "DEFIB_FENCING_TOKEN=42",
     ];
     assert_eq!(ours, wanted);
     assert!(env.contains("PATH=") && env.contains("CARGO_PKG_VERSION="));

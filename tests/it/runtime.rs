@@ -189,6 +189,22 @@ mod supervision {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn one_that_is_kept_is_restarted_without_end_and_never_fatal() {
+        let (mut tasks, metrics) = supervisor();
+        tasks.spawn(
+            task("owner", |_| async { bail!("no descriptors left") }),
+            Policy::Keep,
+        );
+        let fatal = timeout(Duration::from_secs(600), tasks.watch()).await;
+        assert!(fatal.is_err(), "{fatal:?}");
+        let restarts = metric(&metrics, "defib_task_restarts_total{task=\"owner\"}");
+        assert!(
+            (100..400).contains(&restarts),
+            "at most one every 2 s: {restarts}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_restart_that_waits_ends_with_the_node() {
         let (mut tasks, metrics) = supervisor();
         tasks.spawn(task("flapping", |_| async { bail!("no") }), Policy::Restart);
