@@ -67,9 +67,15 @@ impl Namespace {
 
     /// A command that will run in here.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        let [ip, enter @ ..] = self.wrapper();
+        let mut command = Command::new(ip);
+        command.args(enter).arg(program);
         command
+    }
+
+    /// What a command line begins with so that it runs in here.
+    pub(crate) fn wrapper(&self) -> [&str; 4] {
+        ["ip", "netns", "exec", &self.name]
     }
 
     /// Runs `work` on a thread of its own that is in here: its sockets are too, and so are those of a
