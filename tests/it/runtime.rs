@@ -941,6 +941,9 @@ mod app {
     async fn s26_the_end_of_a_node_is_counted_and_its_gauges_are_back_at_0() {
         let dir = tempfile::tempdir().unwrap();
         let mut node = App::start(config(dir.path(), &PORTS)).await.unwrap();
+        let mut view = node.view();
+        let turns = view.wait_for(|view| view.snapshot().is_some());
+        timeout(PATIENCE, turns).await.unwrap().unwrap();
         is(node.metrics(), "defib_tasks_running{task=\"loop\"}", 1);
         node.shutdown();
         assert_eq!(timeout(PATIENCE, node.wait()).await.unwrap(), Exit::Done);
