@@ -1,11 +1,10 @@
 //! The runtime: supervision, the loop, the two stages of the end, the service manager, the namespace.
 
 use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,6 +36,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::support;
+use crate::support::node::{Node, get};
 
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -785,125 +785,6 @@ async fn s39_the_loss_of_every_interface_is_seen_in_a_real_namespace() {
     assert_eq!(timeout(PATIENCE, orphaned).await.unwrap().unwrap(), "eth0");
 }
 
-/// The real binary, with everything it writes below a directory of its own.
-struct Node {
-    child: Child,
-    dir: tempfile::TempDir,
-    manager: UnixDatagram,
-}
-
-impl Node {
-    fn start(wrapper: &[&str], settings: &[&str], arguments: &[&str]) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("notify");
-        let manager = UnixDatagram::bind(&socket).unwrap();
-        manager.set_read_timeout(Some(PATIENCE)).unwrap();
-        let binary = env!("CARGO_BIN_EXE_defib");
-        let mut words = wrapper.iter().copied().chain([binary, "run"]);
-        let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(arguments);
-        for setting in settings {
-            command.args(["--set", setting]);
-        }
-        let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let child = command
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("STATE_DIRECTORY", dir.path())
-            .env("RUNTIME_DIRECTORY", dir.path())
-            .env("NOTIFY_SOCKET", &socket)
-            .env("NO_COLOR", "1")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        Self { child, dir, manager }
-    }
-
-    /// The next message that begins so.
-    fn told(&self, beginning: &str) -> String {
-        let mut bytes = [0; 4096];
-        loop {
-            let Ok(len) = self.manager.recv(&mut bytes) else {
-                panic!("no {beginning} came; the log:\n{}", self.log());
-            };
-            let text = String::from_utf8_lossy(&bytes[..len]).into_owned();
-            if text.starts_with(beginning) {
-                return text;
-            }
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
-    }
-
-    /// Waits until the log says so.
-    fn logs(&self, text: &str) {
-        for _ in 0..3000 {
-            if self.log().contains(text) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("the log does not say {text:?}:\n{}", self.log());
-    }
-
-    /// The address in the line that announces the node.
-    fn http(&self) -> SocketAddr {
-        for _ in 0..3000 {
-            let log = self.log();
-            if let Some((_, rest)) = log.split_once("http://") {
-                let end = rest.find(|c: char| !(c.is_ascii_digit() || ".:".contains(c)));
-                if let Some(address) = end.and_then(|end| rest[..end].parse().ok()) {
-                    return address;
-                }
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("no address in the log:\n{}", self.log());
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
-        rustix::process::kill_process(pid, signal).unwrap();
-    }
-
-    fn exit_code(&mut self) -> Option<i32> {
-        for _ in 0..3000 {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.code();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        panic!("it does not end; the log:\n{}", self.log());
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// Status and body of a GET.
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    use std::io::{Read, Write};
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).unwrap();
-    let status = text.split(' ').nth(1).unwrap().parse().unwrap();
-    (status, text)
-}
-
 #[test]
 fn s24_the_binary_starts_says_so_and_ends_well_when_asked() {
     use rustix::process::Signal;
@@ -916,7 +797,7 @@ fn s24_the_binary_starts_says_so_and_ends_well_when_asked() {
     node.told("STOPPING=1");
     assert_eq!(node.exit_code(), Some(0), "{}", node.log());
     assert!(
-        Path::new(&node.dir.path().join("state.json")).exists(),
+        Path::new(&node.dir().join("state.json")).exists(),
         "{}",
         node.log()
     );
@@ -959,7 +840,7 @@ fn s24_the_binary_names_what_hangs_and_ends_within_the_deadline() {
     assert_eq!(node.exit_code(), Some(0), "{}", node.log());
     let log = node.log();
     assert!(log.contains("remedy exec for feed did not end"), "{log}");
-    let state = std::fs::read_to_string(node.dir.path().join("state.json")).unwrap();
+    let state = std::fs::read_to_string(node.dir().join("state.json")).unwrap();
     assert!(state.contains("\"token\":1"), "the grant was forgotten: {state}");
 }
 
@@ -1102,6 +983,28 @@ mod app {
             node.shutdown();
             assert_eq!(timeout(PATIENCE, node.wait()).await.unwrap(), Exit::Done);
         }
+    }
+
+    #[tokio::test]
+    async fn s26_the_end_of_a_node_is_counted_and_its_gauges_are_back_at_0() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut node = App::start(config(dir.path(), &PORTS)).await.unwrap();
+        let mut view = node.view();
+        let turns = view.wait_for(|view| view.snapshot().is_some());
+        timeout(PATIENCE, turns).await.unwrap().unwrap();
+        is(node.metrics(), "defib_tasks_running{task=\"loop\"}", 1);
+        node.shutdown();
+        assert_eq!(timeout(PATIENCE, node.wait()).await.unwrap(), Exit::Done);
+        is(node.metrics(), "defib_drain_seconds_count", 1);
+        for task in ["bus", "broker", "http", "loop", "store"] {
+            is(
+                node.metrics(),
+                &format!("defib_tasks_running{{task=\"{task}\"}}"),
+                0,
+            );
+        }
+        let ended = "defib_task_exits_total{reason=\"cancelled\",task=\"http\"}";
+        is(node.metrics(), ended, 1);
     }
 
     #[tokio::test]

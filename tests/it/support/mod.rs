@@ -1,11 +1,15 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
+pub(crate) mod application;
 pub(crate) mod netns;
+pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod redis_server;
 pub(crate) mod snapshots;
 
 use std::io::Write as _;
+use std::time::Duration;
 
 /// True if `part` is there. If it is not: says so where the test summary shows it (the file named by
 /// `DEFIB_SKIPPED_LOG`; the output of a test that passes is hidden), and fails under `DEFIB_REQUIRE_ALL=1` (as CI
@@ -31,4 +35,15 @@ pub(crate) fn available(part: &str, there: bool) -> bool {
         log.write_all(line.as_bytes()).unwrap();
     }
     false
+}
+
+/// Waits for what no event tells.
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if is_so() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("waited in vain until {what}");
 }

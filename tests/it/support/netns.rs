@@ -67,9 +67,15 @@ impl Namespace {
 
     /// A command that will run in here.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.name, program]);
+        let [ip, enter @ ..] = self.wrapper();
+        let mut command = Command::new(ip);
+        command.args(enter).arg(program);
         command
+    }
+
+    /// What a command line begins with so that it runs in here.
+    pub(crate) fn wrapper(&self) -> [&str; 4] {
+        ["ip", "netns", "exec", &self.name]
     }
 
     /// Runs `work` on a thread of its own that is in here: its sockets are too, and so are those of a
@@ -222,8 +228,9 @@ mod tests {
         far.write_all(b"3").unwrap();
         near.set_read_timeout(Some(SHORT)).unwrap();
         assert!(near.read_exact(&mut byte).is_err(), "a dropped packet arrived");
-        second.heal();
+        // In this order, or the lost packet is sent again in between.
         first.unplug();
+        second.heal();
         assert!(near.read_exact(&mut byte).is_err(), "a packet came over no cable");
         first.plug_in();
         near.set_read_timeout(Some(LONG)).unwrap();

@@ -34,16 +34,18 @@ impl Python {
         super::available(&part, interpreter.exists()).then_some(Self { interpreter })
     }
 
+    /// What runs `tests/python/<script>` with these arguments.
+    pub(crate) fn words(&self, script: &str, arguments: &[&str]) -> Vec<String> {
+        let script = format!("{}/tests/python/{script}", env!("CARGO_MANIFEST_DIR"));
+        let first = [self.interpreter.to_str().unwrap(), "-u", &script];
+        first.iter().chain(arguments).map(ToString::to_string).collect()
+    }
+
     /// Starts `tests/python/<script>`; it ends with its handle.
     pub(crate) fn spawn(&self, script: &str, arguments: &[&str]) -> Script {
-        let mut child = Command::new(&self.interpreter)
-            .arg("-u")
-            .arg(
-                Path::new(env!("CARGO_MANIFEST_DIR"))
-                    .join("tests/python")
-                    .join(script),
-            )
-            .args(arguments)
+        let words = self.words(script, arguments);
+        let mut child = Command::new(&words[0])
+            .args(&words[1..])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
