@@ -21,6 +21,8 @@ pub(super) struct Broker {
     /// PUBLISH is held and PING answered (CLIENT PAUSE WRITE).
     pub(super) held: bool,
     pub(super) role: Role,
+    /// Its clients go over to another server.
+    pub(super) leaving: bool,
     /// What clients sent meanwhile.
     pub(super) backlog: Vec<Parcel>,
     history: VecDeque<Parcel>,
@@ -70,6 +72,7 @@ impl Broker {
             silent: None,
             held: false,
             role: Role::Master,
+            leaving: false,
             backlog: Vec::new(),
             history: VecDeque::new(),
         }
@@ -81,7 +84,7 @@ impl Broker {
 
     /// Nothing is wrong with it as a whole.
     pub(super) fn is_well(&self) -> bool {
-        self.answers() && !self.held && self.role == Role::Master
+        self.answers() && !self.held && !self.leaving
     }
 }
 

@@ -17,6 +17,8 @@ pub(super) enum End {
     BrokerSilent(u64),
     /// Clients' own time-outs pass while it is silent.
     SilentForLong(u64),
+    /// It knows by now that it is a replica.
+    Master,
     Demoted,
     Held,
     Stopped {
@@ -57,7 +59,7 @@ const FAULTS: [(&str, usize, Injector); 26] = [
     ("broker_down_for_long", 1, World::broker_down_for_long),
     ("broker_silent", 6, World::broker_silent),
     ("broker_restarted_fast", 5, World::broker_restart),
-    ("broker_demoted", 4, World::demote),
+    ("broker_demoted", 5, World::demote),
     ("publish_hangs", 3, World::hold),
     ("client_killed", 4, World::kill_link),
     ("sub_dark", 4, World::darken_sub),
@@ -255,9 +257,12 @@ impl World {
             return;
         }
         self.tell(format!("the broker is demoted for {lasting:?}"));
-        self.broker.role = Role::Replica;
         self.oracle.outage(OutageKind::Replica, self.now);
+        self.broker.leaving = true;
+        // Clients are told who the new master is before the old one knows that it is none any more.
         self.move_clients(true);
+        let known = self.rng.millis(0, 1_000);
+        self.after(known, Happening::End(End::Master));
         self.after(lasting, Happening::End(End::Demoted));
     }
 
@@ -486,7 +491,9 @@ impl World {
                 self.broker_returns();
             }
             End::SilentForLong(_) | End::BrokerSilent(_) => {}
+            End::Master => self.broker.role = Role::Replica,
             End::Demoted => {
+                self.broker.leaving = false;
                 self.broker.role = Role::Master;
                 self.move_clients(false);
                 self.broker_returns();
@@ -543,11 +550,11 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].mode = Mode::Works;
             self.nodes[node].blind = false;
-            if self.nodes[node].engine.is_none() || self.nodes[node].draining {
+            if self.nodes[node].draining {
                 let run = self.nodes[node].run;
                 self.crash(node, run);
-                self.after(S, Happening::Start { node });
             }
+            self.after(S, Happening::Start { node });
             for link in Link::ALL {
                 let wire = self.wire_mut(node, link);
                 wire.delay = Duration::ZERO;

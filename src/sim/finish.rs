@@ -86,7 +86,8 @@ impl World {
         let passed = &self.oracle.nodes[node].peers[peer].passed;
         let mut sees = looks.iter().zip(passed).filter(|(_, passed)| **passed);
         match self.processes[process].state {
-            State::Running | State::Starting => sees.any(|(look, _)| *look != Look::Process),
+            State::Starting => false,
+            State::Running => sees.any(|(look, _)| *look != Look::Process),
             State::Stopped | State::Dead => true,
         }
     }

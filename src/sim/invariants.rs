@@ -101,6 +101,14 @@ impl World {
         {
             return;
         }
+        if self
+            .oracle
+            .outages
+            .iter()
+            .any(|outage| outage.unknown_to(node, self.now))
+        {
+            return;
+        }
         let name = self.nodes[node].settings.peers[peer].name.clone();
         let detail = format!("{name} is healthy since {since} and held to be dead");
         self.violate(node, "false_death", detail);

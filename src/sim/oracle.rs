@@ -288,6 +288,12 @@ impl PeerRecord {
 }
 
 impl Outage {
+    /// `node` hears of nobody because of it, and cannot know yet.
+    pub(super) fn unknown_to(&self, node: usize, now: Time) -> bool {
+        let over = self.end.is_some_and(|end| now > end + 5 * S);
+        self.kind == OutageKind::Replica && !over && self.told[node].is_none_or(|told| now <= told + S)
+    }
+
     /// Nothing may be granted on `node` at `now` because of it. `excused`: an own heartbeat that was sent after
     /// the condemnation had been taken before it began.
     pub(super) fn forbids(

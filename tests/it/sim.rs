@@ -1,1 +1,55 @@
+//! Many engines in virtual time: fixed seeds, seeds that once failed, and fresh ones.
 
+use std::collections::BTreeMap;
+
+use defib::sim::{Options, Report, Totals, run, run_seeds};
+
+/// Fresh worlds in one run. Each takes about a second without optimisation.
+const FRESH: u64 = 24;
+
+fn hold(what: &str, reports: impl Iterator<Item = Report>) -> BTreeMap<&'static str, u64> {
+    let mut totals = Totals::default();
+    let mut faults = BTreeMap::new();
+    for report in reports {
+        assert!(report.violation.is_none(), "\n{report}");
+        totals.add(&report);
+        for (name, times) in &report.faults {
+            *faults.entry(*name).or_default() += times;
+        }
+    }
+    println!("simulation, {what}: {totals}");
+    faults
+}
+
+#[test]
+fn every_invariant_holds_in_the_fixed_worlds() {
+    let faults = hold("fixed seeds", run_seeds(1, 20, Options::default()));
+    assert!(
+        faults.len() >= 26,
+        "every fault is made at least once: {faults:?}"
+    );
+}
+
+#[test]
+fn every_invariant_holds_in_worlds_never_seen_before() {
+    let base = std::env::var("DEFIB_SIM_SEED").map_or_else(
+        |_| getrandom::u64().expect("the OS gives randomness") >> 1,
+        |seed| seed.parse().expect("DEFIB_SIM_SEED is a number"),
+    );
+    println!("simulation: fresh seeds from {base} (DEFIB_SIM_SEED={base} repeats them)");
+    hold("fresh seeds", run_seeds(base, FRESH, Options::default()));
+}
+
+#[test]
+fn a_world_is_the_same_each_time() {
+    let options = Options {
+        seed: 7,
+        minutes: Some(2),
+        verbose: true,
+        ..Options::default()
+    };
+    let (once, again) = (run(options), run(options));
+    assert_eq!(once.happenings, again.happenings);
+    assert_eq!(once.trail, again.trail);
+    assert_eq!(once.replay(), "defib sim --seed 7 --minutes 2");
+}
