@@ -43,10 +43,12 @@ impl Engine {
             .unwrap_or_else(|| Incarnation("none".into()));
         let logged = remedy.kind == RemedyKind::Log && episode.remedies > 0;
         if logged || peer.ledger.is_done(&incarnation, rung) {
-            return self.give_up(
-                id,
-                "this remedy was carried out on this life already, and there is no other",
-            );
+            let why = if self.settings.dry_run {
+                "dry run: nothing was done to this life, and it did not come back by itself"
+            } else {
+                "this remedy was carried out on this life already, and there is no other"
+            };
+            return self.give_up(id, why);
         }
         let asked = Asked {
             now: self.now,

@@ -51,7 +51,6 @@ impl fmt::Display for Liveness {
 
 impl Liveness {
     /// The transition table: what becomes of a peer held to be `self` when its checks together say `judged`.
-    #[allow(clippy::match_same_arms, reason = "a table: each row says why")]
     pub(super) const fn next(self, judged: Self) -> Self {
         match (self, judged) {
             // Nothing new.

@@ -258,8 +258,12 @@ impl SelfTrust {
         &self.detail
     }
 
+    /// Also on a link that the server refuses something: whether it still does, only the next heartbeat tells.
     pub(super) fn can_publish(&self) -> bool {
-        self.publishing.up()
+        matches!(
+            self.publishing.status,
+            Some(LinkStatus::Up { .. } | LinkStatus::Refused { .. })
+        )
     }
 
     pub(super) fn settling_until(&self) -> Option<Time> {

@@ -1046,6 +1046,27 @@ fn refused_names_the_cure_and_holds() {
 }
 
 #[test]
+fn s05_a_refused_heartbeat_is_followed_by_the_next_or_nobody_would_learn_of_the_cure() {
+    let mut world = World::settled(settings(Vec::new()));
+    world.feed(Event::Link {
+        link: Link::Pub,
+        status: LinkStatus::Refused {
+            cure: "ACL SETUSER defib +publish".into(),
+        },
+    });
+    world.bus = false;
+    world.due.clear();
+    world.run(4 * S);
+    assert!(!world.due.is_empty(), "nothing is published any more");
+    assert_eq!(world.engine.trust.state(), BusState::BusRefused);
+    world.bus = true;
+    world.run(2 * S);
+    world.link(Link::Pub, true);
+    world.run(2 * S);
+    assert_eq!(world.engine.trust.state(), BusState::Trusted);
+}
+
+#[test]
 fn corrupt_counts_as_spent_and_missing_allows_one() {
     let mut world = World::restored(process_peer(), &Restored::Corrupt);
     assert_eq!(world.view(0).budget_left, 0);

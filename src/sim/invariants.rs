@@ -294,15 +294,19 @@ impl World {
         let now = self.now;
         let settings = self.nodes[node].settings.peers[peer].clone();
         let write = self.oracle.nodes[node].writes + 1;
+        let incarnation = view
+            .incarnation
+            .clone()
+            .unwrap_or_else(|| Incarnation("none".into()));
+        self.oracle.nodes[node].peers[peer].current = Some((token, incarnation.clone(), write));
+        if kind == RemedyKind::Log {
+            return; // It touches nothing, and nothing bounds it but its episode.
+        }
         let of_peer = self.oracle.nodes[node].peers[peer].clone();
         if of_peer.not_before.is_some_and(|(until, _)| now < until) {
             let detail = format!("{} before {:?}", view.name, of_peer.not_before);
             self.violate(node, "backoff", detail);
         }
-        let incarnation = view
-            .incarnation
-            .clone()
-            .unwrap_or_else(|| Incarnation("none".into()));
         if of_peer
             .used
             .iter()
@@ -326,10 +330,6 @@ impl World {
             .min(settings.backoff.max);
         of.not_before = Some((now + wait, write));
         of.level += 1;
-        of.current = Some((token, incarnation, write));
-        if kind == RemedyKind::Log {
-            return;
-        }
         of.charges
             .retain(|charge| now.since(charge.at) < settings.budget.window);
         let spent = of.charges.len();

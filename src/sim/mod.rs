@@ -116,7 +116,7 @@ pub fn run(options: Options) -> Report {
     world.run();
     let told = options.verbose || world.oracle.violation.is_some();
     let trail = world.trail.iter().filter(|_| told);
-    let trail = trail.map(|line| world.words(line)).collect();
+    let trail = trail.map(ToString::to_string).collect();
     Report {
         options,
         nodes: world.nodes.len(),

@@ -676,7 +676,7 @@ impl World {
             State::Dead | State::Starting => (fail("connection refused"), MS),
             State::Stopped => (fail("no answer within 1 s"), S),
             State::Running if of.stuck => (fail("status 503"), 2 * MS),
-            State::Running if needs_broker && !(of.connected && !self.broker_away_for(NOTICEABLE)) => {
+            State::Running if needs_broker && (!of.connected || self.broker_away_for(NOTICEABLE)) => {
                 (fail("status 503: the broker is away"), 2 * MS)
             }
             State::Running => (Outcome::Pass, 2 * MS),

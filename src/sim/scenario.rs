@@ -111,7 +111,7 @@ impl Scenario {
 fn draw_processes(rng: &mut Rng, nodes: usize) -> Vec<ProcessPlan> {
     let mut processes = Vec::new();
     for home in 0..nodes {
-        for place in 0..1 + rng.below(3) {
+        for place in 0..=rng.below(3) {
             let name: Arc<str> = format!("n{home}-{}", ["feed", "recorder", "pusher"][place]).into();
             processes.push(ProcessPlan {
                 channel: format!("hb:{name}").into(),

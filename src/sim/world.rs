@@ -3,6 +3,7 @@
 //! Wall clocks do not appear: neither the engine nor anything here has one to jump.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,7 +190,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let scenario = Arc::new(Scenario::draw(&mut rng, nodes));
         let now = Time::from_origin(1_000 * S);
-        let troubled = minutes.map_or_else(|| 8 + rng.below(13) as u64, |minutes| minutes);
+        let troubled = minutes.unwrap_or_else(|| 8 + rng.below(13) as u64);
         let calm_from = now + scenario.settle + 30 * S + Duration::from_secs(60 * troubled);
         let mut world = Self {
             now,
@@ -309,13 +310,15 @@ impl World {
         }
         self.trail.push_back(line);
     }
+}
 
-    pub(super) fn words(&self, line: &Line) -> String {
-        match line {
-            Line::World(at, words) => format!("{at}  ** {words}"),
-            Line::Node(at, node, notice) => {
+impl fmt::Display for Line {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::World(at, words) => write!(f, "{at}  ** {words}"),
+            Self::Node(at, node, notice) => {
                 let who = notice.peer.as_deref().unwrap_or("-");
-                format!("{at}  n{node} {who}: {}", notice.what)
+                write!(f, "{at}  n{node} {who}: {}", notice.what)
             }
         }
     }

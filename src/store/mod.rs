@@ -18,8 +18,9 @@ use crate::engine::persist::{Persisted, Restored, VERSION};
 use crate::engine::time::Clock;
 use crate::telemetry::metrics::store::{Found, StoreMetrics};
 
-/// A longer file is none of ours; the node refuses to write one, too.
-pub const MAX_BYTES: usize = 1 << 20;
+/// A longer file is none of ours; the node refuses to write one, too. As many peers as a node may have need no more,
+/// even while each is being healed.
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// After a write, changes are gathered for so long.
 const DEBOUNCE: Duration = Duration::from_millis(100);

@@ -458,6 +458,16 @@ fn observing_keeps_what_could_be_read() {
         (7444, LogFormat::Json)
     );
     assert_eq!(bad(&sources("[http]\nlisten = 1")).http.listen.port(), 7337);
+    for beside in [
+        "max_connections = 0",
+        "nonsense = 1",
+        "admin_listen = \"127.0.0.1:1\"",
+        "admin_token = { env = \"NOT_SET\" }",
+    ] {
+        let text = format!("[http]\nlisten = \"0.0.0.0:7444\"\n{beside}\n");
+        let report = bad(&sources(&text));
+        assert_eq!(report.http.listen.to_string(), "0.0.0.0:7444", "{beside}");
+    }
 }
 
 #[test]

@@ -1289,6 +1289,13 @@ fn hostile_notices() -> Vec<Notice> {
             kind,
             cause,
         },
+        What::Acted {
+            episode: 987_654,
+            token: 123_455,
+            kind,
+            outcome: "dry_run",
+            detail: detail(),
+        },
         What::Granted {
             episode: 987_654,
             token: 123_456,

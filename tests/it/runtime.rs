@@ -981,6 +981,36 @@ fn s37_the_binary_observes_under_a_bad_configuration_if_asked_to() {
 }
 
 #[test]
+fn s37_a_log_filter_that_cannot_be_read_does_not_keep_the_binary_from_observing() {
+    use rustix::process::Signal;
+    let observing = ["--log=defib=loud", "--on-bad-config=observe"];
+    let mut node = Node::start(&[], &["http.listen=\"127.0.0.1:0\""], &observing);
+    node.told("READY=1");
+    assert!(node.log().contains("log filter"), "{}", node.log());
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0), "{}", node.log());
+    let mut node = Node::start(&[], &[], &["--log=defib=loud"]);
+    assert_eq!(node.exit_code(), Some(78), "{}", node.log());
+}
+
+#[test]
+fn a_stderr_that_takes_nothing_neither_holds_nor_ends_the_binary() {
+    use rustix::process::Signal;
+    let disk_full = r#"exec "$0" "$@" 2>/dev/full"#;
+    let pipe_full = r#"mkfifo "$RUNTIME_DIRECTORY/full"; exec 2<>"$RUNTIME_DIRECTORY/full";
+                       head -c 65536 /dev/zero >&2; exec "$0" "$@""#;
+    for stderr in [disk_full, pipe_full] {
+        let listen = ["http.listen=\"127.0.0.1:0\""];
+        let mut node = Node::start(&["sh", "-c", stderr], &listen, &["--log=trace"]);
+        node.told("READY=1");
+        node.told("STATUS=0 of 0 peers alive, bus trusted");
+        node.signal(Signal::TERM);
+        node.told("STOPPING=1");
+        assert_eq!(node.exit_code(), Some(0), "{stderr}");
+    }
+}
+
+#[test]
 fn s39_the_binary_leaves_an_orphaned_namespace() {
     let namespace = Namespace::make();
     if !support::available(

@@ -1,0 +1,306 @@
+//! Heartbeats that one node absorbs (socket, bus, event loop, engine) beside bare subscribers that only count: of
+//! redis-rs, in its two ways, and of hiredis. Same server, same messages, interleaved, each in a process of its own.
+//!
+//! `cargo bench --bench absorb`; `ROUNDS=3 MESSAGES=100000` for other numbers. Ends by itself.
+
+#![allow(missing_docs, reason = "a program")]
+
+mod support;
+
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use defib::app::Running;
+use futures_util::StreamExt;
+use redis::aio::MultiplexedConnection;
+use support::crowd::{self, CHANNEL};
+use support::process::{Ended, own_cpu};
+use support::redis_server::{self, RedisServer};
+use support::sample::{Sample, heading};
+use support::{now, number, start_node, trusted, until};
+use tokio::sync::Notify;
+
+/// Nodes that send.
+const CROWD: usize = 100;
+/// Published by one script: the server then delivers faster than anybody takes.
+const BATCH: usize = 2_000;
+/// What may wait in the server for the subscriber, in bytes: a tenth of a second's worth.
+const BACKLOG: usize = 8 << 20;
+const SCRIPT: &str = "for i = 1, #ARGV do redis.call('PUBLISH', KEYS[1], ARGV[i]) end";
+
+/// Who subscribes; the first is ours.
+const SUBSCRIBERS: [&str; 4] = [
+    "defib",
+    "redis-rs, push closure",
+    "redis-rs, PubSub stream",
+    "hiredis",
+];
+
+/// What one subscriber was seen to do.
+#[derive(Default)]
+struct Figures {
+    per_second: Sample,
+    /// Processor time for one message, in microseconds.
+    cost: Sample,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    match arguments
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .as_slice()
+    {
+        [_, "defib", url, count] => support::run(be_node(url, count.parse()?)),
+        [_, "redis-rs, push closure", url, count] => support::run(be_closure(url, count.parse()?)),
+        [_, "redis-rs, PubSub stream", url, count] => support::run(be_stream(url, count.parse()?)),
+        _ => support::run(measure()),
+    }
+}
+
+async fn measure() -> anyhow::Result<()> {
+    let (rounds, messages) = (
+        number("ROUNDS", 7),
+        number("MESSAGES", 500_000).next_multiple_of(BATCH),
+    );
+    heading("Heartbeats that one node absorbs");
+    if !redis_server::there() {
+        return Ok(());
+    }
+    let server = RedisServer::start_with(&["--client-output-buffer-limit", "pubsub 0 0 0"]);
+    let hiredis = build_hiredis()?;
+    let client = redis::Client::open(server.url())?;
+    let mut publisher = client.get_multiplexed_async_connection().await?;
+    let bodies: Vec<Vec<u8>> = (0..messages)
+        .map(|index| crowd::body(index % CROWD, (index / CROWD) as u64))
+        .collect();
+    let mut figures: [Figures; SUBSCRIBERS.len()] = Default::default();
+    for round in 0..rounds {
+        for place in 0..SUBSCRIBERS.len() {
+            // Another first in each round: what warms up or wears off meets all alike.
+            let place = (place + round) % SUBSCRIBERS.len();
+            let (took, cpu) = one(
+                SUBSCRIBERS[place],
+                &server,
+                hiredis.path(),
+                &mut publisher,
+                &bodies,
+            )
+            .await?;
+            figures[place].per_second.push(messages as f64 / took);
+            figures[place].cost.push(cpu * 1e6 / messages as f64);
+        }
+    }
+    show(&figures, messages, bodies[0].len());
+    Ok(())
+}
+
+fn show(figures: &[Figures; SUBSCRIBERS.len()], messages: usize, size: usize) {
+    println!(
+        "{messages} heartbeats of {CROWD} nodes, {size} bytes each, {} rounds interleaved; median (least–most).\n",
+        figures[0].cost.len()
+    );
+    println!(
+        "| subscriber | µs of processor for one | heartbeats/s of processor | heartbeats/s seen | defib / it |"
+    );
+    println!("|---|---|---|---|---|");
+    let ours = figures[0].cost.median();
+    for (name, figures) in SUBSCRIBERS.iter().zip(figures) {
+        println!(
+            "| {name} | {} | {:.0} | {:.0} ({:.0}–{:.0}) | {:.2} |",
+            figures.cost.spread(2),
+            1e6 / figures.cost.median(),
+            figures.per_second.median(),
+            figures.per_second.least(),
+            figures.per_second.most(),
+            figures.cost.median() / ours,
+        );
+    }
+}
+
+/// Seconds, and processor seconds, from a subscriber's first message to its last.
+async fn one(
+    name: &str,
+    server: &RedisServer,
+    hiredis: &Path,
+    publisher: &mut MultiplexedConnection,
+    bodies: &[Vec<u8>],
+) -> anyhow::Result<(f64, f64)> {
+    let count = bodies.len().to_string();
+    let mut command = if name == "hiredis" {
+        let mut command = Command::new(hiredis.join("bare_hiredis"));
+        command.args([&server.port().to_string(), CHANNEL, &count]);
+        command
+    } else {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([name, &server.url(), &count]);
+        command
+    };
+    let mut child = Ended(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
+    let stdout = child.0.stdout.take().context("no stdout")?;
+    let mut lines = BufReader::new(stdout).lines();
+    anyhow::ensure!(line(&mut lines, name)? == "ready", "{name} did not become ready");
+    publish(publisher, bodies).await?;
+    let said = line(&mut lines, name)?;
+    let numbers: Vec<f64> = said
+        .split(' ')
+        .map(str::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("{name} said {said:?}"))?;
+    match numbers.as_slice() {
+        [seen, took, cpu] if *seen as usize == bodies.len() => Ok((*took, *cpu)),
+        _ => bail!("{name} said {said:?}: not all heartbeats"),
+    }
+}
+
+fn line(lines: &mut Lines<BufReader<ChildStdout>>, name: &str) -> anyhow::Result<String> {
+    Ok(lines.next().with_context(|| format!("{name} ended"))??)
+}
+
+/// As fast as the server does it, with never more than [`BACKLOG`] waiting in it.
+async fn publish(publisher: &mut MultiplexedConnection, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
+    for batch in bodies.chunks(BATCH) {
+        let mut script = redis::cmd("EVAL");
+        script.arg(SCRIPT).arg(1).arg(CHANNEL).arg(batch);
+        let () = script.query_async(publisher).await?;
+        while waiting(publisher).await? > BACKLOG {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that wait in the server for its subscribers.
+async fn waiting(publisher: &mut MultiplexedConnection) -> anyhow::Result<usize> {
+    let list: String = redis::cmd("CLIENT")
+        .arg(&["LIST", "TYPE", "pubsub"])
+        .query_async(publisher)
+        .await?;
+    let of = |line: &str| -> Option<usize> {
+        let field = line.split(' ').find_map(|field| field.strip_prefix("omem="))?;
+        field.parse().ok()
+    };
+    Ok(list.lines().filter_map(of).sum())
+}
+
+fn build_hiredis() -> anyhow::Result<tempfile::TempDir> {
+    let dir = tempfile::tempdir()?;
+    let source: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/bare_hiredis.c");
+    let built = Command::new("cc")
+        .arg("-O2")
+        .arg("-o")
+        .arg(dir.path().join("bare_hiredis"))
+        .arg(source)
+        .arg("-lhiredis")
+        .status()
+        .context("cc")?;
+    anyhow::ensure!(
+        built.success(),
+        "cannot build against hiredis: install libhiredis-dev"
+    );
+    Ok(dir)
+}
+
+/// From the first message on.
+struct Count {
+    from: Duration,
+    cpu_from: Duration,
+}
+
+impl Count {
+    fn begin() -> anyhow::Result<Self> {
+        Ok(Self {
+            from: now(),
+            cpu_from: own_cpu()?,
+        })
+    }
+
+    fn end(&self, count: usize) -> anyhow::Result<()> {
+        let (took, cpu) = (now() - self.from, own_cpu()? - self.cpu_from);
+        println!("{count} {:.6} {:.6}", took.as_secs_f64(), cpu.as_secs_f64());
+        Ok(())
+    }
+}
+
+/// The node itself, as `defib run` has it. Its own metrics tell how far it is.
+async fn be_node(url: &str, count: usize) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let node = start_node(dir.path(), &crowd::observer(dir.path(), url, CROWD)).await?;
+    trusted(&node).await?;
+    let heard = || node.metrics().bus.heartbeats.get();
+    let before = heard();
+    println!("ready");
+    // Its own heartbeats are among them: one a second.
+    until("the first", Duration::from_secs(30), || heard() > before + 3).await?;
+    let (counting, goal) = (Count::begin()?, before + count as u64);
+    until("the last", Duration::from_secs(60), || heard() >= goal).await?;
+    until("the engine", Duration::from_secs(10), || {
+        events(&node) >= count as f64
+    })
+    .await?;
+    let lost = node.metrics().bus.dropped.get();
+    counting.end(count - usize::try_from(lost)?)
+}
+
+/// Events that the engine was handed.
+fn events(node: &Running) -> f64 {
+    let families = node.metrics().registry.gather();
+    let family = families
+        .iter()
+        .find(|family| family.name() == "defib_loop_events_total");
+    family.map_or(0.0, |family| {
+        family
+            .get_metric()
+            .iter()
+            .map(|metric| metric.get_counter().get_value())
+            .sum()
+    })
+}
+
+/// RESP3, pushes handed to a closure by the connection's own task: the fastest way that redis-rs has.
+async fn be_closure(url: &str, count: usize) -> anyhow::Result<()> {
+    let (begun, done) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let seen = AtomicUsize::new(0);
+    let tell = (Arc::clone(&begun), Arc::clone(&done));
+    let config = redis::AsyncConnectionConfig::new().set_push_sender(move |push: redis::PushInfo| {
+        if push.kind == redis::PushKind::Message {
+            let seen = seen.fetch_add(1, Ordering::Relaxed) + 1;
+            if seen == 1 {
+                tell.0.notify_one();
+            } else if seen == count {
+                tell.1.notify_one();
+            }
+        }
+        Ok::<(), redis::RedisError>(())
+    });
+    let client = redis::Client::open(format!("{url}?protocol=resp3"))?;
+    let mut connection = client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await?;
+    connection.subscribe(CHANNEL).await?;
+    println!("ready");
+    begun.notified().await;
+    let counting = Count::begin()?;
+    done.notified().await;
+    counting.end(count)
+}
+
+/// The way of redis-rs's own examples.
+async fn be_stream(url: &str, count: usize) -> anyhow::Result<()> {
+    let mut pubsub = redis::Client::open(url)?.get_async_pubsub().await?;
+    pubsub.subscribe(CHANNEL).await?;
+    let mut messages = pubsub.on_message();
+    println!("ready");
+    messages.next().await.context("the stream ended")?;
+    let counting = Count::begin()?;
+    for _ in 1..count {
+        messages.next().await.context("the stream ended")?;
+    }
+    counting.end(count)
+}

@@ -1,0 +1,69 @@
+//! Instructions that one event costs the engine, counted by callgrind: the same on every run and machine of a kind.
+//!
+//! `cargo bench --bench instructions`. It runs itself twice under valgrind for each row, with different numbers of
+//! heartbeats; the difference is what the heartbeats cost, without the start.
+
+#![allow(missing_docs, reason = "a program")]
+
+mod support;
+
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use support::judge::{By, Judge};
+
+const FEW: usize = 100_000;
+const MANY: usize = 300_000;
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, command, by, peers, heartbeats] = arguments.as_slice()
+        && command == "count"
+    {
+        return count(by, peers.parse()?, heartbeats.parse()?);
+    }
+    support::sample::heading("Engine: instructions for one heartbeat (callgrind)");
+    if !support::available(
+        "valgrind",
+        Command::new("valgrind").arg("--version").output().is_ok(),
+    ) {
+        return Ok(());
+    }
+    println!("| peers | on channels | of nodes |\n|---|---|---|");
+    for peers in [10, 1_000, 100_000] {
+        let on_channels = cost("channel", peers)?;
+        let of_nodes = cost("node", peers)?;
+        println!("| {peers} | {on_channels} | {of_nodes} |");
+    }
+    Ok(())
+}
+
+fn count(by: &str, peers: usize, heartbeats: usize) -> anyhow::Result<()> {
+    let by = match by {
+        "channel" => By::Channel,
+        "node" => By::Node,
+        other => bail!("{other:?}: either channel or node"),
+    };
+    let mut judge = Judge::new(by, peers);
+    for _ in 0..heartbeats {
+        judge.heartbeat();
+    }
+    Ok(())
+}
+
+fn cost(by: &str, peers: usize) -> anyhow::Result<u64> {
+    let (few, many) = (instructions(by, peers, FEW)?, instructions(by, peers, MANY)?);
+    Ok((many - few) / (MANY - FEW) as u64)
+}
+
+fn instructions(by: &str, peers: usize, heartbeats: usize) -> anyhow::Result<u64> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg(std::env::current_exe()?)
+        .args(["count", by, &peers.to_string(), &heartbeats.to_string()])
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.lines()
+        .find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
+        .with_context(|| format!("valgrind counted nothing:\n{said}"))
+}
