@@ -334,6 +334,8 @@ async fn s03_a_dark_subscription_is_noticed_while_the_pub_link_stays_up() {
         (statuses.last() == Some(&(Link::Sub, true))).then_some(())
     })
     .await;
+    // A role that was read again may be told meanwhile.
+    statuses.retain(|status| *status != (Link::Pub, true));
     assert_eq!(statuses, [(Link::Sub, false), (Link::Sub, true)]);
     node.echo().await;
     node.end().await;

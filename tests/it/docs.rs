@@ -112,3 +112,17 @@ fn every_example_is_of_the_right_kind() {
         assert!(!report.contains(rule), "{report}");
     }
 }
+
+#[test]
+fn the_readmes_configurations_load() {
+    let readme = include_str!("../../README.md");
+    let blocks: Vec<_> = readme
+        .split("```toml\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(blocks.len() >= 2, "{}", blocks.len());
+    for block in blocks {
+        load(&sources(block)).unwrap_or_else(|report| panic!("{report}\n{block}"));
+    }
+}
