@@ -232,14 +232,13 @@ pub fn load(sources: &Sources) -> Result<Config, Report> {
 /// Variables that set a key, and those that a text refers to. What only looks like a reference does no harm here.
 fn variables(sources: &Sources) -> Vec<String> {
     let setting = sources.env.iter().filter(|(name, _)| name.starts_with("DEFIB__"));
-    let texts = sources
-        .file
-        .iter()
-        .map(|(_, text)| text)
-        .chain(&sources.set)
-        .chain(setting.clone().map(|(_, text)| text));
-    let referred = texts
-        .flat_map(|text| text.split("${").skip(1))
+    let file = sources.file.iter().flat_map(|(_, text)| text.lines());
+    let lines = file
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .chain(sources.set.iter().map(String::as_str))
+        .chain(setting.clone().map(|(_, text)| text.as_str()));
+    let referred = lines
+        .flat_map(|line| line.split("${").skip(1))
         .filter_map(|rest| rest.split([':', '}']).next());
     let names: BTreeSet<&str> = setting.map(|(name, _)| name.as_str()).chain(referred).collect();
     names.into_iter().map(str::to_owned).collect()

@@ -19,8 +19,10 @@ const LATE: Duration = Duration::from_millis(500);
 const UNDER_WAY: usize = 64;
 /// So many late echoes in a row are worth telling: the bus is too slow to judge silence by it.
 const LATE_ECHOES: u32 = 5;
-/// A replica is left this often, to find out who the master is.
+/// A replica is left this often, to find out who the master is; twice as long after each time that it was in vain.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
+/// The longest of these waits.
+const RESOLVE_MAX: Duration = Duration::from_secs(60);
 
 /// The node's trust in its bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -207,7 +209,8 @@ pub(super) struct SelfTrust {
     settling_until: Option<Time>,
     /// An outage began and was not yet survived by an echo.
     outage: bool,
-    resolved: Option<Time>,
+    /// When both links may be left again, and how long that wait was.
+    resolved: Option<(Time, Duration)>,
 
     last_turn: Time,
     suspended: Option<Duration>,
@@ -539,9 +542,11 @@ impl SelfTrust {
             ));
             self.leave(link);
         }
-        if state == BusState::WrongBroker && self.resolved.is_none_or(|last| now.since(last) >= RESOLVE_EVERY)
-        {
-            self.resolved = Some(now);
+        if state == BusState::WrongBroker && self.resolved.is_none_or(|(again, _)| now >= again) {
+            let wait = self
+                .resolved
+                .map_or(RESOLVE_EVERY, |(_, wait)| wait.saturating_mul(2).min(RESOLVE_MAX));
+            self.resolved = Some((now + wait, wait));
             changed.resolve = true;
         }
         // Trust comes back with an echo, not with a connection.
@@ -559,6 +564,7 @@ impl SelfTrust {
         changed.tell = true;
         changed.state = true;
         if state == BusState::Trusted {
+            self.resolved = None;
             changed.regained = true;
             if std::mem::take(&mut self.outage) {
                 self.settling_until = Some(now + self.settle);
