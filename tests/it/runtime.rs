@@ -799,11 +799,12 @@ fn node_that_heals_for_long() -> Node {
         bus.settle = "1s"
         shutdown.deadline = "3s"
         [peer.feed]
-        owner = {{ pid_file = {pid_file:?} }}
+        owner = {{ pid_file = "{}" }}
         grace = "1s"
         checks.process = {{}}
         remedies = [{{ do = "exec", command = ["sleep", "600"], timeout = "500s" }}]
-        "#
+        "#,
+        pid_file.display()
     );
     std::fs::write(&config, text).unwrap();
     let node = Node::start(&[], &[], &["--config", config.to_str().unwrap()]);
