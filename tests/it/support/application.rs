@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::until;
 
@@ -38,7 +38,7 @@ impl Application {
         let script = format!(
             "#!/bin/sh\n\
              cd {here} || exit 1\n\
-             [ -e pid ] && kill -KILL $(cat pid) 2>/dev/null\n\
+             [ -e pid ] && kill -s KILL -- -$(cat pid) 2>/dev/null\n\
              setsid {line} {here} </dev/null >>log 2>&1 &\n\
              echo $! >pid.new\n\
              mv pid.new pid\n\
@@ -107,10 +107,11 @@ impl Application {
         kill_process(self.pid().unwrap(), signal).unwrap();
     }
 
-    /// Ends it, and waits for that.
+    /// Ends it and its children, and waits for its end.
     pub(crate) fn kill(&self) {
+        assert!(self.runs(), "it does not run: {}", self.log());
         let pid = self.pid().unwrap();
-        self.signal(Signal::KILL);
+        kill_process_group(pid, Signal::KILL).unwrap();
         until("the killed process is gone", || !self.is_ours(pid));
     }
 }
@@ -118,7 +119,7 @@ impl Application {
 impl Drop for Application {
     fn drop(&mut self) {
         if self.runs() {
-            let _ = kill_process(self.pid().unwrap(), Signal::KILL);
+            let _ = kill_process_group(self.pid().unwrap(), Signal::KILL);
         }
     }
 }
