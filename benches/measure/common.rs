@@ -27,14 +27,6 @@ use defib::config::{self, Config, Sources};
 use defib::engine::self_trust::BusState;
 use defib::runtime::clock;
 
-/// For parts that a machine may lack; as the tests' function of that name, but nothing is ever required here.
-pub(crate) fn available(part: &str, there: bool) -> bool {
-    if !there {
-        eprintln!("SKIPPED: {part} is missing on this machine");
-    }
-    there
-}
-
 /// A clock that goes on in every process of this machine: since its start.
 pub(crate) fn now() -> Duration {
     clock::boottime()
