@@ -1,10 +1,10 @@
 //! The composition root: binds everything first, then loads the store, then starts what runs. The only place that
 //! knows all edges. It decides nothing.
 
-use std::fs::DirBuilder;
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,7 +13,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::bus::dial::{Dial, Dialing, Stream};
@@ -59,6 +58,12 @@ pub enum StartError {
     /// The embedded broker's address; the message names it.
     #[error("{0}")]
     Broker(io::Error),
+    /// A directory of the node's was made by somebody else, before it could.
+    #[error(
+        "{0} belongs to another user and lies where everybody may make directories: remove it, or name another \
+         one with $RUNTIME_DIRECTORY and $STATE_DIRECTORY"
+    )]
+    Squatted(PathBuf),
     /// Another node has the store.
     #[error(transparent)]
     Store(#[from] OpenError),
@@ -112,6 +117,10 @@ impl App {
         let boot = random_id()?;
         let settings = config.engine_settings(boot);
         make_runtime_dir(&config.runtime_dir);
+        let dirs = [Some(config.runtime_dir.as_path()), config.store.parent()];
+        if let Some(squatted) = dirs.into_iter().flatten().find(|dir| squatted(dir)) {
+            return Err(StartError::Squatted(squatted.to_owned()));
+        }
 
         let http = http::bind(&config.http)?;
         let listener = bind_broker(&config.bus).await?;
@@ -128,12 +137,14 @@ impl App {
         let cancel = tasks.token();
         let owners = OwnerTable::default();
         let (persist, latest) = watch::channel(None);
+        let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
             healer: common.healer(&config, &owners),
             persist,
+            written_down,
             on_snapshot: common.show_snapshots(),
             notices: common.notices.clone(),
             on_notice: common.tell_notices(),
@@ -151,7 +162,12 @@ impl App {
         // The store ends when the loop has: it has the last word.
         tasks.spawn_once(
             "store",
-            store.run(latest, common.clock.clone(), common.metrics.store.clone()),
+            store.run(
+                latest,
+                writing_down,
+                common.clock.clone(),
+                common.metrics.store.clone(),
+            ),
         );
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
@@ -296,8 +312,6 @@ impl Common {
             view: self.view.subscribe(),
             notices: self.notices.clone(),
             events: self.events.clone(),
-            // Nobody waits for it: the loop tells of a drain once the engine knows, see `Progress`.
-            drain: CancellationToken::new(),
             clock: self.clock.clone(),
             loop_turned: Arc::clone(&self.alive),
             metrics: self.metrics.clone(),
@@ -476,7 +490,7 @@ async fn bind_broker(settings: &bus::Settings) -> Result<Option<Listener>, Start
 async fn turn_idly(
     clock: Arc<MonotonicClock>,
     alive: Arc<AtomicU64>,
-    cancel: CancellationToken,
+    cancel: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     let mut turns = tokio::time::interval(TURN);
     while cancel.run_until_cancelled(turns.tick()).await.is_some() {
@@ -492,6 +506,17 @@ fn make_runtime_dir(path: &Path) {
     }
 }
 
+/// In a directory like /tmp whoever comes first makes a name, and what lies in a stranger's directory is the
+/// stranger's to replace: our sockets, our locks, our store.
+fn squatted(dir: &Path) -> bool {
+    let (Ok(found), Some(Ok(above))) = (fs::symlink_metadata(dir), dir.parent().map(fs::metadata)) else {
+        return false;
+    };
+    let sticky = above.mode() & 0o1000 != 0;
+    let ours = [0, rustix::process::geteuid().as_raw()].contains(&found.uid());
+    sticky && !ours
+}
+
 fn random_id() -> Result<Arc<str>, StartError> {
     Ok(format!("{:016x}", random_seed()?).into())
 }
@@ -500,4 +525,31 @@ fn random_seed() -> Result<u64, StartError> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(StartError::Random)?;
     Ok(u64::from_ne_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_strangers_directory_is_not_used_where_everybody_may_make_one() {
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let tmp = tempfile::tempdir().unwrap();
+        let [ours, theirs, link] = ["ours", "theirs", "link"].map(|name| tmp.path().join(name));
+        fs::create_dir(&ours).unwrap();
+        fs::create_dir(&theirs).unwrap();
+        chown(&theirs, Some(12345), None).unwrap();
+        symlink(&ours, &link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(12345), None).unwrap();
+        assert!(!squatted(&theirs), "nobody else could have made it");
+        fs::set_permissions(tmp.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(squatted(&theirs));
+        assert!(squatted(&link));
+        assert!(!squatted(&ours));
+        assert!(!squatted(&tmp.path().join("missing")));
+    }
 }

@@ -95,7 +95,8 @@ impl World {
             wall: Arc::new(|| 0.0),
         };
         let (commands, taken) = mpsc::channel(8);
-        let (told, events) = mpsc::channel(64);
+        // More than any test lets happen unread: a full one would hold the bus.
+        let (told, events) = mpsc::channel(256);
         let cancel = CancellationToken::new();
         let bus = tokio::spawn(bus.run(taken, told, cancel.clone()));
         let world = Self {

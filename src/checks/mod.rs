@@ -71,8 +71,18 @@ pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: 
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
     let peer_name = |id: PeerId| peer(id).map_or_else(|| id.0.to_string(), |p| p.name.to_string());
     let watches = settings.owners.into_iter().map(|(id, owner, check, schedule)| {
-        let watch = owner::Watch::new(id, owner, check, schedule, owners.clone(), reporting.clone());
-        task(format!("owner:{}", peer_name(id)), move || watch.clone().run())
+        let name = peer_name(id);
+        let task_name = format!("owner:{name}");
+        let watch = owner::Watch::new(
+            id,
+            name,
+            owner,
+            check,
+            schedule,
+            owners.clone(),
+            reporting.clone(),
+        );
+        task(task_name, move || watch.clone().run())
     });
     let checks = settings.http.into_iter().map(|(id, question, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));

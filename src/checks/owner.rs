@@ -31,6 +31,8 @@ const SOON: Duration = Duration::from_millis(50);
 #[derive(Clone)]
 pub struct Watch {
     peer: PeerId,
+    /// The peer's, for the log.
+    name: String,
     check: Option<CheckId>,
     schedule: Schedule,
     finder: Arc<Finder>,
@@ -42,6 +44,7 @@ impl Watch {
     /// Also tells the table that this peer has an owner.
     pub fn new(
         peer: PeerId,
+        name: String,
         owner: Owner,
         check: Option<CheckId>,
         schedule: Schedule,
@@ -56,6 +59,7 @@ impl Watch {
         );
         Self {
             peer,
+            name,
             check,
             schedule,
             finder,
@@ -105,7 +109,7 @@ impl Watch {
                 Err(detail) => detail,
             };
             if told.as_ref() != Some(&detail) {
-                tracing::info!(peer = self.peer.0, detail, "owner not found");
+                tracing::info!(peer = self.name, detail, "owner not found");
                 told = Some(detail.clone());
                 if !witnessed {
                     self.tell(OwnerEvent::Absent, OwnerSeen::Absent { detail })

@@ -32,9 +32,14 @@ pub fn forget(args: &ForgetArgs) -> ExitCode {
     ask(&args.node, "/api/v1/forget", &json!({ "peer": args.peer }), &done)
 }
 
-/// The node stops healing and says goodbye.
+/// The node stops healing, says goodbye, and ends.
 pub fn drain(args: &DrainArgs) -> ExitCode {
-    ask(&args.node, "/api/v1/drain", &json!({}), "the node drains")
+    ask(
+        &args.node,
+        "/api/v1/drain",
+        &json!({}),
+        "the node says goodbye and ends",
+    )
 }
 
 fn whom(peer: Option<&str>) -> &str {

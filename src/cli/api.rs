@@ -105,7 +105,10 @@ impl Node {
                     timeout: within,
                     body_limit: Some(MAX_ANSWER),
                 };
-                let response = http_client::send(&request).await.map_err(anyhow::Error::from);
+                let response = http_client::send(&request)
+                    .await
+                    // Its words already hold those of its source.
+                    .map_err(|error| anyhow!("{error}"));
                 response.and_then(|response| {
                     let body = response.body.ok_or_else(|| anyhow!("the answer is too long"))?;
                     Ok(Reply {

@@ -42,13 +42,16 @@ pub enum Command {
     Resume(ResumeArgs),
     /// Tell the node that a peer left for good.
     Forget(ForgetArgs),
-    /// Stop healing and say goodbye; the node keeps answering until it is stopped.
+    /// End the node well: no new remedy, a goodbye, then exit 0; at the latest after shutdown.deadline.
     Drain(DrainArgs),
     /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
     #[command(subcommand)]
     Probe(ProbeCommand),
     /// Break things on purpose and watch them being healed, in 90 seconds.
     Demo(DemoArgs),
+    /// Live through simulated worlds. For developers.
+    #[command(hide = true)]
+    Sim(super::sim::SimArgs),
     /// Print completions for a shell.
     Completions(CompletionsArgs),
 }

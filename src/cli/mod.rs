@@ -10,6 +10,7 @@ pub mod explain;
 pub mod fault_proxy;
 pub mod probe;
 pub mod run;
+pub mod sim;
 pub mod status;
 
 use std::io::Write;
@@ -50,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => admin::drain(&args),
         Command::Probe(command) => probe::execute(&command),
         Command::Demo(args) => demo::execute(&args),
+        Command::Sim(args) => sim::execute(&args),
         Command::Completions(args) => completions::execute(&args),
     }
 }

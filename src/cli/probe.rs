@@ -15,7 +15,7 @@ use super::args::{
 };
 use super::exit;
 use crate::bus::Backend;
-use crate::bus::redis::{self as server, Endpoint};
+use crate::bus::redis::{self as server, Endpoint, Probed};
 use crate::http::explain::span;
 use crate::http_client::{self, Answer, Expect, JsonCondition, Question};
 use crate::runtime::clock;
@@ -111,7 +111,8 @@ async fn healthz(args: &ProbeHealthzArgs) -> Found {
     };
     match Node::public(&args.node).get(&path, args.timeout).await {
         Ok(reply) => {
-            let said = String::from_utf8_lossy(&reply.body).trim_end().to_owned();
+            let body = String::from_utf8_lossy(&reply.body);
+            let said = body.trim_end().trim_start_matches("ok: ").to_owned();
             match reply.status {
                 200 => Found::Pass(said),
                 503 => Found::Fail(said),
@@ -131,8 +132,9 @@ async fn redis(args: &ProbeRedisArgs) -> Found {
         Err(why) => return Found::Fail(why),
     };
     match server::probe(&endpoint, args.timeout).await {
-        Ok(why) => Found::Pass(why),
-        Err(why) => Found::Unreachable(why),
+        Probed::Serves(why) => Found::Pass(why),
+        Probed::Replica(why) => Found::Fail(why),
+        Probed::Failed(why) => Found::Unreachable(why),
     }
 }
 

@@ -7,7 +7,7 @@ use super::args::{LogFormatArg, OnBadConfig, RunArgs};
 use crate::app::{App, Running, StartError};
 use crate::config::{self, Config, LogFormat, LogSettings, Report, Sources};
 use crate::runtime::shutdown::{Exit, Signals};
-use crate::telemetry::logs::{self, Format, LogError};
+use crate::telemetry::logs::{self, Format, LastWords, LogError};
 
 /// Runs a node until it is told to stop, or cannot go on.
 pub fn execute(args: &RunArgs) -> ExitCode {
@@ -15,10 +15,13 @@ pub fn execute(args: &RunArgs) -> ExitCode {
     let log = loaded
         .as_ref()
         .map_or_else(|report| &report.log, |config| &config.log);
-    if let Err(error) = start_logging(args, log) {
-        eprintln!("defib: {error}");
-        return code(Exit::Config);
-    }
+    let _last_words = match start_logging(args, log) {
+        Ok(last_words) => last_words,
+        Err(error) => {
+            super::say_error(&format!("defib: {error}"));
+            return code(Exit::Config);
+        }
+    };
     // Panics belong into the log as everything else does, one line each.
     std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -45,13 +48,20 @@ fn load(args: &RunArgs) -> Result<Config, Box<Report>> {
     Ok(config)
 }
 
-fn start_logging(args: &RunArgs, log: &LogSettings) -> Result<(), LogError> {
+fn start_logging(args: &RunArgs, log: &LogSettings) -> Result<LastWords, LogError> {
     let format = match (args.log_format, log.format) {
         (Some(LogFormatArg::Auto), _) | (None, LogFormat::Auto) => Format::Auto,
         (Some(LogFormatArg::Human), _) | (None, LogFormat::Human) => Format::Human,
         (Some(LogFormatArg::Json), _) | (None, LogFormat::Json) => Format::Json,
     };
-    logs::init(format, args.log.as_deref().unwrap_or(&log.level))
+    match logs::init(format, args.log.as_deref().unwrap_or(&log.level)) {
+        Err(error @ LogError::Filter { .. }) if matches!(args.on_bad_config, OnBadConfig::Observe) => {
+            // A word too many in DEFIB_LOG must not fail the probes of an application.
+            super::say_error(&format!("defib: {error}; logging at info"));
+            logs::init(format, "info")
+        }
+        set => set,
+    }
 }
 
 async fn run(config: Config) -> Exit {
@@ -74,7 +84,7 @@ async fn run(config: Config) -> Exit {
 
 fn bad_config(args: &RunArgs, report: &Report, runtime: &tokio::runtime::Runtime) -> Exit {
     // As one block for people, not as a log line: it has carets and columns.
-    eprintln!("{report}");
+    super::say_error(&report.to_string());
     match args.on_bad_config {
         OnBadConfig::Fail => Exit::Config,
         OnBadConfig::Observe => {

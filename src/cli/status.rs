@@ -135,11 +135,7 @@ fn write_node(out: &mut String, status: &Status, snapshot: &Snapshot, paint: Pai
         )?;
     }
     if let Some(until) = trust.settling_until.filter(|until| now < *until) {
-        writeln!(
-            out,
-            "settling: no remedy on bus evidence; ends {}",
-            ahead(until, now)
-        )?;
+        writeln!(out, "settling: no remedy; ends {}", ahead(until, now))?;
     }
     if let Some(mass) = &snapshot.mass_silence {
         let silent = format!(

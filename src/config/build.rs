@@ -12,7 +12,7 @@ use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
 use super::values::is_name;
-use super::{Config, LogFormat, LogSettings, Sources, endpoint, fields, rules, suggest};
+use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::bus::redis::{Address, Endpoint};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
@@ -36,9 +36,10 @@ pub(super) struct Bus {
 
 /// Listeners and logging; defaults where they are wrong.
 pub(super) fn base(root: &Reader<'_>, dirs: &Dirs) -> (Base, Read<()>) {
-    let http = root
-        .open("http", &[&fields::HTTP])
-        .and_then(|reader| http(&reader, dirs));
+    let (listen, http) = match root.open("http", &[&fields::HTTP]) {
+        Ok(reader) => http(&reader, dirs),
+        Err(bad) => (Err(bad), Err(bad)),
+    };
     let log = root.open("log", &[&fields::LOG]).and_then(|reader| log(&reader));
     let good = http
         .as_ref()
@@ -47,7 +48,8 @@ pub(super) fn base(root: &Reader<'_>, dirs: &Dirs) -> (Base, Read<()>) {
         .map_err(|bad| *bad);
     let base = Base {
         http: http.unwrap_or_else(|_| http::Settings {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7337)),
+            // A mistake beside it must not take the address away from whoever probes it.
+            listen: listen.unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 7337))),
             admin_socket: Some(dirs.runtime.join("admin.sock")),
             admin_listen: None,
             max_connections: 256,
@@ -164,12 +166,14 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     })
 }
 
-fn http(reader: &Reader<'_>, dirs: &Dirs) -> Read<http::Settings> {
-    let (listen, socket, max) = (
-        reader.address("listen"),
-        reader.maybe_text("admin_socket"),
-        reader.int("max_connections"),
-    );
+/// The public listener's address, and all of `[http]` if nothing in it is wrong.
+fn http(reader: &Reader<'_>, dirs: &Dirs) -> (Read<SocketAddr>, Read<http::Settings>) {
+    let listen = reader.address("listen");
+    (listen, listeners(reader, dirs, listen))
+}
+
+fn listeners(reader: &Reader<'_>, dirs: &Dirs, listen: Read<SocketAddr>) -> Read<http::Settings> {
+    let (socket, max) = (reader.maybe_text("admin_socket"), reader.int("max_connections"));
     let (admin, token) = (
         reader.maybe_address("admin_listen"),
         reader.maybe_secret("admin_token"),
@@ -286,7 +290,7 @@ fn bus(reader: &Reader<'_>) -> Read<Bus> {
         }
         bus::Backend::Embedded { listen }
     } else {
-        let endpoint = endpoint::parse(&url).map_err(|error| {
+        let endpoint = Endpoint::parse(&url).map_err(|error| {
             let help = "takes embedded, redis://[user:password@]host[:port][/db], rediss://… or unix:///path";
             reader.wrong(&reader.at("url"), "value", format!("`url`: {error}"), help)
         })?;

@@ -317,7 +317,7 @@ fn never(out: &mut String, engine: &Settings) {
     let _ = writeln!(
         out,
         "- is anybody blamed for a silence while this node cannot hear itself, or was stopped\n\
-         - is anything done on evidence of the bus while the bus is away, nor for {} after it is back\n\
+         - is any remedy carried out while the bus is away, nor for {} after it is back or this node has started\n\
          - is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen\n\
          - is every peer healed at once: more than max({}, {} %) of the remote peers, or all of them, silent within {} are \
          held, and one is tried after {}\n\

@@ -120,8 +120,8 @@ pub const BUS: Section = Section {
             "settle",
             Time(secs(0), HOUR),
             Is("\"1m\""),
-            "How long after an outage of the bus nothing is done on bus evidence. Never below the slowest reconnect \
-             of a peer: an outage makes clients exit.",
+            "How long after this node's start, and after an outage of the bus, no remedy runs. Never below the slowest \
+             reconnect of a peer: an outage makes clients exit.",
         ),
         field(
             "listen",

@@ -5,7 +5,6 @@ mod build;
 mod checks;
 mod dirs;
 pub mod document;
-pub mod endpoint;
 pub mod explain;
 pub mod fields;
 mod peers;

@@ -20,6 +20,9 @@ type Lookup = HashMap<Arc<str>, usize, BuildHasherDefault<std::hash::DefaultHash
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
 /// Earlier lives of a node that are remembered, to tell a straggler from a new life.
 const EARLIER_BOOTS: usize = 4;
+/// So many fresh beats in a row, with none of the life that seemed to succeed it, and an earlier life is the
+/// current one after all.
+const FRESH_AGAIN: u8 = 3;
 
 /// Our own heartbeats.
 #[derive(Debug)]
@@ -75,9 +78,18 @@ struct Node {
 #[derive(Debug, Default)]
 struct Sender {
     boot: Option<Arc<str>>,
-    earlier: Vec<Arc<str>>,
     pace: Option<Pace>,
+    earlier: Vec<Earlier>,
     lives: u64,
+}
+
+/// A life that another one seemed to succeed.
+#[derive(Debug)]
+struct Earlier {
+    boot: Arc<str>,
+    pace: Option<Pace>,
+    /// Fresh beats in a row since then.
+    fresh: u8,
 }
 
 /// What one heartbeat says of its sender.
@@ -136,20 +148,17 @@ impl Sender {
         if let Some(boot) = &beat.boot
             && self.boot.as_ref() != Some(boot)
         {
-            if self.earlier.contains(boot) {
-                return Heard::Stale;
+            if let Some(place) = self.earlier.iter().position(|life| life.boot == *boot) {
+                return self.hear_earlier(place, beat, now);
             }
-            if let Some(before) = self.boot.replace(Arc::clone(boot)) {
-                self.earlier.insert(0, before);
-                self.earlier.truncate(EARLIER_BOOTS);
-            }
-            self.pace = sender_clock(beat).map(|clock| Pace::first(clock, now));
+            let pace = sender_clock(beat).map(|clock| Pace::first(clock, now));
+            self.succeed(Arc::clone(boot), pace);
             return Heard::Life(Some(Incarnation(format!("boot:{boot}").into())));
         }
         let Some(clock) = sender_clock(beat) else {
             return Heard::Life(None);
         };
-        let interval = Duration::from_millis(beat.interval_ms.unwrap_or(1_000).clamp(1, 3_600_000));
+        let interval = planned_interval(beat);
         let by_uptime = self.boot.is_none();
         match &mut self.pace {
             None => {
@@ -171,10 +180,48 @@ impl Sender {
         }
     }
 
+    fn succeed(&mut self, boot: Arc<str>, pace: Option<Pace>) {
+        let pace = std::mem::replace(&mut self.pace, pace);
+        if let Some(boot) = self.boot.replace(boot) {
+            self.earlier.insert(0, Earlier { boot, pace, fresh: 0 });
+            self.earlier.truncate(EARLIER_BOOTS);
+        }
+    }
+
+    /// A straggler of an earlier life, or proof that this life never ended: one old message told again (to a
+    /// node that has not heard that old life before) must not silence the living for good.
+    fn hear_earlier(&mut self, place: usize, beat: &Heartbeat, now: Time) -> Heard {
+        let interval = planned_interval(beat);
+        let current_is_silent = self
+            .pace
+            .as_ref()
+            .is_none_or(|pace| now.since(pace.arrival()) > interval.saturating_mul(2));
+        let life = &mut self.earlier[place];
+        let (Some(clock), Some(pace)) = (sender_clock(beat), &mut life.pace) else {
+            return Heard::Stale;
+        };
+        if pace.beat(clock, now, interval) == Beat::Late || !current_is_silent {
+            life.fresh = 0;
+            return Heard::Stale;
+        }
+        life.fresh += 1;
+        if life.fresh < FRESH_AGAIN {
+            return Heard::Stale;
+        }
+        let life = self.earlier.remove(place);
+        let incarnation = Incarnation(format!("boot:{}", life.boot).into());
+        self.succeed(life.boot, life.pace);
+        Heard::Life(Some(incarnation))
+    }
+
     fn next_life(&mut self, own: &str) -> Incarnation {
         self.lives += 1;
         Incarnation(format!("life:{own}:{}", self.lives).into())
     }
+}
+
+fn planned_interval(beat: &Heartbeat) -> Duration {
+    Duration::from_millis(beat.interval_ms.unwrap_or(1_000).clamp(1, 3_600_000))
 }
 
 /// The sender's own clock: its schedule's slot, else its uptime.
@@ -428,7 +475,7 @@ impl Engine {
 
     /// Another life of `peer` is there.
     pub(super) fn new_incarnation(&mut self, id: PeerId, incarnation: Incarnation) {
-        let (now, mark) = (self.now, self.trust.mark(self.now));
+        let now = self.now;
         let Some(peer) = self.peer_mut(id) else { return };
         peer.exited = false;
         peer.exited_under_pause = false;
@@ -442,14 +489,21 @@ impl Engine {
             }
         } else {
             peer.incarnations += 1;
-            for check in &mut peer.checks {
-                check.new_life(now, mark);
-            }
-            let grace = self.settings.peers[id.0 as usize].grace;
-            self.peers[id.0 as usize].grace_until = now + grace;
+            self.begin_life(id);
         }
         self.notice(Some(id), What::Incarnation { incarnation });
         self.end_pulse_of(id);
         self.saving.soon();
+    }
+
+    /// What was seen of `id` so far was not of the life that begins now.
+    pub(super) fn begin_life(&mut self, id: PeerId) {
+        let (now, mark) = (self.now, self.trust.mark(self.now));
+        let grace = self.settings.peers[id.0 as usize].grace;
+        let Some(peer) = self.peer_mut(id) else { return };
+        for check in &mut peer.checks {
+            check.new_life(now, mark);
+        }
+        peer.grace_until = now + grace;
     }
 }

@@ -277,18 +277,20 @@ impl fmt::Display for What {
                 after_ms,
                 ..
             } => {
-                write!(f, "recovered by itself after {after_ms} ms")
+                write!(f, "recovered by itself after {}", span(*after_ms))
             }
             Self::Recovered {
                 remedies, after_ms, ..
             } => {
                 write!(
                     f,
-                    "recovered, proven by its own checks, after {after_ms} ms and {remedies} remedies"
+                    "recovered, proven by its own checks, after {} and {}",
+                    span(*after_ms),
+                    count_of(*remedies)
                 )
             }
             Self::GaveUp { remedies, detail, .. } => {
-                write!(f, "given up after {remedies} remedies: {detail}")
+                write!(f, "given up after {}: {detail}", count_of(*remedies))
             }
             Self::EpisodeClosed { detail, .. } => write!(f, "episode closed: {detail}"),
             Self::MassSilenceTripped { silent, of } => {
@@ -306,5 +308,20 @@ impl fmt::Display for What {
             }
             Self::Operator { request, by, detail } => write!(f, "{request} by {by}: {detail}"),
         }
+    }
+}
+
+fn count_of(remedies: u32) -> String {
+    match remedies {
+        1 => "1 remedy".to_owned(),
+        _ => format!("{remedies} remedies"),
+    }
+}
+
+fn span(ms: u64) -> String {
+    if ms < 1000 {
+        format!("{ms} ms")
+    } else {
+        format!("{}.{} s", ms / 1000, ms % 1000 / 100)
     }
 }

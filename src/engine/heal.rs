@@ -41,11 +41,14 @@ impl Engine {
             .incarnation
             .clone()
             .unwrap_or_else(|| Incarnation("none".into()));
-        if peer.ledger.is_done(&incarnation, rung) {
-            return self.give_up(
-                id,
-                "the remedy was carried out on this life and did not bring it back",
-            );
+        let logged = remedy.kind == RemedyKind::Log && episode.remedies > 0;
+        if logged || peer.ledger.is_done(&incarnation, rung) {
+            let why = if self.settings.dry_run {
+                "dry run: nothing was done to this life, and it did not come back by itself"
+            } else {
+                "this remedy was carried out on this life already, and there is no other"
+            };
+            return self.give_up(id, why);
         }
         let asked = Asked {
             now: self.now,
@@ -117,14 +120,18 @@ impl Engine {
         let now = self.now;
         self.tokens = self.tokens.saturating_add(1);
         let token = self.tokens;
-        self.breaker.healing(id);
+        if remedy.restarts {
+            self.breaker.healing(id);
+        }
         self.charge(id, remedy);
         let settings = &self.settings.peers[id.0 as usize];
         let (name, hold) = (settings.name.clone(), settings.healthz_hold);
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
-        peer.ledger.mark_done(incarnation.clone(), rung);
+        if remedy.kind != RemedyKind::Log {
+            peer.ledger.mark_done(incarnation.clone(), rung);
+        }
         let exited = peer.exited;
         let Some(episode) = &mut peer.episode else { return };
         let (number, cause, kind) = (episode.id, episode.cause, remedy.kind);
@@ -198,6 +205,9 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
+        if remedy.kind == RemedyKind::Log {
+            return;
+        }
         if peer.lived_for.is_some_and(|lived| lived >= backoff.reset_after) {
             peer.ledger.level = 0;
         }
@@ -445,8 +455,6 @@ impl Engine {
         if let Some(condemned_at) = peer.episode.take().and_then(|episode| episode.condemned_at) {
             self.waiting.remove(&(condemned_at, id));
         }
-        // The marks fence this episode only: the next failure of the same life is another one.
-        peer.ledger.done.clear();
         peer.pulse_until = None;
         self.group.down.remove(&id);
         self.saving.soon();

@@ -295,6 +295,10 @@ impl Engine {
         };
         match seen {
             OwnerSeen::Running(incarnation) => {
+                if std::mem::take(&mut peer.absent) && peer.incarnation.is_none() {
+                    // Nothing ran before it, so what failed until now was not this life.
+                    self.begin_life(id);
+                }
                 self.new_incarnation(id, incarnation);
                 let peer = &mut self.peers[id.0 as usize];
                 peer.taken_down = None;
@@ -325,6 +329,7 @@ impl Engine {
                     return self.owner(id, OwnerSeen::Exited(incarnation));
                 }
                 None => {
+                    peer.absent = true;
                     for check in &mut peer.checks {
                         check.owner_absent(detail.clone());
                     }

@@ -165,8 +165,11 @@ impl Engine {
     /// Everything that is due by now.
     fn pass_time(&mut self) {
         let now = self.now;
-        let changed = self.trust.tick(now);
-        self.trust_changed(changed);
+        if !self.draining {
+            // (Who has said goodbye sends nothing more, and misses no echo of it.)
+            let changed = self.trust.tick(now);
+            self.trust_changed(changed);
+        }
         if self.trust.mature(now) {
             // In the order of their ids: which silence is judged first must not depend on anything else.
             for id in std::mem::take(&mut self.uncovered) {
@@ -264,7 +267,7 @@ impl Engine {
             self.decisions
                 .extend(Link::ALL.map(|link| Decision::ReplaceLink { link, cause }));
         }
-        if changed.state {
+        if changed.tell {
             let (state, detail) = (self.trust.state(), self.trust.detail().to_owned());
             self.notice(None, What::Bus { state, detail });
         }

@@ -24,6 +24,8 @@ pub(super) struct Pace {
     least: i128,
     /// Beats in a row that kept their distance while late.
     steady: u8,
+    /// The last beat on an earlier clock, and how many of them kept their distance in a row.
+    behind: Option<(Duration, Time, u8)>,
 }
 
 /// What one beat is worth.
@@ -43,14 +45,16 @@ impl Pace {
             arrival,
             least: delay(sender, arrival),
             steady: 0,
+            behind: None,
         }
     }
 
     /// The next one. `interval` is the sender's.
     pub(super) fn beat(&mut self, sender: Duration, arrival: Time, interval: Duration) -> Beat {
         if sender <= self.sender {
-            return Beat::Late;
+            return self.beat_behind(sender, arrival);
         }
+        self.behind = None;
         let sent_apart = sender.saturating_sub(self.sender);
         let came_apart = arrival.since(self.arrival);
         self.sender = sender;
@@ -75,6 +79,30 @@ impl Pace {
         self.least = now;
         self.steady = 0;
         Beat::Fresh
+    }
+
+    /// A beat on an earlier clock is late. But a steady run of them is the true clock, and the one that was
+    /// further ahead a broken or a forged beat: it must not make all true ones late for ever.
+    fn beat_behind(&mut self, sender: Duration, arrival: Time) -> Beat {
+        let steady = match self.behind {
+            Some((before, came, steady))
+                if sender > before && arrival.since(came) >= sender.saturating_sub(before) / 2 =>
+            {
+                steady + 1
+            }
+            Some(_) | None => 0,
+        };
+        self.behind = Some((sender, arrival, steady));
+        if steady < STEADY {
+            return Beat::Late;
+        }
+        *self = Self::first(sender, arrival);
+        Beat::Fresh
+    }
+
+    /// When the last beat that moved it on came.
+    pub(super) fn arrival(&self) -> Time {
+        self.arrival
     }
 
     /// The sender's clock was further already, by more than jitter.
@@ -152,6 +180,21 @@ mod tests {
                 "at {second} s"
             );
         }
+    }
+
+    #[test]
+    fn one_beat_from_the_future_does_not_silence_its_sender() {
+        let mut pace = Pace::first(sent(1_000), at(1_000));
+        assert_eq!(
+            pace.beat(sent(9_000_000), at(1_500), SECOND),
+            Beat::Fresh,
+            "a forged one"
+        );
+        let beats: Vec<Beat> = (2..=7)
+            .map(|slot| pace.beat(sent(slot * 1_000), at(slot * 1_000), SECOND))
+            .collect();
+        assert_eq!(beats[..3], [Beat::Late, Beat::Late, Beat::Late]);
+        assert_eq!(beats[3..], [Beat::Fresh, Beat::Fresh, Beat::Fresh]);
     }
 
     #[test]

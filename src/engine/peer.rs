@@ -51,7 +51,6 @@ impl fmt::Display for Liveness {
 
 impl Liveness {
     /// The transition table: what becomes of a peer held to be `self` when its checks together say `judged`.
-    #[allow(clippy::match_same_arms, reason = "a table: each row says why")]
     pub(super) const fn next(self, judged: Self) -> Self {
         match (self, judged) {
             // Nothing new.
@@ -168,6 +167,8 @@ pub(super) struct Peer {
     pub(super) exited: bool,
     /// And that was while nothing may be done: taken for on purpose.
     pub(super) exited_under_pause: bool,
+    /// Nothing of it ran when its owner was looked for.
+    pub(super) absent: bool,
     pub(super) grace_until: Time,
     /// It has been alive without a break since then.
     pub(super) alive_since: Option<Time>,
@@ -199,6 +200,7 @@ impl Peer {
             incarnations: 0,
             exited: false,
             exited_under_pause: false,
+            absent: false,
             grace_until: now,
             alive_since: None,
             lived_for: None,

@@ -93,6 +93,10 @@ impl Engine {
             .and_then(|pause| Pause::restored(pause, elapsed, now));
         // A dry run's budgets and remedies are shadows: they bind only another dry run.
         let binding = persisted.dry_run == self.settings.dry_run;
+        if !binding && !self.settings.dry_run {
+            // What was really done before the dry run is no longer known.
+            self.group.untold_until = Some(now + UNTOLD);
+        }
         if binding {
             self.group.not_before = persisted.group_wait.map(|wait| now + left(wait));
         }

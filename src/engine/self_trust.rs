@@ -17,6 +17,8 @@ pub(super) const TICK: Duration = Duration::from_millis(250);
 const LATE: Duration = Duration::from_millis(500);
 /// Heartbeats of ours that may be under way; more than that means that no echo returns anyway.
 const UNDER_WAY: usize = 64;
+/// So many late echoes in a row are worth telling: the bus is too slow to judge silence by it.
+const LATE_ECHOES: u32 = 5;
 /// A replica is left this often, to find out who the master is.
 const RESOLVE_EVERY: Duration = Duration::from_secs(5);
 
@@ -156,6 +158,8 @@ struct UnderWay {
 /// What a change of trust asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Changed {
+    /// Something is worth telling.
+    pub(super) tell: bool,
     /// The state is another one.
     pub(super) state: bool,
     /// Bus evidence counts again from now on, and only from now on.
@@ -191,6 +195,10 @@ pub(super) struct SelfTrust {
     trust_from: Time,
     deaf: bool,
     mute: bool,
+    /// Echoes in a row that came back too late to prove anything.
+    late_echoes: u32,
+    /// Times in a row that the sub link was replaced and no echo came back over the new one either.
+    replaced_in_vain: u32,
     /// When a link's role was last read.
     role_read: Option<Time>,
     state: BusState,
@@ -225,6 +233,8 @@ impl SelfTrust {
             trust_from: now,
             deaf: false,
             mute: false,
+            late_echoes: 0,
+            replaced_in_vain: 0,
             role_read: None,
             state: BusState::Starting,
             since: now,
@@ -248,8 +258,12 @@ impl SelfTrust {
         &self.detail
     }
 
+    /// Also on a link that the server refuses something: whether it still does, only the next heartbeat tells.
     pub(super) fn can_publish(&self) -> bool {
-        self.publishing.up()
+        matches!(
+            self.publishing.status,
+            Some(LinkStatus::Up { .. } | LinkStatus::Refused { .. })
+        )
     }
 
     pub(super) fn settling_until(&self) -> Option<Time> {
@@ -397,6 +411,7 @@ impl SelfTrust {
         self.echoed = Some(sent);
         self.deaf = false;
         self.mute = false;
+        self.replaced_in_vain = 0;
         self.refresh(None, now)
     }
 
@@ -411,6 +426,11 @@ impl SelfTrust {
             coverage.proven += sent.since(before);
         }
         coverage.echoes += 1;
+        self.late_echoes = if prompt {
+            0
+        } else {
+            self.late_echoes.saturating_add(1)
+        };
         self.run = prompt.then_some(sent);
         self.pending = Some((coverage, now + self.interval / 4));
     }
@@ -437,9 +457,10 @@ impl SelfTrust {
         }
         if was_up && !up {
             // A loss that was not our own doing may be an outage too short for both links to be down at once (a
-            // restarted server): clients may exit of it.
+            // restarted server): clients may exit of it. After a pause of our own too: it may have been one that
+            // we slept through.
             let ours = std::mem::take(&mut state.asked_to_leave);
-            self.outage |= !ours && !self.just_stalled(now);
+            self.outage |= !ours;
             // The next echo must have travelled on the new connections.
             self.under_way.clear();
             self.run = None;
@@ -449,7 +470,7 @@ impl SelfTrust {
 
     /// Time passed: is an echo missing, is the settling over?
     pub(super) fn tick(&mut self, now: Time) -> Changed {
-        self.outage |= self.state.is_outage() && !self.just_stalled(now);
+        self.outage |= self.state.is_outage();
         if self.settling_until.is_some_and(|until| now >= until) {
             self.settling_until = None;
             return Changed {
@@ -459,6 +480,7 @@ impl SelfTrust {
         }
         let link = if self.echo_is_missing(now) {
             self.deaf = true;
+            self.replaced_in_vain = self.replaced_in_vain.saturating_add(1);
             Some(Link::Sub)
         } else if self.nothing_is_taken(now) {
             self.mute = true;
@@ -477,7 +499,9 @@ impl SelfTrust {
 
     /// The server took a heartbeat of ours, and it has not come back before the next but one is nearly due.
     fn echo_is_missing(&self, now: Time) -> bool {
-        let overdue = self.interval.saturating_mul(3) / 2;
+        // A new connection helps against a dark one; against anything else, ever more of them are no help.
+        let patience = 1 << self.replaced_in_vain.min(4);
+        let overdue = self.interval.saturating_mul(3 * patience) / 2;
         self.subscribed.up()
             && self.under_way.iter().any(|beat| {
                 beat.taken && now.since(beat.sent) >= overdue && self.subscribed.up_since <= beat.sent
@@ -524,26 +548,30 @@ impl SelfTrust {
         let waits_for_echo = state == BusState::Trusted
             && self.state != BusState::Trusted
             && self.echoed.is_none_or(|sent| sent < self.trust_from);
-        if waits_for_echo || (state == self.state && detail == self.detail) {
+        if waits_for_echo {
             return changed;
         }
+        if state == self.state {
+            changed.tell = state == BusState::Trusted && detail != self.detail;
+            self.detail = detail;
+            return changed;
+        }
+        changed.tell = true;
         changed.state = true;
         if state == BusState::Trusted {
             changed.regained = true;
             if std::mem::take(&mut self.outage) {
                 self.settling_until = Some(now + self.settle);
             }
-        } else if state != self.state {
+        } else {
             let outage = state.is_outage() || self.mute;
-            self.outage |= self.settling(now) || (outage && !self.just_stalled(now));
+            self.outage |= self.settling(now) || outage;
             self.trust_from = now;
             self.echoed = None;
             self.run = None;
             self.settling_until = None;
         }
-        if state != self.state {
-            self.since = now;
-        }
+        self.since = now;
         self.state = state;
         self.detail = detail;
         changed
@@ -556,12 +584,6 @@ impl SelfTrust {
         };
         state.replaced += 1;
         state.asked_to_leave = state.up();
-    }
-
-    /// After a pause of our own, the links' deadlines have passed without the server's fault.
-    fn just_stalled(&self, now: Time) -> bool {
-        self.stalled_at
-            .is_some_and(|at| now.since(at) < self.interval.saturating_mul(2))
     }
 
     fn judge(&self) -> (BusState, String) {
@@ -592,6 +614,10 @@ impl SelfTrust {
             (Some(Up { .. }), Some(Up { .. })) if self.deaf => (
                 BusState::SelfDeaf,
                 "our own heartbeats do not come back".to_owned(),
+            ),
+            (Some(Up { .. }), Some(Up { .. })) if self.late_echoes >= LATE_ECHOES => (
+                BusState::Trusted,
+                "our echoes return, but later than half an interval: silence cannot be proven".to_owned(),
             ),
             (Some(Up { .. }), Some(Up { .. })) => (BusState::Trusted, "our echoes return".to_owned()),
         }

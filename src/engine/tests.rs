@@ -890,12 +890,12 @@ fn s36_a_dry_run_decides_the_same_and_does_nothing() {
         "{:?}",
         world.notices
     );
-    let would = world
+    let shown = world
         .whats
         .iter()
         .filter(|(_, what)| matches!(what, What::WouldHeal { .. }))
         .count();
-    assert_eq!(would, 1, "once, not at each asking");
+    assert_eq!(shown, 1, "once, not at each asking");
     assert!(
         world.persisted.unwrap().dry_run,
         "its budgets bind only another dry run"
@@ -1043,6 +1043,27 @@ fn refused_names_the_cure_and_holds() {
     let trust = world.engine.snapshot(world.now).trust;
     assert_eq!(trust.bus, BusState::BusRefused);
     assert!(trust.detail.contains("ACL SETUSER"));
+}
+
+#[test]
+fn s05_a_refused_heartbeat_is_followed_by_the_next_or_nobody_would_learn_of_the_cure() {
+    let mut world = World::settled(settings(Vec::new()));
+    world.feed(Event::Link {
+        link: Link::Pub,
+        status: LinkStatus::Refused {
+            cure: "ACL SETUSER defib +publish".into(),
+        },
+    });
+    world.bus = false;
+    world.due.clear();
+    world.run(4 * S);
+    assert!(!world.due.is_empty(), "nothing is published any more");
+    assert_eq!(world.engine.trust.state(), BusState::BusRefused);
+    world.bus = true;
+    world.run(2 * S);
+    world.link(Link::Pub, true);
+    world.run(2 * S);
+    assert_eq!(world.engine.trust.state(), BusState::Trusted);
 }
 
 #[test]
@@ -1213,7 +1234,7 @@ fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
 }
 
 #[test]
-fn a_life_that_was_healed_once_can_be_healed_again() {
+fn a_rung_is_used_once_for_each_life_and_then_given_up_loudly() {
     let mut app = peer(
         "app",
         true,
@@ -1231,13 +1252,19 @@ fn a_life_that_was_healed_once_can_be_healed_again() {
             world.fail(0, 1);
             world.run(S);
         }
-        assert_eq!(world.grants.len(), episode, "{:#?}", world.notices);
+        assert_eq!(
+            world.grants.len(),
+            1,
+            "SIGCONT once, then another rung: {:#?}",
+            world.notices
+        );
+        assert_eq!(world.saw("app: given up"), episode == 2, "{:#?}", world.notices);
         for _ in 0..4 {
             world.observe(0, 0, Outcome::Pass);
             world.observe(0, 1, Outcome::Pass);
             world.run(S);
         }
-        assert!(world.view(0).episode.is_none());
+        assert!(world.view(0).episode.is_none(), "re-armed by its own recovery");
         world.run(20 * S);
     }
 }
@@ -1721,4 +1748,181 @@ fn heartbeats_out_of_turn_do_not_put_off_the_proof_of_silence() {
         Liveness::Dead,
         "a crash loop elsewhere hides nobody"
     );
+}
+
+#[test]
+fn a_dark_link_that_new_connections_do_not_cure_is_replaced_ever_more_slowly() {
+    let mut world = World::settled(settings(Vec::new()));
+    world.bus = false;
+    for _ in 0..1_200 {
+        world.run(100 * MS);
+        for slot in world.engine.trust.under_way_slots() {
+            world.feed(Event::Published { slot, receivers: 1 });
+        }
+    }
+    let gaps: Vec<Duration> = world
+        .replaced
+        .windows(2)
+        .map(|pair| pair[1].0.since(pair[0].0))
+        .collect();
+    assert!(world.replaced.len() < 12, "{gaps:?}");
+    assert!(gaps.iter().all(|gap| *gap <= 40 * S), "and without end: {gaps:?}");
+}
+
+#[test]
+fn a_log_rung_is_logged_once_an_episode_and_costs_no_backoff() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check()],
+        Some(RemedyKind::Log),
+    )]));
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(120 * S);
+    assert_eq!(world.grants.len(), 1);
+    assert!(
+        world.saw("given up"),
+        "nothing is left to try: {:?}",
+        world.notices
+    );
+    world.running(0, "b");
+    world.looks(0, 0, 3);
+    world.exits(0, "b");
+    world.run(S);
+    assert_eq!(world.grants.len(), 2);
+}
+
+#[test]
+fn a_forged_boot_does_not_make_the_true_one_a_straggler_for_ever() {
+    let mut node = heartbeat_check("-");
+    node.kind = CheckKind::Passive {
+        source: Source::Node("other".into()),
+        detector: DetectorSettings::default(),
+        cause: Cause::PeerSilent,
+    };
+    let mut world = World::settled(settings(vec![peer("other", false, vec![node], None)]));
+    let beat = |world: &mut World, boot: &str, slot: u64| {
+        let beat = Heartbeat {
+            node: Some("other".into()),
+            group: Some("g".into()),
+            boot: Some(boot.into()),
+            slot: Some(slot),
+            late_ms: None,
+            uptime_s: None,
+            interval_ms: Some(1_000),
+            goodbye: false,
+            peers: Vec::new(),
+        };
+        world.feed(Event::Message {
+            channel: "defib:g".into(),
+            body: Body::Heartbeat(beat),
+        });
+        world.run(S);
+    };
+    for slot in 0..5 {
+        beat(&mut world, "true", slot);
+    }
+    beat(&mut world, "forged", 0);
+    for slot in 6..20 {
+        beat(&mut world, "true", slot);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+    assert!(!world.saw("-> dead"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_process_that_appears_where_none_was_is_not_judged_by_what_failed_before_it() {
+    let mut one = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    );
+    one.grace = 8 * S;
+    let mut kept = Persisted::default();
+    kept.peers.entry("app".to_owned()).or_default().passed = vec!["http".to_owned()];
+    let mut world = World::restored(
+        settings(vec![one]),
+        &Restored::Found(Box::new(kept), Duration::ZERO),
+    );
+    let detail = "no process matches".to_owned();
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Absent { detail },
+    });
+    for _ in 0..60 {
+        world.fail(0, 1);
+        world.run(S);
+    }
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    world.running(0, "a");
+    world.fail(0, 1);
+    world.run(7 * S);
+    assert!(world.grants.is_empty(), "it has only begun: {:?}", world.notices);
+}
+
+#[test]
+fn an_outage_that_a_paused_node_slept_through_is_settled_too() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 3);
+    // Stopped for 50 s; the broker was restarted meanwhile, and the peer's client exited of it.
+    world.now = world.now + 50 * S;
+    world.feed(Event::Tick {
+        suspended: Duration::ZERO,
+    });
+    world.exits(0, "a");
+    world.links(false);
+    world.due.clear();
+    world.links(true);
+    world.run(25 * S);
+    assert_eq!(world.refusal(0), Some(GuardName::BusSettle));
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+    world.run(10 * S);
+    assert_eq!(world.grants.len(), 1);
+}
+
+#[test]
+fn one_replayed_beat_of_an_earlier_boot_does_not_silence_the_living_for_good() {
+    let mut far = heartbeat_check("unused");
+    far.kind = CheckKind::Passive {
+        source: Source::Node("far".into()),
+        detector: DetectorSettings::default(),
+        cause: Cause::PeerSilent,
+    };
+    let mut world = World::settled(settings(vec![peer("far", false, vec![far], None)]));
+    let beat = |boot: &str, slot: u64| Event::Message {
+        channel: "defib:g".into(),
+        body: Body::Heartbeat(Heartbeat {
+            node: Some("far".into()),
+            group: None,
+            boot: Some(boot.into()),
+            slot: Some(slot),
+            late_ms: None,
+            uptime_s: None,
+            interval_ms: Some(1_000),
+            goodbye: false,
+            peers: Vec::new(),
+        }),
+    };
+    for slot in 0..5 {
+        world.feed(beat("now", slot));
+        world.run(S);
+    }
+    world.feed(beat("before", 900));
+    for slot in 5..15 {
+        world.feed(beat("now", slot));
+        world.run(S);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+    assert_eq!(world.view(0).incarnation, Some(Incarnation("boot:now".into())));
+    // Stragglers of an earlier life while the current one beats are still none.
+    for slot in 15..25 {
+        world.feed(beat("now", slot));
+        world.feed(beat("before", 901 + slot));
+        world.run(S);
+    }
+    assert_eq!(world.view(0).incarnation, Some(Incarnation("boot:now".into())));
 }

@@ -165,10 +165,7 @@ async fn drain(
     request: Request,
 ) -> Handled {
     let Drain {} = parsed_or_default(&body(request).await?)?;
-    let told = face.tell(OperatorRequest::Drain, "drain", caller).await;
-    // Even an engine that takes nothing any more must be drained.
-    face.app.drain.cancel();
-    told
+    face.tell(OperatorRequest::Drain, "drain", caller).await
 }
 
 async fn body(request: Request) -> Result<Bytes, Refused> {

@@ -11,6 +11,7 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
+use serde::Serialize;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,23 @@ pub(super) async fn follow(State(face): State<Arc<Face>>) -> Response<Body> {
         .into_response()
 }
 
+/// A notice, and the same in words.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    notice: &'a Notice,
+    text: String,
+}
+
+impl<'a> Told<'a> {
+    fn of(notice: &'a Notice) -> Self {
+        Self {
+            notice,
+            text: notice.what.to_string(),
+        }
+    }
+}
+
 struct Follower {
     notices: broadcast::Receiver<Arc<Notice>>,
     cancel: CancellationToken,
@@ -71,7 +89,10 @@ impl Follower {
                 received = self.notices.recv() => received,
             };
             match received {
-                Ok(notice) => match Event::default().event(notice.what.name()).json_data(&*notice) {
+                Ok(notice) => match Event::default()
+                    .event(notice.what.name())
+                    .json_data(Told::of(&notice))
+                {
                     Ok(event) => return Some(event),
                     Err(error) => {
                         tracing::error!(%error, "a notice could not be written as JSON: a fault of defib");

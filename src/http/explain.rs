@@ -85,9 +85,14 @@ fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String 
             }
             None => format!("{remedy}, once the guards have been asked"),
         },
-        EpisodePhase::Acting { since, .. } => {
-            format!("the remedy's execution ends (it began {})", ago(*since, now))
-        }
+        EpisodePhase::Acting { since, .. } => match pulsing_until(peer, now) {
+            Some(until) => format!(
+                "a new life is awaited; /healthz/{} answers 503 until then, ends {}",
+                peer.name,
+                ahead(until, now)
+            ),
+            None => format!("the remedy's execution ends (it began {})", ago(*since, now)),
+        },
         EpisodePhase::Verifying { until } => {
             format!("every check that condemned it must pass; if not, given up or tried anew {}", ahead(*until, now))
         }
@@ -110,9 +115,22 @@ fn next_judgement(peer: &PeerView, snapshot: &Snapshot, now: Time) -> String {
         );
     }
     match judged_next(peer) {
-        Some(at) => format!("judged again {}", ahead(at, now)),
+        Some(at) => judged(at, now),
         None if peer.liveness == Liveness::Unknown => "judged once there is evidence".to_owned(),
         None => "judged again by the next evidence".to_owned(),
+    }
+}
+
+fn pulsing_until(peer: &PeerView, now: Time) -> Option<Time> {
+    peer.healthz?.pulsing_until.filter(|until| now < *until)
+}
+
+/// An alarm, not a date: whatever is seen before is judged at once.
+fn judged(at: Time, now: Time) -> String {
+    if at <= now {
+        "judged again at any moment".to_owned()
+    } else {
+        format!("judged again {} at the latest", ahead(at, now))
     }
 }
 
@@ -190,9 +208,14 @@ fn write_verdict(out: &mut String, peer: &PeerView, now: Time) -> std::fmt::Resu
         "remote: known by the bus alone"
     };
     writeln!(out, "  where         {place}")?;
-    let ready = if peer.ready { "ready" } else { "not ready" };
-    let started = if peer.started { "started" } else { "still starting" };
-    writeln!(out, "  answers       {started}, {ready}")
+    let status = |good: bool| if good { 200 } else { 503 };
+    writeln!(
+        out,
+        "  answers       /startupz/{0} {1}, /readyz/{0} {2}",
+        peer.name,
+        status(peer.started),
+        status(peer.ready)
+    )
 }
 
 fn write_check(out: &mut String, check: &CheckView, now: Time) -> std::fmt::Result {
@@ -221,7 +244,7 @@ fn write_check(out: &mut String, check: &CheckView, now: Time) -> std::fmt::Resu
         None => write!(out, "; never passed")?,
     }
     if let Some(at) = check.next {
-        write!(out, "; judged again {}", ahead(at, now))?;
+        write!(out, "; {}", judged(at, now))?;
     }
     writeln!(out)
 }
@@ -298,13 +321,13 @@ fn write_remedies(
     };
     writeln!(out, "  ladder        {ladder}")?;
     writeln!(out, "  granted       {} since the start", peer.remedies_granted)?;
-    writeln!(out, "  budget        {} left", peer.budget_left)?;
+    writeln!(out, "  budget        {} left now", peer.budget_left)?;
     if let Some(pause) = &peer.pause {
         writeln!(out, "  pause         {}", paused(pause, now))?;
     }
-    let Some(healthz) = peer.healthz else {
+    if peer.healthz.is_none() {
         return Ok(());
-    };
+    }
     if healthz_probes == 0 {
         writeln!(
             out,
@@ -318,7 +341,7 @@ fn write_remedies(
             "  healthz       wired: {healthz_probes} probes since the start"
         )?;
     }
-    match healthz.pulsing_until.filter(|until| now < *until) {
+    match pulsing_until(peer, now) {
         Some(until) => writeln!(
             out,
             "  pulse         /healthz/{} answers 503, ends {}",
@@ -344,11 +367,7 @@ fn write_node(out: &mut String, snapshot: &Snapshot, now: Time) -> std::fmt::Res
         writeln!(out, ": {}", printable(&trust.detail))?;
     }
     if let Some(until) = trust.settling_until.filter(|until| now < *until) {
-        writeln!(
-            out,
-            "  settling      no remedy on bus evidence; ends {}",
-            ahead(until, now)
-        )?;
+        writeln!(out, "  settling      no remedy; ends {}", ahead(until, now))?;
     }
     if let Some(until) = trust.stalled_until.filter(|until| now < *until) {
         writeln!(

@@ -8,6 +8,7 @@ mod admin;
 mod events;
 pub mod explain;
 mod listen;
+mod long;
 mod patience;
 mod probes;
 mod public;
@@ -34,6 +35,8 @@ pub use listen::{BindError, Bound, bind};
 pub use status::{Explanation, Status};
 pub use view::View;
 
+use long::Long;
+
 /// Where to listen and how much to bear.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -56,8 +59,6 @@ pub struct AppState {
     pub notices: broadcast::Sender<Arc<Notice>>,
     /// Where requests of operators go.
     pub events: mpsc::Sender<Event>,
-    /// Cancelled when an operator asks to drain, after the engine has been told.
-    pub drain: CancellationToken,
     /// The node's clock.
     pub clock: Arc<dyn Clock>,
     /// [`Time::as_nanos`] of the event loop's last turn, stored by the loop at least once a second.
@@ -83,6 +84,8 @@ struct Face {
     app: AppState,
     sse_slots: Arc<Semaphore>,
     cancel: CancellationToken,
+    status: Long,
+    metrics: Long,
 }
 
 impl Face {
@@ -91,6 +94,8 @@ impl Face {
             app,
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
             cancel,
+            status: Long::default(),
+            metrics: Long::default(),
         })
     }
 
@@ -107,8 +112,8 @@ impl Face {
     }
 
     /// What is known at this moment, for people and tools.
-    fn status(&self) -> Status {
+    fn status(&self, view: &View) -> Status {
         let probes = |name: &str| self.app.metrics.http.healthz_probes(name);
-        Status::new(&self.view(), self.loop_turned(), self.now(), probes)
+        Status::new(view, self.loop_turned(), self.now(), probes)
     }
 }

@@ -71,7 +71,11 @@ impl Answer {
                     Reason::Note(text) => ('i', text),
                 };
                 // Writing to a String cannot fail.
-                let _ = writeln!(body, "[{mark}] {}", printable(text));
+                let mut lines = text.lines().map(printable);
+                let _ = writeln!(body, "[{mark}] {}", lines.next().unwrap_or_default());
+                for line in lines {
+                    let _ = writeln!(body, "    {line}");
+                }
             }
         }
         body
@@ -211,7 +215,7 @@ pub(super) fn readyz(view: &View, turned: Time, now: Time) -> Answer {
     let mut reasons = Vec::new();
     if let Some(error) = view.config_error() {
         reasons.push(Reason::Bad(format!(
-            "config: invalid, nothing is judged: {error}"
+            "config: invalid, nothing is judged:\n{error}"
         )));
     } else {
         reasons.push(Reason::Good("config: valid".to_owned()));
@@ -269,7 +273,7 @@ fn node(snapshot: &Snapshot, now: Time, reasons: &mut Vec<Reason>) {
     }
     if let Some(until) = trust.settling_until.filter(|until| now < *until) {
         reasons.push(Reason::Note(format!(
-            "settling: no remedy on bus evidence; ends {}",
+            "settling: no remedy; ends {}",
             ahead(until, now)
         )));
     }

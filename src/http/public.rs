@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use super::probes::{self, Answer};
 use super::status::Explanation;
-use super::{Face, events, explain};
+use super::{Face, View, events, explain};
 use crate::engine::event::PeerId;
 
 /// Bodies of requests. Only the admin listener has a use for one.
@@ -109,10 +109,15 @@ pub(super) fn refusal(status: StatusCode, why: &str) -> Response<Body> {
 }
 
 pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
-    match serde_json::to_vec(value) {
-        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    let body = serde_json::to_vec(value).map(Bytes::from);
+    written(status, "application/json", body.map_err(anyhow::Error::from))
+}
+
+fn written(status: StatusCode, kind: &'static str, body: anyhow::Result<Bytes>) -> Response<Body> {
+    match body {
+        Ok(body) => (status, [(header::CONTENT_TYPE, kind)], body).into_response(),
         Err(error) => {
-            tracing::error!(%error, "an answer could not be written as JSON: a fault of defib, please report it");
+            tracing::error!(%error, "an answer could not be written: a fault of defib, please report it");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
@@ -262,32 +267,26 @@ async fn readyz_of(State(face): State<Arc<Face>>, uri: Uri, asked: Asked) -> Res
 
 async fn metrics(State(face): State<Arc<Face>>) -> Response<Body> {
     let view = face.view();
-    let metrics = &face.app.metrics;
-    metrics.engine.config_valid(view.config_error().is_none());
-    if let Some(snapshot) = view.snapshot() {
-        metrics.engine.observe_snapshot(snapshot, face.now());
-    }
-    for id in view.with_healthz() {
-        metrics.http.show_wiring(view.name(*id));
-    }
-    let mut body = Vec::new();
-    match TextEncoder::new().encode(&metrics.registry.gather(), &mut body) {
-        Ok(()) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], body).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "the metrics could not be written: a fault of defib, please report it");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+    let body = face.metrics.of(&view, || face.gathered(&view));
+    written(StatusCode::OK, prometheus::TEXT_FORMAT, body)
 }
 
 async fn status(State(face): State<Arc<Face>>) -> Response<Body> {
-    json(StatusCode::OK, &face.status())
+    let view = face.view();
+    let body = face
+        .status
+        .of(&view, || Ok(serde_json::to_vec(&face.status(&view))?));
+    written(StatusCode::OK, "application/json", body)
 }
 
 async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: Asked) -> Response<Body> {
     let (view, now) = (face.view(), face.now());
     let id = match face.find(&asked, "explain") {
         Ok(id) => id,
+        Err(_) if view.config_error().is_some() => {
+            let why = "the configuration is invalid, so no peer is known (`defib status` shows the mistakes)";
+            return refusal(StatusCode::NOT_FOUND, why);
+        }
         Err(name) => return refusal(StatusCode::NOT_FOUND, &view.nobody(name)),
     };
     let (Some(snapshot), Some(peer)) = (view.snapshot(), view.peer(id)) else {
@@ -315,6 +314,21 @@ async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: 
 }
 
 impl Face {
+    /// Every metric, as Prometheus reads them.
+    fn gathered(&self, view: &View) -> anyhow::Result<Vec<u8>> {
+        let metrics = &self.app.metrics;
+        metrics.engine.config_valid(view.config_error().is_none());
+        if let Some(snapshot) = view.snapshot() {
+            metrics.engine.observe_snapshot(snapshot, self.now());
+        }
+        for id in view.with_healthz() {
+            metrics.http.show_wiring(view.name(*id));
+        }
+        let mut body = Vec::new();
+        TextEncoder::new().encode(&metrics.registry.gather(), &mut body)?;
+        Ok(body)
+    }
+
     /// The peer that a path names; else what it named, counted. A name that is not even UTF-8 is nobody's.
     fn find<'a>(&self, asked: &'a Asked, endpoint: &'static str) -> Result<PeerId, &'a str> {
         let name = asked.as_ref().map_or("\u{fffd}", |Path(name)| name.as_str());

@@ -44,7 +44,7 @@ const SNAPSHOT_IDLE: Duration = Duration::from_secs(1);
 /// stays free.
 const SNAPSHOT_SHARE: u32 = 4;
 
-/// Where the loop's knowledge and wishes go. None of them is waited for.
+/// Where the loop's knowledge and wishes go. The loop waits for none of them.
 pub struct Outlets {
     /// To the bus.
     pub bus: Port<bus::Command>,
@@ -52,6 +52,8 @@ pub struct Outlets {
     pub healer: Arc<dyn Healer>,
     /// To the store.
     pub persist: watch::Sender<Option<Arc<Record>>>,
+    /// From the store: the last fencing token that it has written down, or failed to. A remedy waits for it.
+    pub written_down: watch::Receiver<u64>,
     /// To the endpoints.
     pub on_snapshot: Box<dyn Fn(Arc<Snapshot>) + Send>,
     /// To the event stream.
@@ -134,7 +136,11 @@ impl EventLoop {
             engine,
             boot_id: clock::boot_id(),
             events,
-            healing: Healing::new(Arc::clone(&outlets.healer), metrics.clone()),
+            healing: Healing::new(
+                Arc::clone(&outlets.healer),
+                outlets.written_down.clone(),
+                metrics.clone(),
+            ),
             outlets,
             metrics,
             owed: VecDeque::new(),

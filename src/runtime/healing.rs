@@ -3,14 +3,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use tokio::sync::watch;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::supervise::panic_message;
 use crate::engine::decision::Grant;
 use crate::engine::event::{Event, RemedyOutcome};
 use crate::telemetry::metrics::tasks::{ExitReason, TaskMetrics};
+
+/// How long a remedy waits for its grant to be written down. A disk that is full or slow must not be the outage.
+const WRITE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Task label of all remedies.
 const TASK: &str = "remedy";
@@ -24,27 +29,42 @@ pub trait Healer: Send + Sync + 'static {
 /// The remedies that run now.
 pub(super) struct Healing {
     healer: Arc<dyn Healer>,
+    written_down: watch::Receiver<u64>,
     metrics: TaskMetrics,
     running: JoinSet<RemedyOutcome>,
     grants: HashMap<Id, Grant>,
 }
 
 impl Healing {
-    pub(super) fn new(healer: Arc<dyn Healer>, metrics: TaskMetrics) -> Self {
+    pub(super) fn new(
+        healer: Arc<dyn Healer>,
+        written_down: watch::Receiver<u64>,
+        metrics: TaskMetrics,
+    ) -> Self {
         Self {
             healer,
+            written_down,
             metrics,
             running: JoinSet::new(),
             grants: HashMap::new(),
         }
     }
 
+    /// Carries out `grant` once it is written down: a node that dies in between must know that it may have acted.
     pub(super) fn begin(&mut self, grant: Grant) {
         let healer = Arc::clone(&self.healer);
+        let mut written_down = self.written_down.clone();
         let metrics = self.metrics.clone();
         let granted = grant.clone();
         let handle = self.running.spawn(async move {
             let _running = metrics.running(TASK);
+            let written = written_down.wait_for(|token| *token >= granted.token);
+            if tokio::time::timeout(WRITE_PATIENCE, written).await.is_err() {
+                tracing::warn!(
+                    peer = &*granted.name,
+                    "the store is slow: healing before it is written down"
+                );
+            }
             healer.heal(granted).await
         });
         self.grants.insert(handle.id(), grant);
@@ -101,8 +121,6 @@ impl Healing {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use futures_util::FutureExt;
 
     use super::*;
@@ -156,7 +174,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_grant_is_answered_once_whatever_its_executor_does() {
         let metrics = Metrics::new().unwrap().tasks;
-        let mut healing = Healing::new(Arc::new(Scripted), metrics);
+        let mut healing = Healing::new(Arc::new(Scripted), watch::channel(u64::MAX).1, metrics);
         for token in [4, 1, 2, 3, 5] {
             healing.begin(grant(token));
         }
@@ -188,5 +206,22 @@ mod tests {
             ]
         );
         assert!(healing.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_done_before_it_is_written_down_unless_the_disk_hangs() {
+        let metrics = Metrics::new().unwrap().tasks;
+        let (written, written_down) = watch::channel(0);
+        let mut healing = Healing::new(Arc::new(Scripted), written_down, metrics);
+        healing.begin(grant(1));
+        let early = tokio::time::timeout(WRITE_PATIENCE / 2, healing.next()).await;
+        assert!(early.is_err(), "{early:?}");
+        written.send_replace(1);
+        assert!(healing.next().await.is_some());
+
+        written.send_replace(0);
+        healing.begin(grant(1));
+        let late = tokio::time::timeout(WRITE_PATIENCE * 2, healing.next()).await;
+        assert!(late.is_ok(), "a disk that hangs is no reason to let the peer lie");
     }
 }

@@ -18,8 +18,9 @@ use crate::engine::persist::{Persisted, Restored, VERSION};
 use crate::engine::time::Clock;
 use crate::telemetry::metrics::store::{Found, StoreMetrics};
 
-/// A longer file is none of ours; the node refuses to write one, too.
-pub const MAX_BYTES: usize = 1 << 20;
+/// A longer file is none of ours; the node refuses to write one, too. As many peers as a node may have need no more,
+/// even while each is being healed.
+pub const MAX_BYTES: usize = 16 << 20;
 
 /// After a write, changes are gathered for so long.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -153,9 +154,13 @@ impl Store {
 
     /// Keeps the file up with `latest` until its sender is gone and the last value is written. Values that come
     /// while one is being written replace each other. A failure is counted, told when it changes, and tried again.
+    ///
+    /// `written_down` tells the fencing token of each record that was written, or failed to be: remedies wait for
+    /// it. A record with a new token is not put off.
     pub async fn run(
         self,
         mut latest: watch::Receiver<Option<Arc<Record>>>,
+        written_down: watch::Sender<u64>,
         clock: Arc<dyn Clock>,
         metrics: StoreMetrics,
     ) -> anyhow::Result<()> {
@@ -173,11 +178,18 @@ impl Store {
             }
             let record = latest.borrow_and_update().clone();
             if let Some(record) = record {
+                let token = record.state.token;
                 writer.write(record).await?;
+                written_down.send_replace(token);
             }
             // Nobody will change anything any more: what is left to write is written at once.
             if latest.has_changed().is_ok() {
-                tokio::time::sleep(DEBOUNCE).await;
+                let token = *written_down.borrow();
+                let mut grants = latest.clone();
+                let granted = grants
+                    .wait_for(|record| record.as_ref().is_some_and(|record| record.state.token > token));
+                // Either way the next turn finds what has changed; an ended sender too.
+                let _ = tokio::time::timeout(DEBOUNCE, granted).await;
             }
         }
         Ok(())

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use tracing::Level;
 use tracing_subscriber::EnvFilter;
 
+pub use super::lines::LastWords;
+use super::lines::Lines;
 use crate::engine::decision::{Notice, What};
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
@@ -64,14 +66,17 @@ pub enum LogError {
         /// Why.
         source: tracing_subscriber::filter::ParseError,
     },
+    /// No thread could be made to write them.
+    #[error("cannot start the thread that writes the log: {0}")]
+    Thread(std::io::Error),
     /// Somebody was first.
     #[error("logging is already set up in this process")]
     AlreadySet,
 }
 
 /// Sends log lines to stderr, stdout being for what a command prints. `filter` is a level (`info`) or
-/// `target=level` pairs (`info,defib::bus=debug`). Once in a process.
-pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
+/// `target=level` pairs (`info,defib::bus=debug`). Once in a process. Whoever logs never waits for stderr.
+pub fn init(format: Format, filter: &str) -> Result<LastWords, LogError> {
     let levels = EnvFilter::builder()
         .parse(filter)
         .map_err(|source| LogError::Filter {
@@ -79,9 +84,10 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
             source,
         })?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (writer, last_words) = Lines::written_to(std::io::stderr()).map_err(LogError::Thread)?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(levels)
-        .with_writer(std::io::stderr)
+        .with_writer(move || writer.clone())
         .with_ansi(colour)
         .with_target(false);
     let in_kubernetes = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
@@ -94,7 +100,7 @@ pub fn init(format: Format, filter: &str) -> Result<(), LogError> {
             .try_init(),
         Format::Human | Format::Auto => lines.try_init(),
     };
-    set.map_err(|_| LogError::AlreadySet)
+    set.map(|()| last_words).map_err(|_| LogError::AlreadySet)
 }
 
 /// Writes a notice to the log.

@@ -1,4 +1,5 @@
 //! Logs and metrics: how the node tells what it does.
 
+mod lines;
 pub mod logs;
 pub mod metrics;

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use defib::bus::dial::Dial;
-use defib::bus::redis::{Address, Endpoint, Redis};
+use defib::bus::redis::{Address, Endpoint, Probed, Redis};
 use defib::bus::{Backend, Bus, Command, Settings};
 use defib::cli::fault_proxy::{Direction, FaultProxy, Which};
 use defib::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
@@ -931,13 +931,28 @@ async fn a_probe_says_in_one_line_what_is_there() {
         let endpoint = Endpoint::parse(&url).unwrap();
         defib::bus::redis::probe(&endpoint, Duration::from_secs(2)).await
     };
-    let found = probe(server.url()).await.unwrap();
-    assert!(found.contains("master"), "{found}");
-    let missing = probe("redis://127.0.0.1:1".to_owned()).await.unwrap_err();
-    assert!(missing.contains("127.0.0.1:1"), "{missing}");
+    let found = probe(server.url()).await;
+    assert!(
+        matches!(&found, Probed::Serves(line) if line.contains("master")),
+        "{found:?}"
+    );
+    server.tell("REPLICAOF 127.0.0.1 1");
+    let replica = probe(server.url()).await;
+    assert!(
+        matches!(&replica, Probed::Replica(line) if line.contains("is a replica")),
+        "{replica:?}"
+    );
+    let missing = probe("redis://127.0.0.1:1".to_owned()).await;
+    assert!(
+        matches!(&missing, Probed::Failed(line) if line.contains("127.0.0.1:1")),
+        "{missing:?}"
+    );
     server.stop();
-    let stopped = probe(server.url()).await.unwrap_err();
-    assert!(stopped.contains("no answer within 2s"), "{stopped}");
+    let stopped = probe(server.url()).await;
+    assert!(
+        matches!(&stopped, Probed::Failed(line) if line.contains("no answer within 2s")),
+        "{stopped:?}"
+    );
     server.cont();
 }
 

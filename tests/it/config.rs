@@ -458,6 +458,16 @@ fn observing_keeps_what_could_be_read() {
         (7444, LogFormat::Json)
     );
     assert_eq!(bad(&sources("[http]\nlisten = 1")).http.listen.port(), 7337);
+    for beside in [
+        "max_connections = 0",
+        "nonsense = 1",
+        "admin_listen = \"127.0.0.1:1\"",
+        "admin_token = { env = \"NOT_SET\" }",
+    ] {
+        let text = format!("[http]\nlisten = \"0.0.0.0:7444\"\n{beside}\n");
+        let report = bad(&sources(&text));
+        assert_eq!(report.http.listen.to_string(), "0.0.0.0:7444", "{beside}");
+    }
 }
 
 #[test]
@@ -701,7 +711,7 @@ archive (on this machine: the process whose command line contains `archive.py`)
 Never:
 - is any remedy carried out: dry_run is on
 - is anybody blamed for a silence while this node cannot hear itself, or was stopped
-- is anything done on evidence of the bus while the bus is away, nor for 1m after it is back
+- is any remedy carried out while the bus is away, nor for 1m after it is back or this node has started
 - is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen
 - is every peer healed at once: more than max(2, 5 %) of the remote peers, or all of them, silent within 1m are held, and one is tried after 5m
 - is a remedy applied to a later life of a peer than the one that was condemned

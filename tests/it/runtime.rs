@@ -280,6 +280,7 @@ fn rig() -> (Rig, EventLoop) {
         bus: port.clone(),
         healer: Arc::new(Never),
         persist: watch::channel(None).0,
+        written_down: watch::channel(u64::MAX).1,
         on_snapshot: Box::new(move |snapshot| {
             counted.fetch_add(1, Ordering::Relaxed);
             show.send_replace(Some(snapshot));
@@ -918,11 +919,12 @@ fn node_that_heals_for_long() -> Node {
         bus.settle = "1s"
         shutdown.deadline = "3s"
         [peer.feed]
-        owner = {{ pid_file = {pid_file:?} }}
+        owner = {{ pid_file = "{}" }}
         grace = "1s"
         checks.process = {{}}
         remedies = [{{ do = "exec", command = ["sleep", "600"], timeout = "500s" }}]
-        "#
+        "#,
+        pid_file.display()
     );
     std::fs::write(&config, text).unwrap();
     let node = Node::start(&[], &[], &["--config", config.to_str().unwrap()]);
@@ -976,6 +978,36 @@ fn s37_the_binary_observes_under_a_bad_configuration_if_asked_to() {
     assert!(get(address, "/metrics").1.contains("defib_config_valid 0"));
     node.signal(Signal::TERM);
     assert_eq!(node.exit_code(), Some(0), "{}", node.log());
+}
+
+#[test]
+fn s37_a_log_filter_that_cannot_be_read_does_not_keep_the_binary_from_observing() {
+    use rustix::process::Signal;
+    let observing = ["--log=defib=loud", "--on-bad-config=observe"];
+    let mut node = Node::start(&[], &["http.listen=\"127.0.0.1:0\""], &observing);
+    node.told("READY=1");
+    assert!(node.log().contains("log filter"), "{}", node.log());
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0), "{}", node.log());
+    let mut node = Node::start(&[], &[], &["--log=defib=loud"]);
+    assert_eq!(node.exit_code(), Some(78), "{}", node.log());
+}
+
+#[test]
+fn a_stderr_that_takes_nothing_neither_holds_nor_ends_the_binary() {
+    use rustix::process::Signal;
+    let disk_full = r#"exec "$0" "$@" 2>/dev/full"#;
+    let pipe_full = r#"mkfifo "$RUNTIME_DIRECTORY/full"; exec 2<>"$RUNTIME_DIRECTORY/full";
+                       head -c 65536 /dev/zero >&2; exec "$0" "$@""#;
+    for stderr in [disk_full, pipe_full] {
+        let listen = ["http.listen=\"127.0.0.1:0\""];
+        let mut node = Node::start(&["sh", "-c", stderr], &listen, &["--log=trace"]);
+        node.told("READY=1");
+        node.told("STATUS=0 of 0 peers alive, bus trusted");
+        node.signal(Signal::TERM);
+        node.told("STOPPING=1");
+        assert_eq!(node.exit_code(), Some(0), "{stderr}");
+    }
 }
 
 #[test]

@@ -205,6 +205,34 @@ fn a_place_that_cannot_be_written_does_not_keep_the_node_from_starting() {
 }
 
 #[test]
+fn as_many_peers_as_a_node_may_have_fit_while_each_is_healed() {
+    use defib::engine::cause::Cause;
+    use defib::engine::event::Incarnation;
+    use defib::engine::persist::{PersistedEpisode, PersistedPeer};
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open(&dir.path().join("state.json"));
+    let life = |n: u16| Incarnation(format!("proc:{}:{n}:{}", "8".repeat(36), u32::MAX).into());
+    let peer = PersistedPeer {
+        restarts: vec![Duration::from_nanos(123_456_789_012); 3],
+        backoff: Some(Duration::from_nanos(1)),
+        done: (0..32).map(|n| (life(n), 0)).collect(),
+        passed: vec!["heartbeat".to_owned(), "process".to_owned()],
+        healing: Some(life(0)),
+        episode: Some(PersistedEpisode {
+            id: u64::MAX,
+            age: Duration::from_nanos(1),
+            cause: Cause::PeerExited,
+            remedies: 3,
+            gave_up: false,
+        }),
+        ..PersistedPeer::default()
+    };
+    let mut full = record(1);
+    full.state.peers = (0..4096).map(|n| (format!("{n:063}"), peer.clone())).collect();
+    store.write(&full).unwrap();
+}
+
+#[test]
 fn a_state_that_could_not_be_read_back_is_not_written() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.json");
@@ -243,7 +271,7 @@ fn keep(path: &Path) -> Kept {
     let (latest, receiver) = watch::channel(None);
     let metrics = Metrics::new().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
-    let task = tokio::spawn(store.run(receiver, clock, metrics.store.clone()));
+    let task = tokio::spawn(store.run(receiver, watch::channel(0).0, clock, metrics.store.clone()));
     Kept {
         latest,
         metrics,

@@ -56,16 +56,17 @@ pub enum EndpointError {
     /// No host between the slashes.
     #[error("the URL names no host; write redis://HOST:PORT")]
     NoHost,
+    /// A character that ends the host before the user and password have ended.
+    #[error("in a user or password write '/', '?' and '#' as %2F, %3F and %23")]
+    Unescaped,
     /// A character that a host cannot have.
-    #[error(
-        "the host has a character that no host name has; in a user or password write '/', '@', '?' and '#' as %2F, %40, %3F and %23"
-    )]
+    #[error("the host has a character that no host name has; write redis://HOST:PORT")]
     Host,
     /// `::1` without brackets.
     #[error("an IPv6 address stands in brackets: redis://[::1]:6379")]
     Ipv6,
     /// Not 1 ..= 65535.
-    #[error("the port must be a number from 1 to 65535; in a password write '/' as %2F and '@' as %40")]
+    #[error("the port must be a number from 1 to 65535")]
     Port,
     /// Not a number.
     #[error("the database, after the '/' or as ?db=N, must be a number")]
@@ -87,6 +88,11 @@ impl Endpoint {
     /// another server name for `rediss://` are settings of their own: set them in [`Address::Tls`].
     pub fn parse(url: &str) -> Result<Self, EndpointError> {
         let (scheme, rest) = url.split_once("://").ok_or(EndpointError::Scheme)?;
+        let login_breaks_off = |(login, _): (&str, &str)| login.contains(['/', '?', '#']);
+        // The path of a Unix socket may well have an '@'.
+        if scheme != "unix" && rest.rsplit_once('@').is_some_and(login_breaks_off) {
+            return Err(EndpointError::Unescaped);
+        }
         let (rest, parameters) = match rest.split_once('?') {
             Some((rest, parameters)) => (rest, Some(parameters)),
             None => (rest, None),
@@ -294,6 +300,13 @@ mod tests {
                 2,
             ),
             (
+                "unix:///run/a@b.sock",
+                Address::Unix("/run/a@b.sock".into()),
+                None,
+                None,
+                0,
+            ),
+            (
                 "unix://u:p@/run/r.sock",
                 Address::Unix("/run/r.sock".into()),
                 Some("u"),
@@ -333,6 +346,9 @@ mod tests {
             ("redis://:6379", EndpointError::NoHost),
             ("redis://u:p@", EndpointError::NoHost),
             ("redis://a b", EndpointError::Host),
+            ("redis://:p/w@h", EndpointError::Unescaped),
+            ("redis://:p?w@h", EndpointError::Unescaped),
+            ("redis://:p#w@h:1/2", EndpointError::Unescaped),
             ("redis://::1", EndpointError::Ipv6),
             ("redis://[::1", EndpointError::Ipv6),
             ("redis://[h]", EndpointError::Ipv6),

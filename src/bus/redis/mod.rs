@@ -6,4 +6,4 @@ mod probe;
 
 pub use connect::Redis;
 pub use endpoint::{Address, Endpoint, EndpointError};
-pub use probe::probe;
+pub use probe::{Probed, probe};

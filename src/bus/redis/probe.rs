@@ -10,22 +10,34 @@ use crate::bus::greeting::greet;
 use crate::bus::resp::Value;
 use crate::engine::event::{LinkStatus, Role};
 
-/// Connects, gets in, and asks for a PONG and the role, all within `within`. One line either way, without
-/// secrets: what answered, or what failed and what to do.
-pub async fn probe(endpoint: &Endpoint, within: Duration) -> Result<String, String> {
+/// What a server answered, in one line without secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probed {
+    /// It can carry heartbeats.
+    Serves(String),
+    /// It answers, and is no place to publish.
+    Replica(String),
+    /// What failed, and what to do.
+    Failed(String),
+}
+
+/// Connects, gets in, and asks for a PONG and the role, all within `within`.
+pub async fn probe(endpoint: &Endpoint, within: Duration) -> Probed {
     let redis = Redis::new(endpoint.clone());
     let place = redis.place();
     match tokio::time::timeout(within, ask(&redis, within)).await {
-        Ok(Ok(Role::Master)) => Ok(format!("{place} answers; it is a master")),
-        Ok(Ok(Role::Replica)) => Ok(format!("{place} answers; it is a replica")),
-        Ok(Ok(Role::Unknown)) => Ok(format!("{place} answers; it does not tell its role")),
-        Ok(Err(failure)) => Err(match failure.into_status() {
+        Ok(Ok(Role::Master)) => Probed::Serves(format!("{place} answers; it is a master")),
+        Ok(Ok(Role::Unknown)) => Probed::Serves(format!("{place} answers; it does not tell its role")),
+        Ok(Ok(Role::Replica)) => Probed::Replica(format!(
+            "{place} answers, but is a replica: what is published there reaches nobody at its master"
+        )),
+        Ok(Err(failure)) => Probed::Failed(match failure.into_status() {
             LinkStatus::Refused { cure: text } | LinkStatus::Down { reason: text } => {
                 format!("{place}: {text}")
             }
             LinkStatus::Up { .. } => place,
         }),
-        Err(_) => Err(format!("{place}: no answer within {within:?}")),
+        Err(_) => Probed::Failed(format!("{place}: no answer within {within:?}")),
     }
 }
 

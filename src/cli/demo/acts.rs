@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{sleep, timeout};
 
 use super::children::{self, Role};
@@ -111,7 +111,7 @@ async fn heal(
     cause: Cause,
 ) -> anyhow::Result<Outcome> {
     let before = children::pid(&stage.dir, role);
-    stage.timeline.fault(number, title, words);
+    stage.fault(number, title, words);
     if let Some(pid) = before {
         kill_process(pid, signal)?;
     }
@@ -148,7 +148,7 @@ async fn heal(
 
 async fn own_subscription_dark(stage: &mut Stage) -> anyhow::Result<Outcome> {
     let before = pids(stage);
-    stage.timeline.fault(
+    stage.fault(
         4,
         "the node's own subscription dark",
         "its connection stays open and delivers nothing; Redis sees a subscriber",
@@ -161,18 +161,19 @@ async fn own_subscription_dark(stage: &mut Stage) -> anyhow::Result<Outcome> {
     let _ = timeout(PATIENCE, watch(stage, &mut seen, trusted)).await;
     // Long enough for a wrong verdict to show.
     let _ = timeout(Duration::from_secs(4), watch(stage, &mut seen, |_| false)).await;
+    let untouched = prove_untouched(stage, before);
     stage.settled().await?;
     Ok(held(
         "own subscription dark",
         BusState::SelfDeaf,
         &seen,
-        before == pids(stage),
+        untouched,
     ))
 }
 
 async fn broker_gone(stage: &mut Stage) -> anyhow::Result<Outcome> {
     let before = pids(stage);
-    stage.timeline.fault(
+    stage.fault(
         5,
         "the broker gone for 10 s",
         "every connection is cut and none is taken",
@@ -187,12 +188,13 @@ async fn broker_gone(stage: &mut Stage) -> anyhow::Result<Outcome> {
     let _ = timeout(PATIENCE, watch(stage, &mut seen, trusted)).await;
     // The settling time, and long enough after it for a wrong verdict to show.
     let _ = timeout(Duration::from_secs(8), watch(stage, &mut seen, |_| false)).await;
+    let untouched = prove_untouched(stage, before);
     stage.settled().await?;
     Ok(held(
         "broker gone for 10 s",
         BusState::BrokerUnreachable,
         &seen,
-        before == pids(stage),
+        untouched,
     ))
 }
 
@@ -225,7 +227,20 @@ fn held(title: &'static str, state: BusState, seen: &Seen, untouched: bool) -> O
     }
 }
 
-fn pids(stage: &Stage) -> [Option<rustix::process::Pid>; 2] {
+/// Says whether both processes are the ones that they were.
+fn prove_untouched(stage: &Stage, before: [Option<Pid>; 2]) -> bool {
+    let after = pids(stage);
+    let words = match before {
+        [Some(publisher), Some(subscriber)] if before == after => {
+            format!("publisher {publisher} and subscriber {subscriber} are the processes that they were")
+        }
+        _ => format!("none: they were {before:?} and are {after:?}"),
+    };
+    stage.timeline.line("proof", &words);
+    before == after
+}
+
+fn pids(stage: &Stage) -> [Option<Pid>; 2] {
     [Role::Publisher, Role::Subscriber].map(|role| children::pid(&stage.dir, role))
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -53,17 +53,14 @@ impl Stage {
     }
 
     async fn set_in(dir: PathBuf, redis: Option<&str>) -> anyhow::Result<Self> {
-        let (upstream, login, broker) = match redis {
-            Some(url) => {
-                let (upstream, login) = upstream(url).await?;
-                println!("The bus: the Redis at {upstream}.");
-                (upstream, login, None)
-            }
-            None => {
-                let (upstream, task) = embedded().await?;
-                println!("The bus: a broker inside this process, at {upstream}.");
-                (upstream, String::new(), Some(task))
-            }
+        let (upstream, login, broker) = if let Some(url) = redis {
+            let (upstream, login) = upstream(url).await?;
+            println!("The bus: the Redis at {upstream}.");
+            (upstream, login, None)
+        } else {
+            let (upstream, task) = embedded().await?;
+            println!("The bus: a broker inside this process, at {upstream}.");
+            (upstream, String::new(), Some(task))
         };
         let proxy = FaultProxy::start(upstream)?;
         println!(
@@ -121,6 +118,15 @@ impl Stage {
         self.node.shutdown();
         let _ = tokio::time::timeout(PATIENCE, self.node.wait()).await;
         clear(&self.dir);
+    }
+
+    /// A fault is made now: times count from here, and what was told before it is no part of its story.
+    pub(super) fn fault(&mut self, number: usize, title: &str, words: &str) {
+        while !matches!(
+            self.notices.try_recv(),
+            Err(TryRecvError::Empty | TryRecvError::Closed)
+        ) {}
+        self.timeline.fault(number, title, words);
     }
 
     /// The next notice; shown as it comes.

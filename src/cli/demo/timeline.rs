@@ -52,36 +52,32 @@ pub(super) struct Outcome {
     pub(super) whole: Option<Duration>,
 }
 
-/// Prints the table. True if nothing differs.
+/// Prints the table, two lines an act. True if nothing differs.
 pub(super) fn table(outcomes: &[Outcome]) -> bool {
-    let width = |of: fn(&Outcome) -> &str, head: &str| {
-        outcomes
-            .iter()
-            .map(|outcome| of(outcome).chars().count())
-            .max()
-            .unwrap_or(0)
-            .max(head.len())
+    let width = |of: fn(&Outcome) -> &str| {
+        let cells = outcomes.iter().map(|outcome| of(outcome).chars().count());
+        cells.max().unwrap_or(0)
     };
-    let (fault, expected) = (width(|o| o.title, "fault"), width(|o| &o.expected, "expected"));
-    let seen = width(|o| &o.seen, "seen");
+    let title = width(|outcome| outcome.title);
+    let words = width(|outcome| &outcome.expected).max(width(|outcome| &outcome.seen));
     let secs =
         |time: Option<Duration>| time.map_or_else(|| "-".to_owned(), |t| format!("{:.2} s", t.as_secs_f64()));
     println!();
     println!(
-        "{:<fault$}  {:<expected$}  {:<seen$}  {:>8}  {:>8}",
-        "fault", "expected", "seen", "noticed", "whole"
+        "{:<title$}  {:<8}  {:<words$}  {:>8}  {:>8}",
+        "fault", "", "", "noticed", "whole"
     );
-    println!("{}", "-".repeat(fault + expected + seen + 24));
+    println!("{}", "-".repeat(title + words + 40));
     for outcome in outcomes {
         let verdict = if outcome.expected == outcome.seen {
             "ok"
         } else {
             "DIFFERS"
         };
+        println!("{:<title$}  expected  {}", outcome.title, outcome.expected);
         println!(
-            "{:<fault$}  {:<expected$}  {:<seen$}  {:>8}  {:>8}  {verdict}",
-            outcome.title,
-            outcome.expected,
+            "{:<title$}  seen      {:<words$}  {:>8}  {:>8}  {verdict}",
+            "",
             outcome.seen,
             secs(outcome.noticed),
             secs(outcome.whole),

@@ -45,7 +45,14 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     }
     if peer_budget_left(asked.peer, asked.peer_settings, asked.group, asked.now) == 0 {
         let until = asked.peer.ledger.first_free(asked.now);
-        return GuardName::Budget.refuses("this peer's restarts are used up", until);
+        let untold = asked.group.untold_until.filter(|until| asked.now < *until);
+        return match untold {
+            Some(told) => GuardName::Budget.refuses(
+                "a node that finds no state of an earlier run grants each peer one restart in its first 10 min",
+                until.map_or(Some(told), |until| Some(until.min(told))),
+            ),
+            None => GuardName::Budget.refuses("this peer's restarts are used up", until),
+        };
     }
     if let Some(until) = asked.group.not_before.filter(|until| asked.now < *until) {
         return GuardName::Budget.refuses("another peer was restarted a moment ago", Some(until));

@@ -5,9 +5,10 @@ use super::{Asked, GuardName, Refusal};
 
 pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     match asked.trust.settling_until() {
-        Some(until) if asked.now < until => {
-            GuardName::BusSettle.refuses("the bus was away until a moment ago", Some(until))
-        }
+        Some(until) if asked.now < until => GuardName::BusSettle.refuses(
+            "the bus is settling: this node started, or the bus was away, a moment ago",
+            Some(until),
+        ),
         Some(_) | None => Ok(()),
     }
 }

@@ -19,7 +19,7 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     }
     let state = asked.trust.state();
     if state != BusState::Trusted {
-        return GuardName::SelfTrust.refuses(state.as_str(), None);
+        return GuardName::SelfTrust.refuses(format!("the bus is not trusted ({state})"), None);
     }
     let condemned_at = asked.episode.condemned_at.unwrap_or(asked.now);
     if !asked.trust.outlives(condemned_at) {

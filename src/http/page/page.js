@@ -20,10 +20,12 @@ const span = (nanos) => {
 
 function banner(status) {
   const snapshot = status.snapshot;
-  if (status.config_error) return ["the configuration is invalid, nothing is judged: " + status.config_error, "bad"];
+  if (status.config_error) return ["the configuration is invalid, nothing is judged:\n" + status.config_error, "bad"];
   if (!snapshot) return ["starting", "unknown"];
   const words = ["bus " + snapshot.trust.bus + " for " + span(status.now - snapshot.trust.since)];
   if (snapshot.trust.bus !== "trusted") words.push(snapshot.trust.detail);
+  const settling = (snapshot.trust.settling_until || 0) - status.now;
+  if (settling > 0) words.push("settling: no remedy for " + span(settling));
   if (snapshot.mass_silence) words.push("mass silence: " + snapshot.mass_silence.members.length + " peers");
   if (snapshot.pause) words.push("paused by " + snapshot.pause.by + ": " + snapshot.pause.reason);
   if (snapshot.dry_run) words.push("dry run: nothing is carried out");
@@ -64,9 +66,11 @@ async function refresh() {
   }
 }
 
-function tell(line, className) {
+function tell(who, words, className) {
   const events = byId("events");
-  events.prepend(text("li", new Date().toLocaleTimeString() + "  " + line, className));
+  const li = text("li", "", className);
+  li.append(text("time", new Date().toTimeString().slice(0, 8)), text("b", who), text("span", words));
+  events.prepend(li);
   while (events.childElementCount > 200) events.lastElementChild.remove();
 }
 
@@ -83,14 +87,11 @@ function follow() {
   for (const name of NAMES) {
     source.addEventListener(name, (message) => {
       const notice = JSON.parse(message.data);
-      const { at, peer, event, ...rest } = notice;
-      const facts = Object.entries(rest).filter(([, value]) => value !== null && value !== "")
-        .map(([key, value]) => key + "=" + (typeof value === "object" ? JSON.stringify(value) : value));
-      tell([peer || "node", event, ...facts].join("  "), notice.to ? known(notice.to) : "");
+      tell(notice.peer || "node", notice.text, notice.to ? known(notice.to) : "");
       soon();
     });
   }
-  source.addEventListener("lagged", (message) => tell("missed " + JSON.parse(message.data).missed + " events", "bad"));
+  source.addEventListener("lagged", (message) => tell("page", "missed " + JSON.parse(message.data).missed + " events", "bad"));
   source.onopen = () => { byId("stream").textContent = "live"; };
   source.onerror = () => { byId("stream").textContent = "connection lost, trying again"; };
 }

@@ -128,7 +128,7 @@ impl EngineMetrics {
             )?,
             bus_settling: make.gauge(
                 "defib_bus_settling",
-                "1 while nothing is done on bus evidence after an outage.",
+                "1 while no remedy runs, after the start or an outage of the bus.",
             )?,
             link_up: make.gauges("defib_link_up", "1 if the link is up.", &["link"])?,
             link_replaced: make.counters(
@@ -280,11 +280,6 @@ impl EngineMetrics {
             What::Refused { refusal, .. } => {
                 self.refusals.with_label_values(&[refusal.guard.as_str()]).inc();
             }
-            What::WouldHeal { kind, .. } => {
-                self.remedies
-                    .with_label_values(&[peer, kind.as_str(), "dry_run"])
-                    .inc();
-            }
             What::Granted { kind, cause, .. } => {
                 self.granted
                     .with_label_values(&[peer, kind.as_str(), cause.as_str()])
@@ -307,7 +302,8 @@ impl EngineMetrics {
             What::MassSilenceTripped { .. } => self.mass_silence_trips.inc(),
             What::Operator { request, .. } => self.operator.with_label_values(&[request]).inc(),
             What::DuplicateNode { .. } => self.duplicate_node.inc(),
-            What::Bus { .. } | What::MassSilenceEnded => {}
+            // `WouldHeal` is counted by what follows it: `Acted`, whose outcome is `dry_run`.
+            What::WouldHeal { .. } | What::Bus { .. } | What::MassSilenceEnded => {}
         }
     }
 
