@@ -1,21 +1,4 @@
-//! What the measuring programs share: a real redis-server, nodes, a clock, and honest figures.
-//!
-//! None of them asserts a speed: they print what they saw on this machine, medians and spread. Figures are kept in
-//! docs/measurements.md.
-
-#![allow(dead_code, reason = "each program uses a part of this")]
-
-pub(crate) mod crowd;
-pub(crate) mod judge;
-pub(crate) mod process;
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "as in the tests, whose harness this is"
-)]
-#[path = "../../tests/it/support/redis_server.rs"]
-pub(crate) mod redis_server;
-pub(crate) mod sample;
+//! What the measurements share: nodes, a clock, waiting.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
