@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 
-.PHONY: help demo test lint fmt docs bench image
+.PHONY: help demo test lint fmt docs bench measurements image
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,8 +24,11 @@ fmt: ## Format the code
 docs: ## Build the API documentation and say where it is
 	@cargo doc --quiet --locked --no-deps --document-private-items && echo "target/doc/defib/index.html"
 
-bench: ## Run the benchmarks
-	@cargo bench --locked $(ARGS)
+bench: ## What one event costs the engine (ARGS=absorb: another part of benches/measure)
+	@cargo bench --locked -- $(or $(ARGS),engine)
+
+measurements: ## Everything in docs/measurements.md anew, some minutes each (ONLY="resubscribe idle" picks parts)
+	@scripts/measure.sh $(ONLY)
 
 image: ## Build the container image defib:local (needs Docker and the base images, see Dockerfile)
 	@docker build --tag defib:local .

@@ -12,9 +12,9 @@ use super::pace::{Beat, Pace};
 use super::settings::{CheckKind, Settings, Source};
 use super::time::Time;
 
-/// A map that is only looked up, never walked, with a hasher that is the same in every run. What is looked up
-/// comes from outside; what is in it, from the configuration alone: no stranger can make it slow.
-type Lookup<V> = HashMap<Arc<str>, V, BuildHasherDefault<std::hash::DefaultHasher>>;
+/// Names to places in a list. Only looked up, never walked, with a hasher that is the same in every run. What is
+/// looked up comes from outside; what is in it, from the configuration alone: no stranger can make it slow.
+type Lookup = HashMap<Arc<str>, usize, BuildHasherDefault<std::hash::DefaultHasher>>;
 
 /// A duplicate node name is told this often.
 const DUPLICATE_EVERY: Duration = Duration::from_secs(60);
@@ -46,14 +46,24 @@ impl OwnBeats {
     }
 }
 
-/// Whose life a message is.
-#[derive(Debug)]
+/// Whose life a message is. One look-up by name a message; from there on, places in lists.
+#[derive(Debug, Default)]
 pub(super) struct Routes {
-    channels: Lookup<Vec<CheckId>>,
-    nodes: Lookup<Node>,
-    /// Paces of checks that listen to a channel, by their place in `channels`.
-    paces: HashMap<CheckId, Sender, BuildHasherDefault<std::hash::DefaultHasher>>,
+    channels: Lookup,
+    /// Who listens to each channel.
+    listeners: Vec<Vec<Listener>>,
+    /// Of each check that listens to channels.
+    senders: Vec<Sender>,
+    names: Lookup,
+    nodes: Vec<Node>,
     duplicate_told: Option<Time>,
+}
+
+/// A check that listens to a channel. Its sender is one, on however many channels.
+#[derive(Clone, Copy, Debug)]
+struct Listener {
+    check: CheckId,
+    sender: usize,
 }
 
 /// Another node of the group.
@@ -93,12 +103,7 @@ enum Heard {
 
 impl Routes {
     pub(super) fn new(settings: &Settings) -> Self {
-        let mut routes = Self {
-            channels: Lookup::default(),
-            nodes: Lookup::default(),
-            paces: HashMap::default(),
-            duplicate_told: None,
-        };
+        let mut routes = Self::default();
         for (peer, of) in settings.peers() {
             for (index, check) in (0u16..).zip(&of.checks) {
                 let id = CheckId { peer, index };
@@ -106,25 +111,35 @@ impl Routes {
                     continue;
                 };
                 match source {
-                    Source::Channels(channels) => {
-                        for channel in channels {
-                            routes.channels.entry(Arc::clone(channel)).or_default().push(id);
-                        }
-                    }
-                    Source::Node(node) => routes.nodes.entry(Arc::clone(node)).or_default().checks.push(id),
-                    Source::Claim { node, peer } => {
-                        routes
-                            .nodes
-                            .entry(Arc::clone(node))
-                            .or_default()
-                            .claims
-                            .push((Arc::clone(peer), id));
-                    }
+                    Source::Channels(channels) => routes.listen(channels, id),
+                    Source::Node(node) => routes.node(node).checks.push(id),
+                    Source::Claim { node, peer } => routes.node(node).claims.push((Arc::clone(peer), id)),
                 }
             }
         }
         routes
     }
+
+    fn listen(&mut self, channels: &[Arc<str>], check: CheckId) {
+        let sender = self.senders.len();
+        self.senders.push(Sender::default());
+        for channel in channels {
+            place(&mut self.channels, &mut self.listeners, channel).push(Listener { check, sender });
+        }
+    }
+
+    fn node(&mut self, name: &Arc<str>) -> &mut Node {
+        place(&mut self.names, &mut self.nodes, name)
+    }
+}
+
+/// What `list` holds under that name; made if it is new.
+fn place<'a, T: Default>(places: &mut Lookup, list: &'a mut Vec<T>, name: &Arc<str>) -> &'a mut T {
+    let place = *places.entry(Arc::clone(name)).or_insert(list.len());
+    if place == list.len() {
+        list.push(T::default());
+    }
+    &mut list[place]
 }
 
 impl Sender {
@@ -310,29 +325,17 @@ impl Engine {
     }
 
     fn life_on_channel(&mut self, channel: &str, beat: Option<&Heartbeat>) {
-        let checks = self.routes.channels.get(channel).map_or(0, Vec::len);
-        for place in 0..checks {
-            let Some(id) = self
-                .routes
-                .channels
-                .get(channel)
-                .and_then(|checks| checks.get(place))
-                .copied()
-            else {
-                return;
-            };
+        let Some(&channel) = self.routes.channels.get(channel) else {
+            return;
+        };
+        let goodbye = beat.is_some_and(|beat| beat.goodbye);
+        for place in 0..self.routes.listeners[channel].len() {
+            let Listener { check, sender } = self.routes.listeners[channel][place];
             let heard = match beat {
-                Some(beat) => {
-                    self.routes
-                        .paces
-                        .entry(id)
-                        .or_default()
-                        .hear(beat, &self.settings.boot, self.now)
-                }
+                Some(beat) => self.routes.senders[sender].hear(beat, &self.settings.boot, self.now),
                 None => Heard::Life(None),
             };
-            let goodbye = beat.is_some_and(|beat| beat.goodbye);
-            self.heard(id, heard, goodbye);
+            self.heard(check, heard, goodbye);
         }
     }
 
@@ -342,22 +345,23 @@ impl Engine {
             self.duplicate(name);
             return;
         }
-        let (now, own) = (self.now, Arc::clone(&self.settings.boot));
-        let Some(node) = self.routes.nodes.get_mut(name) else {
+        let Some(&node) = self.routes.names.get(name) else {
             return;
         };
-        let heard = node.sender.hear(beat, &own, now);
+        let heard = self.routes.nodes[node]
+            .sender
+            .hear(beat, &self.settings.boot, self.now);
         if heard == Heard::Stale {
             return;
         }
-        // Few: checks that the configuration ties to this node.
-        let (checks, claims) = (node.checks.clone(), node.claims.clone());
-        for id in checks {
-            self.heard(id, heard.clone(), beat.goodbye);
+        for place in 0..self.routes.nodes[node].checks.len() {
+            let check = self.routes.nodes[node].checks[place];
+            self.heard(check, heard.clone(), beat.goodbye);
         }
-        for (peer, id) in claims {
-            let claim = beat.peers.iter().find(|claim| claim.name == peer);
-            self.claimed(id, claim, beat.goodbye);
+        for place in 0..self.routes.nodes[node].claims.len() {
+            let (peer, check) = &self.routes.nodes[node].claims[place];
+            let claim = beat.peers.iter().find(|claim| claim.name == *peer);
+            self.claimed(*check, claim, beat.goodbye);
         }
     }
 

@@ -1,44 +1,33 @@
 //! Instructions that one event costs the engine, counted by callgrind: the same on every run and machine of a kind.
 //!
-//! `cargo bench --bench instructions`. It runs itself twice under valgrind for each row, with different numbers of
-//! heartbeats; the difference is what the heartbeats cost, without the start.
-
-#![allow(missing_docs, reason = "a program")]
-
-mod support;
+//! This program runs twice under valgrind for each figure, with different numbers of heartbeats; the difference is
+//! what the heartbeats cost, without the start.
 
 use std::process::Command;
 
 use anyhow::{Context, bail};
-use support::judge::{By, Judge};
+
+use crate::judge::{By, Judge};
+use crate::sample::heading;
 
 const FEW: usize = 100_000;
 const MANY: usize = 300_000;
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, command, by, peers, heartbeats] = arguments.as_slice()
-        && command == "count"
-    {
-        return count(by, peers.parse()?, heartbeats.parse()?);
-    }
-    support::sample::heading("Engine: instructions for one heartbeat (callgrind)");
-    if !support::available(
-        "valgrind",
-        Command::new("valgrind").arg("--version").output().is_ok(),
-    ) {
+pub(crate) fn measure() -> anyhow::Result<()> {
+    heading("Engine: instructions for one heartbeat");
+    if !crate::available("valgrind", Command::new("valgrind").arg("--version").output().is_ok()) {
         return Ok(());
     }
-    println!("| peers | on channels | of nodes |\n|---|---|---|");
+    println!("Counted by callgrind.\n\n| peers | on channels | of nodes |\n|---|---|---|");
     for peers in [10, 1_000, 100_000] {
-        let on_channels = cost("channel", peers)?;
-        let of_nodes = cost("node", peers)?;
+        let (on_channels, of_nodes) = (cost("channel", peers)?, cost("node", peers)?);
         println!("| {peers} | {on_channels} | {of_nodes} |");
     }
     Ok(())
 }
 
-fn count(by: &str, peers: usize, heartbeats: usize) -> anyhow::Result<()> {
+/// What is counted.
+pub(crate) fn judge(by: &str, peers: usize, heartbeats: usize) -> anyhow::Result<()> {
     let by = match by {
         "channel" => By::Channel,
         "node" => By::Node,
@@ -60,7 +49,7 @@ fn instructions(by: &str, peers: usize, heartbeats: usize) -> anyhow::Result<u64
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(std::env::current_exe()?)
-        .args(["count", by, &peers.to_string(), &heartbeats.to_string()])
+        .args(["judge", by, &peers.to_string(), &heartbeats.to_string()])
         .output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     said.lines()

@@ -1,21 +1,4 @@
-//! What the measuring programs share: a real redis-server, nodes, a clock, and honest figures.
-//!
-//! None of them asserts a speed: they print what they saw on this machine, medians and spread. Figures are kept in
-//! docs/measurements.md.
-
-#![allow(dead_code, reason = "each program uses a part of this")]
-
-pub(crate) mod crowd;
-pub(crate) mod judge;
-pub(crate) mod process;
-#[allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "as in the tests, whose harness this is"
-)]
-#[path = "../../tests/it/support/redis_server.rs"]
-pub(crate) mod redis_server;
-pub(crate) mod sample;
+//! What the measurements share: nodes, a clock, waiting.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -26,14 +9,6 @@ use defib::app::{App, Running};
 use defib::config::{self, Config, Sources};
 use defib::engine::self_trust::BusState;
 use defib::runtime::clock;
-
-/// For parts that a machine may lack; as the tests' function of that name, but nothing is ever required here.
-pub(crate) fn available(part: &str, there: bool) -> bool {
-    if !there {
-        eprintln!("SKIPPED: {part} is missing on this machine");
-    }
-    there
-}
 
 /// A clock that goes on in every process of this machine: since its start.
 pub(crate) fn now() -> Duration {

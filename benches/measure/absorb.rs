@@ -1,11 +1,7 @@
 //! Heartbeats that one node absorbs (socket, bus, event loop, engine) beside bare subscribers that only count: of
 //! redis-rs, in its two ways, and of hiredis. Same server, same messages, interleaved, each in a process of its own.
 //!
-//! `cargo bench --bench absorb`; `ROUNDS=3 MESSAGES=100000` for other numbers. Ends by itself.
-
-#![allow(missing_docs, reason = "a program")]
-
-mod support;
+//! `ROUNDS=3 MESSAGES=100000` for other numbers. Ends by itself.
 
 use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
@@ -18,11 +14,11 @@ use anyhow::{Context, bail};
 use defib::app::Running;
 use futures_util::StreamExt;
 use redis::aio::MultiplexedConnection;
-use support::crowd::{self, CHANNEL};
-use support::process::{Ended, own_cpu};
-use support::redis_server::{self, RedisServer};
-use support::sample::{Sample, heading};
-use support::{now, number, start_node, trusted, until};
+use crate::crowd::{self, CHANNEL};
+use crate::process::{Ended, own_cpu};
+use crate::redis_server::{self, RedisServer};
+use crate::sample::{Sample, heading};
+use crate::common::{run, now, number, start_node, trusted, until};
 use tokio::sync::Notify;
 
 /// Nodes that send.
@@ -49,22 +45,21 @@ struct Figures {
     cost: Sample,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    match arguments
-        .iter()
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .as_slice()
-    {
-        [_, "defib", url, count] => support::run(be_node(url, count.parse()?)),
-        [_, "redis-rs, push closure", url, count] => support::run(be_closure(url, count.parse()?)),
-        [_, "redis-rs, PubSub stream", url, count] => support::run(be_stream(url, count.parse()?)),
-        _ => support::run(measure()),
+pub(crate) fn measure() -> anyhow::Result<()> {
+    run(table())
+}
+
+/// One of the subscribers, in a process of its own.
+pub(crate) fn subscribe(how: &str, url: &str, count: usize) -> anyhow::Result<()> {
+    match how {
+        "defib" => run(be_node(url, count)),
+        "redis-rs, push closure" => run(be_closure(url, count)),
+        "redis-rs, PubSub stream" => run(be_stream(url, count)),
+        other => bail!("no subscriber {other:?}"),
     }
 }
 
-async fn measure() -> anyhow::Result<()> {
+async fn table() -> anyhow::Result<()> {
     let (rounds, messages) = (
         number("ROUNDS", 7),
         number("MESSAGES", 500_000).next_multiple_of(BATCH),
@@ -139,7 +134,7 @@ async fn one(
         command
     } else {
         let mut command = Command::new(std::env::current_exe()?);
-        command.args([name, &server.url(), &count]);
+        command.args(["subscribe", name, &server.url(), &count]);
         command
     };
     let mut child = Ended(command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?);
@@ -191,7 +186,7 @@ async fn waiting(publisher: &mut MultiplexedConnection) -> anyhow::Result<usize>
 
 fn build_hiredis() -> anyhow::Result<tempfile::TempDir> {
     let dir = tempfile::tempdir()?;
-    let source: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/support/bare_hiredis.c");
+    let source: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/measure/bare_hiredis.c");
     let built = Command::new("cc")
         .arg("-O2")
         .arg("-o")

@@ -1,10 +1,6 @@
 //! From the kill of a local process to its remedy's command running: on the embedded bus and on a real Redis.
 //!
-//! `cargo bench --bench exit_to_remedy`; `TRIALS=50` for another number. Ends by itself.
-
-#![allow(missing_docs, reason = "a program")]
-
-mod support;
+//! `TRIALS=50` for another number. Ends by itself.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,25 +8,23 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
-use support::process::Ended;
-use support::redis_server::{self, RedisServer};
-use support::sample::{Sample, heading};
-use support::{now, number, start_node, trusted, until};
+use crate::process::Ended;
+use crate::redis_server::{self, RedisServer};
+use crate::sample::{Sample, heading};
+use crate::common::{run, now, number, start_node, trusted, until};
 
-fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().collect();
-    if let [_, command, file] = arguments.as_slice()
-        && command == "stamp"
-    {
-        // The remedy: says when it ran. Renamed, so that nobody reads half of it.
-        let part = format!("{file}.part");
-        std::fs::write(&part, now().as_nanos().to_string())?;
-        return Ok(std::fs::rename(part, file)?);
-    }
-    support::run(measure())
+pub(crate) fn measure() -> anyhow::Result<()> {
+    run(table())
 }
 
-async fn measure() -> anyhow::Result<()> {
+/// The remedy itself: says when it ran. Renamed, so that nobody reads half of it.
+pub(crate) fn remedy(file: &str) -> anyhow::Result<()> {
+    let part = format!("{file}.part");
+    std::fs::write(&part, now().as_nanos().to_string())?;
+    Ok(std::fs::rename(part, file)?)
+}
+
+async fn table() -> anyhow::Result<()> {
     let trials = number("TRIALS", 250);
     heading("From the exit of a local process to the remedy's action");
     println!(
@@ -107,7 +101,7 @@ fn configuration(dir: &Path, bus: &str, pids: &[u32]) -> anyhow::Result<String> 
         let _ = write!(
             text,
             "[peer.p{index}]\nowner = {{ pid = {pid} }}\n\
-             remedies = [{{ do = \"exec\", command = [\"{}\", \"stamp\", \"{}\"], verify_within = \"1s\" }}]\n",
+             remedies = [{{ do = \"exec\", command = [\"{}\", \"remedy\", \"{}\"], verify_within = \"1s\" }}]\n",
             exe.display(),
             stamp(dir, index).display()
         );

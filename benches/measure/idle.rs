@@ -1,32 +1,28 @@
 //! What a node costs that has nothing to do: resident memory and processor time with 10 and with 100 peers at one
 //! heartbeat a second each, on a real Redis.
 //!
-//! `cargo bench --bench idle`; `SECONDS=10` for another length, `DEFIB=target/release/defib` for another binary.
-
-#![allow(missing_docs, reason = "a program")]
-
-mod support;
+//! `SECONDS=10` for another length, `DEFIB=target/release/defib` for another binary.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use support::crowd::{self, CHANNEL};
-use support::process::{Ended, cpu, memory};
-use support::redis_server::{self, RedisServer};
-use support::sample::heading;
-use support::{now, number};
+use crate::crowd::{self, CHANNEL};
+use crate::process::{Ended, cpu, memory};
+use crate::redis_server::{self, RedisServer};
+use crate::sample::heading;
+use crate::common::{run, now, number};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Start, first heartbeats, first snapshots.
 const WARM_UP: Duration = Duration::from_secs(5);
 
-fn main() -> anyhow::Result<()> {
-    support::run(measure())
+pub(crate) fn measure() -> anyhow::Result<()> {
+    run(table())
 }
 
-async fn measure() -> anyhow::Result<()> {
+async fn table() -> anyhow::Result<()> {
     let lasting = Duration::from_secs(number("SECONDS", 60) as u64);
     let binary = std::env::var_os("DEFIB").map_or_else(|| env!("CARGO_BIN_EXE_defib").into(), PathBuf::from);
     heading("An idle node");

@@ -14,7 +14,7 @@ use defib::engine::settings::{
 };
 use defib::engine::time::Time;
 
-use super::crowd;
+use crate::crowd;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -1,11 +1,7 @@
 //! From the moment a subscription goes dark (its connection stays open, nothing passes; a new one would work) until
 //! the server has a new one: our node beside the seed's pump, many of each at once, at random phases.
 //!
-//! `cargo bench --bench resubscribe`; `TRIALS=20 TARGETS=12` for other numbers. Ends by itself.
-
-#![allow(missing_docs, reason = "a program")]
-
-mod support;
+//! `TRIALS=20 TARGETS=12` for other numbers. Ends by itself.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -20,10 +16,10 @@ use defib::engine::self_trust::BusState;
 use defib::engine::time::Time;
 use defib::http::View;
 use redis::aio::MultiplexedConnection;
-use support::process::Ended;
-use support::redis_server::{self, RedisServer};
-use support::sample::{Sample, heading};
-use support::{now, number, start_node, trusted};
+use crate::process::Ended;
+use crate::redis_server::{self, RedisServer};
+use crate::sample::{Sample, heading};
+use crate::common::{run, now, number, start_node, trusted};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -53,11 +49,11 @@ struct Times {
     proven: Sample,
 }
 
-fn main() -> anyhow::Result<()> {
-    support::run(measure())
+pub(crate) fn measure() -> anyhow::Result<()> {
+    run(table())
 }
 
-async fn measure() -> anyhow::Result<()> {
+async fn table() -> anyhow::Result<()> {
     let (targets, trials) = (number("TARGETS", 25), number("TRIALS", 10));
     heading("From dark to re-subscribed");
     if !redis_server::there() {

@@ -1,0 +1,53 @@
+#!/usr/bin/env bash
+# `make measurements`: everything in docs/measurements.md, in its order, or only the parts named as arguments.
+# Some minutes each; the output is Markdown. Stops at the first part that cannot be measured.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+PARTS=(resubscribe exit_to_remedy absorb engine instructions idle size)
+export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
+
+for part in "$@"; do
+    [[ " ${PARTS[*]} " == *" $part "* ]] || { echo "no part '$part'; there are: ${PARTS[*]}" >&2; exit 2; }
+done
+wanted() { [[ -z $chosen || " $chosen " == *" $1 "* ]]; }
+chosen=$*
+
+missing=()
+need() { # PACKAGE COMMAND...: the package is missing if the command fails
+    local package=$1
+    shift
+    "$@" >/dev/null 2>&1 </dev/null || missing+=("$package")
+}
+need redis-server redis-server --version
+need gcc cc --version
+need libhiredis-dev test -e /usr/include/hiredis/hiredis.h
+need valgrind valgrind --version
+need python3-venv /usr/bin/python3 -c 'import venv, ensurepip'
+if [ ${#missing[@]} -gt 0 ]; then
+    if [ "$(id -u)" != 0 ]; then
+        echo "missing; install as root: apt-get install --no-install-recommends ${missing[*]}" >&2
+        exit 1
+    fi
+    # A redis-server on port 6379 that nobody asked for would only be in the way: RUNLEVEL keeps it from starting.
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+        apt-get install --quiet=2 --no-install-recommends "${missing[@]}" </dev/null >&2
+fi
+if wanted resubscribe; then
+    scripts/python-venv.sh >&2 </dev/null
+fi
+
+size() { # as it is shipped: stripped, fat LTO
+    cargo build --release --locked --quiet
+    printf '\n## Size\n\ntarget/release/defib: %d bytes\n' "$(stat --format %s target/release/defib)"
+}
+
+for part in "${PARTS[@]}"; do
+    if ! wanted "$part"; then
+        continue
+    elif [ "$part" = size ]; then
+        size
+    else
+        cargo bench --locked --quiet -- "$part"
+    fi
+done
