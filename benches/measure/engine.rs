@@ -16,7 +16,9 @@ const CROWDS: [usize; 3] = [10, 1_000, 100_000];
 
 pub(crate) fn measure() -> anyhow::Result<()> {
     heading("Engine: events a second on one core");
-    println!("Thousands of heartbeats for a second of processor; {SAMPLES} samples of {BATCH}; median (least–most).\n");
+    println!(
+        "Thousands of heartbeats for a second of processor; {SAMPLES} samples of {BATCH}; median (least–most).\n"
+    );
     println!("| peers | on channels | of nodes |\n|---|---|---|");
     for peers in CROWDS {
         let (on_channels, of_nodes) = (rate(By::Channel, peers)?, rate(By::Node, peers)?);
@@ -36,7 +38,10 @@ fn rate(by: By, peers: usize) -> anyhow::Result<Sample> {
         let took = own_cpu()? - before;
         sample.push(f64::from(BATCH) / took.as_secs_f64() / 1e3);
     }
-    anyhow::ensure!(judge.alive() == peers, "the measured engine is not in good health");
+    anyhow::ensure!(
+        judge.alive() == peers,
+        "the measured engine is not in good health"
+    );
     Ok(sample)
 }
 
@@ -49,11 +54,15 @@ fn batch(judge: &mut Judge) {
 #[divan::bench(args = CROWDS, sample_count = SAMPLES, sample_size = 1)]
 fn heartbeats_on_channels(bencher: divan::Bencher<'_, '_>, peers: usize) {
     let mut judge = Judge::new(By::Channel, peers);
-    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| batch(&mut judge));
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .bench_local(|| batch(&mut judge));
 }
 
 #[divan::bench(args = CROWDS, sample_count = SAMPLES, sample_size = 1)]
 fn heartbeats_of_nodes(bencher: divan::Bencher<'_, '_>, peers: usize) {
     let mut judge = Judge::new(By::Node, peers);
-    bencher.counter(ItemsCount::new(BATCH)).bench_local(|| batch(&mut judge));
+    bencher
+        .counter(ItemsCount::new(BATCH))
+        .bench_local(|| batch(&mut judge));
 }

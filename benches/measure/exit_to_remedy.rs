@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context;
+use crate::common::{now, number, run, start_node, trusted, until};
 use crate::process::Ended;
 use crate::redis_server::{self, RedisServer};
 use crate::sample::{Sample, heading};
-use crate::common::{run, now, number, start_node, trusted, until};
+use anyhow::Context;
 
 pub(crate) fn measure() -> anyhow::Result<()> {
     run(table())

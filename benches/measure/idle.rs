@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use crate::common::{now, number, run};
 use crate::crowd::{self, CHANNEL};
 use crate::process::{Ended, cpu, memory};
 use crate::redis_server::{self, RedisServer};
 use crate::sample::heading;
-use crate::common::{run, now, number};
+use redis::aio::MultiplexedConnection;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Start, first heartbeats, first snapshots.

@@ -15,7 +15,10 @@ const MANY: usize = 300_000;
 
 pub(crate) fn measure() -> anyhow::Result<()> {
     heading("Engine: instructions for one heartbeat");
-    if !crate::available("valgrind", Command::new("valgrind").arg("--version").output().is_ok()) {
+    if !crate::available(
+        "valgrind",
+        Command::new("valgrind").arg("--version").output().is_ok(),
+    ) {
         return Ok(());
     }
     println!("Counted by callgrind.\n\n| peers | on channels | of nodes |\n|---|---|---|");

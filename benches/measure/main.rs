@@ -24,7 +24,9 @@ mod sample;
 use anyhow::bail;
 
 /// In the order of docs/measurements.md.
-const PARTS: [(&str, fn() -> anyhow::Result<()>); 6] = [
+type Part = (&'static str, fn() -> anyhow::Result<()>);
+
+const PARTS: [Part; 6] = [
     ("resubscribe", resubscribe::measure),
     ("exit_to_remedy", exit_to_remedy::measure),
     ("absorb", absorb::measure),
@@ -34,7 +36,10 @@ const PARTS: [(&str, fn() -> anyhow::Result<()>); 6] = [
 ];
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| argument != "--bench")
+        .collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         // What the parts start this program for again.

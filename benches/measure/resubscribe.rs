@@ -9,6 +9,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::common::{now, number, run, start_node, trusted};
+use crate::process::Ended;
+use crate::redis_server::{self, RedisServer};
+use crate::sample::{Sample, heading};
 use anyhow::Context;
 use defib::app::Running;
 use defib::cli::fault_proxy::{Direction, FaultProxy, Which};
@@ -16,10 +20,6 @@ use defib::engine::self_trust::BusState;
 use defib::engine::time::Time;
 use defib::http::View;
 use redis::aio::MultiplexedConnection;
-use crate::process::Ended;
-use crate::redis_server::{self, RedisServer};
-use crate::sample::{Sample, heading};
-use crate::common::{run, now, number, start_node, trusted};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

@@ -322,9 +322,9 @@ async fn a_command_knows_whom_it_heals_and_none_of_our_secrets() {
     let wanted = [
         "DEFIB_ATTEMPT=2",
         "DEFIB_CAUSE=peer_stuck",
+        "DEFIB_FENCING_TOKEN=42",
         "DEFIB_INCARNATION=boot:1",
         "DEFIB_PEER=feed",
-        "DEFIB_FENCING_TOKEN=42",
     ];
     assert_eq!(ours, wanted);
     assert!(env.contains("PATH=") && env.contains("CARGO_PKG_VERSION="));
