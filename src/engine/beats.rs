@@ -80,6 +80,8 @@ struct Sender {
     boot: Option<Arc<str>>,
     pace: Option<Pace>,
     earlier: Vec<Earlier>,
+    /// Beats in a row of a lower uptime, in a life that names no boot.
+    behind: u8,
     lives: u64,
 }
 
@@ -169,14 +171,26 @@ impl Sender {
                 *pace = Pace::first(clock, now);
                 Heard::Life(Some(self.next_life(own)))
             }
-            // Two writers on one channel, or a clock that was set back: life all the same, and no new one.
-            Some(pace) if by_uptime && pace.is_behind(clock) => Heard::Life(None),
+            // Two writers on one channel: life all the same, and no new one. If the one that is ahead is not
+            // heard any more, it was another life (whose last beats came late, after a pause of our own).
+            Some(pace) if by_uptime && pace.is_behind(clock) => {
+                self.behind += 1;
+                if self.behind < FRESH_AGAIN {
+                    return Heard::Life(None);
+                }
+                self.behind = 0;
+                *pace = Pace::first(clock, now);
+                Heard::Life(Some(self.next_life(own)))
+            }
             // Out of turn: its slot has been used by a regular heartbeat already, and it may come late.
             Some(pace) if beat.goodbye && !pace.is_past(clock) => Heard::Life(None),
-            Some(pace) => match pace.beat(clock, now, interval) {
-                Beat::Fresh => Heard::Life(None),
-                Beat::Late => Heard::Stale,
-            },
+            Some(pace) => {
+                self.behind = 0;
+                match pace.beat(clock, now, interval) {
+                    Beat::Fresh => Heard::Life(None),
+                    Beat::Late => Heard::Stale,
+                }
+            }
         }
     }
 

@@ -374,6 +374,7 @@ impl Check {
         self.last_pass = None;
         self.grace_until = now + self.grace;
         self.gone = None;
+        self.frozen = None;
         self.restart_window(now, mark);
         if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
             runs.clear();
@@ -387,15 +388,16 @@ impl Check {
         }
     }
 
-    /// From now on only what comes from now on counts (after an outage; when it becomes expected).
+    /// From now on only what comes from now on counts (after an outage; when it becomes expected). A settling
+    /// time that ended during an own pause does not end what that pause keeps.
     pub(super) fn restart_window(&mut self, now: Time, mark: Coverage) {
         self.since = now;
         self.mark = mark;
-        self.frozen = None;
     }
 
     /// What it needs has begun to hold: what was before does not count.
     pub(super) fn expected_anew(&mut self, now: Time, mark: Coverage) {
+        self.frozen = None;
         self.restart_window(now, mark);
         if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
             runs.clear();
@@ -522,7 +524,9 @@ impl Check {
         let Some((liveness, at)) = said else {
             return Verdict::unknown(Why::NeverSeen);
         };
-        if at < self.since || light.now.since(at) >= detector.suspect_after() {
+        // Life is life, whenever the window began; doubt counts only from within it.
+        let outside = at < self.since && liveness != Liveness::Alive;
+        if outside || light.now.since(at) >= detector.suspect_after() {
             return self.held(light).unwrap_or(Verdict::unknown(Why::ObserverGone));
         }
         match liveness {

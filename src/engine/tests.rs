@@ -1926,3 +1926,92 @@ fn one_replayed_beat_of_an_earlier_boot_does_not_silence_the_living_for_good() {
     }
     assert_eq!(world.view(0).incarnation, Some(Incarnation("boot:now".into())));
 }
+
+#[test]
+fn a_falling_uptime_that_came_late_is_another_life_once_the_old_one_is_silent() {
+    let mut world = World::settled(settings(vec![peer(
+        "feed",
+        true,
+        vec![heartbeat_check("hb")],
+        None,
+    )]));
+    for up in 100..105 {
+        world.uptime("hb", f64::from(up));
+        world.run(S);
+    }
+    let before = world.view(0).incarnation;
+    // A pause of our own: the last beats of one life and the first of the next are read at once.
+    world.now = world.now + 20 * S;
+    world.feed(Event::Tick {
+        suspended: Duration::ZERO,
+    });
+    world.uptime("hb", 110.0);
+    for up in 5..200 {
+        world.uptime("hb", f64::from(up));
+        world.run(S);
+        assert_eq!(world.liveness(0), Liveness::Alive, "at {up}: {:?}", world.notices);
+    }
+    assert_ne!(world.view(0).incarnation, before);
+}
+
+fn claimed_peer() -> Settings {
+    let mut claim = heartbeat_check("unused");
+    claim.kind = CheckKind::Passive {
+        source: Source::Claim {
+            node: "far".into(),
+            peer: "app".into(),
+        },
+        detector: DetectorSettings::default(),
+        cause: Cause::PeerSilent,
+    };
+    settings(vec![peer("app", false, vec![claim], None)])
+}
+
+fn claims_alive(slot: u64) -> Event {
+    Event::Message {
+        channel: "defib:g".into(),
+        body: Body::Heartbeat(Heartbeat {
+            node: Some("far".into()),
+            group: None,
+            boot: Some("boot-far".into()),
+            slot: Some(slot),
+            late_ms: None,
+            uptime_s: None,
+            interval_ms: Some(1_000),
+            goodbye: false,
+            peers: vec![PeerClaim {
+                name: "app".into(),
+                liveness: Liveness::Alive,
+                incarnation: Some(Incarnation("a".into())),
+            }],
+        }),
+    }
+}
+
+#[test]
+fn the_end_of_settling_takes_no_claimed_life_back() {
+    let mut world = World::new(claimed_peer());
+    for slot in 0..60 {
+        world.feed(claims_alive(slot));
+        world.run(S);
+    }
+    let changes = world
+        .whats
+        .iter()
+        .filter(|(_, what)| matches!(what, What::Liveness { .. }));
+    assert_eq!(changes.count(), 1, "{:?}", world.notices);
+}
+
+#[test]
+fn s31_a_settling_time_that_ends_during_an_own_pause_changes_no_verdict() {
+    let mut world = World::new(claimed_peer());
+    for slot in 0..20 {
+        world.feed(claims_alive(slot));
+        world.run(S);
+    }
+    world.now = world.now + 40 * S;
+    world.feed(Event::Tick {
+        suspended: Duration::ZERO,
+    });
+    assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+}

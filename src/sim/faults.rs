@@ -267,8 +267,9 @@ impl World {
     }
 
     fn move_clients(&mut self, away: bool) {
+        let spread = if self.rng.chance(50) { 50 } else { 2_000 };
         for process in 0..self.processes.len() {
-            let within = self.rng.millis(0, 2_000);
+            let within = self.rng.millis(0, spread);
             self.after(within, Happening::Moved { process, away });
         }
     }
@@ -291,6 +292,13 @@ impl World {
         self.wire_mut(node, link).alive = false;
         self.lose(node, link, MS, OnlyIf::Always);
         self.mute(node, 6 * S);
+        self.trouble(node, 6 * S);
+    }
+
+    /// Something of its own is wrong for so long.
+    fn trouble(&mut self, node: usize, lasting: Duration) {
+        let of = &mut self.nodes[node];
+        of.troubled = of.troubled.max(self.now + lasting);
     }
 
     fn mute(&mut self, node: usize, lasting: Duration) {
@@ -310,6 +318,7 @@ impl World {
         let node = self.any_node();
         let lasting = self.lasting(2_000, 40_000);
         let path = self.rng.chance(50);
+        self.trouble(node, lasting);
         let answers_ping = link == Link::Sub && self.rng.chance(50);
         self.tell(format!("n{node}'s {} link is dark", link.as_str()));
         let until = self.now + lasting;
@@ -339,6 +348,7 @@ impl World {
         let node = self.any_node();
         let lasting = self.lasting(2_000, 40_000);
         let delay = self.rng.millis(50, 3_500);
+        self.trouble(node, lasting);
         self.tell(format!("n{node}'s {} link is {delay:?} late", link.as_str()));
         self.wire_mut(node, link).delay = delay;
         if link == Link::Pub {
@@ -382,6 +392,7 @@ impl World {
         let node = self.any_node();
         let lasting = self.lasting(20, 6_000);
         self.tell(format!("n{node} drops what it hears for {lasting:?}"));
+        self.trouble(node, lasting);
         let of = &mut self.nodes[node];
         of.overflow_until = self.now + lasting;
     }
@@ -427,6 +438,7 @@ impl World {
         let node = self.any_node();
         self.nodes[node].blind = true;
         let lasting = self.lasting(2_000, 60_000);
+        self.trouble(node, lasting);
         self.after(lasting, Happening::End(End::Blind { node }));
     }
 

@@ -36,11 +36,20 @@ impl World {
                 // Never shorter than what the engine may take for its life.
                 of.peers[peer].lived = Some(now.since(before));
                 of.peers[peer].dead_at = Some(now);
-                self.check_death(node, peer);
+                self.check_doubt(node, peer, "false_death");
             }
             What::Liveness {
                 to: Liveness::Alive, ..
             } => self.check_life(node, peer),
+            What::Liveness {
+                to: Liveness::Suspect,
+                ..
+            } => self.check_doubt(node, peer, "false_suspicion"),
+            What::Liveness {
+                from: Liveness::Alive,
+                to: Liveness::Unknown,
+                ..
+            } => self.check_pause(node, peer),
             What::Granted { token, kind, .. } => self.check_grant(node, peer, *token, *kind),
             What::Acted {
                 token, kind, outcome, ..
@@ -82,36 +91,67 @@ impl World {
     /// The truth about a peer, since when the node and whoever speaks for the peer could both know it.
     fn knowable(&self, node: usize, peer: usize) -> (bool, Time) {
         let (healthy, since) = self.truth(node, peer);
-        let speaker = match self.nodes[node].watched[peer].target {
-            Target::Process(process) => self.scenario.processes[process].home,
-            Target::Node(other) => other,
-        };
+        let speaker = self.speaker(node, peer);
         let ran = self.nodes[node].changed.max(self.nodes[speaker].changed);
         (healthy, since.max(ran))
     }
 
-    /// `false_death`: nobody who is healthy, and whose messages were not lost, is held to be dead.
-    fn check_death(&mut self, node: usize, peer: usize) {
+    /// `false_death`, `false_suspicion`: nobody who is healthy, and whose messages were not lost, is doubted.
+    fn check_doubt(&mut self, node: usize, peer: usize, invariant: &'static str) {
         let (healthy, since) = self.knowable(node, peer);
-        let known = self.known_after(node, peer);
-        if !healthy
-            || self.now.since(since) < known
-            || self.tainted(node, peer)
-            || self.fails_with_bus(node, peer)
-        {
+        let known = self.now.since(since) >= self.known_after(node, peer);
+        let outages = &self.oracle.outages;
+        let unknowable = outages.iter().any(|outage| outage.unknown_to(node, self.now));
+        // A hiccup of the broker can cost its speaker's link: a beat or two, never a life.
+        let hiccup = invariant == "false_suspicion" && self.troubled_lately();
+        let excused = self.tainted(node, peer) || self.fails_with_bus(node, peer) || unknowable || hiccup;
+        if healthy && known && !excused {
+            let name = self.nodes[node].settings.peers[peer].name.clone();
+            let detail = format!("{name} is healthy since {since}");
+            self.violate(node, invariant, detail);
+        }
+    }
+
+    fn troubled_lately(&self) -> bool {
+        let last = self.oracle.outages.back();
+        last.is_some_and(|outage| outage.end.is_none_or(|end| self.now < end + KNOWN_BY_BUS))
+    }
+
+    /// `pause_changes`: within the fresh window after a pause of its own a node takes nobody's life back who has
+    /// been healthy all the while.
+    fn check_pause(&mut self, node: usize, peer: usize) {
+        let of = &self.oracle.nodes[node];
+        let Some(stalled) = of.stalled.filter(|stalled| self.now < *stalled + FRESH) else {
+            return;
+        };
+        let Some(paused) = of.frozen.back().map(|(from, _)| *from) else {
+            return;
+        };
+        let not_expected = match self.nodes[node].watched[peer].target {
+            Target::Process(process) => self.scenario.processes[process].needs_car,
+            Target::Node(_) => false,
+        };
+        if not_expected || of.peers[peer].forgotten {
             return;
         }
-        if self
+        let long_before = paused - KNOWN_BY_BUS;
+        let (healthy, since) = self.truth(node, peer);
+        let settled = self.scenario.settle + KNOWN_BY_BUS;
+        let outage = self
             .oracle
             .outages
             .iter()
-            .any(|outage| outage.unknown_to(node, self.now))
-        {
-            return;
+            .any(|outage| outage.end.is_none_or(|end| end + settled > paused));
+        let speaker = &self.nodes[self.speaker(node, peer)];
+        let spoke =
+            speaker.changed < long_before && speaker.healthy(self.now) && speaker.troubled < long_before;
+        let heard = of.started < long_before && self.nodes[node].troubled < long_before;
+        if healthy && since < long_before && spoke && heard && !outage && !self.tainted(node, peer) {
+            let name = self.nodes[node].settings.peers[peer].name.clone();
+            let detail =
+                format!("{name} is healthy since {since}; a pause from {paused} to {stalled} changed that");
+            self.violate(node, "pause_changes", detail);
         }
-        let name = self.nodes[node].settings.peers[peer].name.clone();
-        let detail = format!("{name} is healthy since {since} and held to be dead");
-        self.violate(node, "false_death", detail);
     }
 
     /// Its health endpoint tells of the broker: a local fact, if not one about the peer.

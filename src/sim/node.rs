@@ -47,6 +47,8 @@ pub(super) struct Node {
     /// Its own link to the broker is at fault until then.
     pub(super) muted_until: Time,
     pub(super) draining: bool,
+    /// Until when something was wrong with its own links, its queue or its checks.
+    pub(super) troubled: Time,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -145,6 +147,7 @@ impl Node {
             changed: Time::ZERO,
             muted_until: Time::ZERO,
             draining: false,
+            troubled: Time::ZERO,
         }
     }
 

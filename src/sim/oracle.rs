@@ -76,7 +76,7 @@ pub(super) struct NodeRecord {
     /// When its last pause of its own ended.
     pub(super) stalled: Option<Time>,
     /// From when to when it did not run, the last few times.
-    frozen: VecDeque<(Time, Time)>,
+    pub(super) frozen: VecDeque<(Time, Time)>,
     pub(super) paused: Option<Pause>,
     pub(super) draining: bool,
     /// No store was found at its start.
@@ -366,10 +366,14 @@ impl World {
             let until = self.nodes[node].lie.until;
             until > Time::ZERO && self.now < until + 20 * S
         };
-        let speaker = match self.nodes[node].watched[peer].target {
+        lied(node) || lied(self.speaker(node, peer))
+    }
+
+    /// The node that speaks for `peer`, or beside it.
+    pub(super) fn speaker(&self, node: usize, peer: usize) -> usize {
+        match self.nodes[node].watched[peer].target {
             Target::Process(process) => self.scenario.processes[process].home,
             Target::Node(other) => other,
-        };
-        lied(node) || lied(speaker)
+        }
     }
 }
