@@ -359,7 +359,7 @@ mod event_loop {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_flood_of_events_is_shown_twenty_times_a_second_at_most() {
+    async fn a_flood_of_events_is_shown_a_few_times_a_second_at_most() {
         let (rig, event_loop) = rig();
         let task = tokio::spawn(event_loop.run(CancellationToken::new()));
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -376,7 +376,7 @@ mod event_loop {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let shown = rig.shown.load(Ordering::Relaxed) - before;
-        assert!((10..40).contains(&shown), "{shown} snapshots in one second");
+        assert!((3..8).contains(&shown), "{shown} snapshots in one second");
         task.abort();
     }
 
