@@ -4,10 +4,10 @@
 
 use std::convert::Infallible;
 
-use super::{Reporting, Schedule, counted};
+use super::{Reporting, Schedule};
 use crate::engine::event::{Event, ExpectationId};
 use crate::http_client::{Answer, Question, ask};
-use crate::telemetry::metrics::checks::CheckKind;
+use crate::telemetry::metrics::checks::{CheckKind, RunOutcome};
 
 pub(super) async fn run(
     id: ExpectationId,
@@ -22,14 +22,12 @@ pub(super) async fn run(
         let began = reporting.clock.now();
         let answer = ask(&question, schedule.timeout).await;
         let took = reporting.clock.now().since(began);
-        reporting
-            .metrics
-            .ran(CheckKind::Expectation, counted(&answer), took);
-        let met = match &answer {
-            Answer::Pass => Some(true),
-            Answer::Fail(_) => Some(false),
-            Answer::Unknown(_) => None,
+        let (met, counted) = match &answer {
+            Answer::Pass => (Some(true), RunOutcome::Pass),
+            Answer::Fail(_) => (Some(false), RunOutcome::Fail),
+            Answer::Unknown(_) => (None, RunOutcome::Unknown),
         };
+        reporting.metrics.ran(CheckKind::Expectation, counted, took);
         if before.replace(met) != Some(met) {
             tracing::info!(expectation = id.0, ?met, ?answer, "expectation changed");
         }

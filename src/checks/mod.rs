@@ -1,10 +1,12 @@
 //! Active checks and the owner watch: they look at this machine and report observations. No policy.
 
+mod active;
 pub mod expectation;
-pub mod http;
+mod http;
 pub mod owner;
 mod process;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,23 +15,32 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
 use crate::engine::settings::Settings as Names;
 use crate::engine::time::Clock;
-use crate::http_client::{Answer, Question};
+use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
+use crate::secret::Secret;
 use crate::task::Task;
-use crate::telemetry::metrics::checks::{CheckMetrics, RunOutcome};
+use crate::telemetry::metrics::checks::CheckMetrics;
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
     /// The owner of each local peer that has one.
     pub owners: Vec<(PeerId, Owner, Option<CheckId>, Schedule)>,
-    /// The `http` checks.
-    pub http: Vec<(CheckId, Question, Schedule)>,
+    /// The active checks.
+    pub probes: Vec<(CheckId, Probe, Schedule)>,
     /// The expectations: met while the question's answer passes.
     pub expectations: Vec<(ExpectationId, Question, Schedule)>,
+}
+
+/// What an active check looks at.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Probe {
+    /// An answer to a question.
+    Http(Question),
 }
 
 /// How a peer's process is found.
@@ -50,7 +61,7 @@ pub enum Owner {
 pub struct Schedule {
     /// Time between the starts of two runs. A run that is still going is never started twice.
     pub interval: Duration,
-    /// Bound on one run; a run that exceeds it fails (for `http`) or is unknown.
+    /// Bound on one run; what a run that exceeds it means is the check's own business.
     pub timeout: Duration,
 }
 
@@ -66,7 +77,7 @@ pub struct Reporting {
 }
 
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
-/// gives the tasks the names of the configuration: `http:feed/status`, `owner:feed`, `when:car`.
+/// gives the tasks the names of the configuration: `check:feed/status`, `owner:feed`, `when:car`.
 pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: &Reporting) -> Vec<Task> {
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
     let peer_name = |id: PeerId| peer(id).map_or_else(|| id.0.to_string(), |p| p.name.to_string());
@@ -84,12 +95,12 @@ pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: 
         );
         task(task_name, move || watch.clone().run())
     });
-    let checks = settings.http.into_iter().map(|(id, question, schedule)| {
+    let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
         let reporting = reporting.clone();
-        task(format!("http:{}/{check}", peer_name(id.peer)), move || {
-            http::run(id, question.clone(), schedule, reporting.clone())
+        task(format!("check:{}/{check}", peer_name(id.peer)), move || {
+            probe.clone().run(id, schedule, reporting.clone())
         })
     });
     let expectations = settings.expectations.into_iter().map(|(id, question, schedule)| {
@@ -103,11 +114,33 @@ pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: 
     watches.chain(checks).chain(expectations).collect()
 }
 
+impl Probe {
+    async fn run(self, id: CheckId, schedule: Schedule, reporting: Reporting) -> anyhow::Result<Infallible> {
+        match self {
+            Self::Http(question) => active::run(id, http::Http(question), schedule, reporting).await,
+        }
+    }
+
+    /// What its failures can mean.
+    pub const fn proves(&self) -> &'static [Cause] {
+        match self {
+            Self::Http(_) => &[Cause::PeerStuck],
+        }
+    }
+
+    /// The secret it sends, if it sends one.
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Http(question) => question.bearer.as_ref(),
+        }
+    }
+}
+
 /// A task whose work never ends by itself: cancelling drops it where it waits.
 fn task<F, W>(name: String, work: F) -> Task
 where
     F: Fn() -> W + Send + Sync + 'static,
-    W: Future<Output = anyhow::Result<std::convert::Infallible>> + Send + 'static,
+    W: Future<Output = anyhow::Result<Infallible>> + Send + 'static,
 {
     Task {
         name,
@@ -146,14 +179,5 @@ impl Schedule {
         let mut ticks = tokio::time::interval(self.interval.max(Duration::from_millis(1)));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         ticks
-    }
-}
-
-/// How an answer counts in the metrics.
-const fn counted(answer: &Answer) -> RunOutcome {
-    match answer {
-        Answer::Pass => RunOutcome::Pass,
-        Answer::Fail(_) => RunOutcome::Fail,
-        Answer::Unknown(_) => RunOutcome::Unknown,
     }
 }

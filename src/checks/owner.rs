@@ -158,13 +158,10 @@ impl Watch {
             ticks.tick().await;
             let began = self.reporting.clock.now();
             let Some(outcome) = state(live) else { continue };
-            let counted = match outcome {
-                Outcome::Pass => RunOutcome::Pass,
-                Outcome::Fail { .. } => RunOutcome::Fail,
-                Outcome::Unknown { .. } => RunOutcome::Unknown,
-            };
             let took = self.reporting.clock.now().since(began);
-            self.reporting.metrics.ran(CheckKind::Owner, counted, took);
+            self.reporting
+                .metrics
+                .ran(CheckKind::Owner, RunOutcome::of(&outcome), took);
             let observation = Observation {
                 check,
                 began,

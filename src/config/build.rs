@@ -434,14 +434,14 @@ impl Numbered {
             {
                 out.checks.owners.push((id, owner, Some(check(index)), schedule));
             }
-            let http = peer
-                .http
+            let probes = peer
+                .probes
                 .into_iter()
-                .map(|(index, question, schedule)| (check(index), question, schedule));
-            out.checks.http.extend(http);
-            if let Some(remedy) = peer.remedy {
-                out.remedies.insert((id, 0), remedy);
-            }
+                .map(|(index, probe, schedule)| (check(index), probe, schedule));
+            out.checks.probes.extend(probes);
+            let rungs = (0u16..).zip(peer.remedies);
+            out.remedies
+                .extend(rungs.filter_map(|(rung, remedy)| Some(((id, rung), remedy?))));
             out.peers.push(peer.settings);
         }
         out.checks.expectations = (0u16..)

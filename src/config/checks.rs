@@ -12,13 +12,12 @@ use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::values::is_name;
-use crate::checks::Schedule;
+use crate::checks::{Probe, Schedule};
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
 use crate::engine::settings::{
     CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter, Plane, Source,
 };
-use crate::http_client::Question;
 
 /// Checks of one peer.
 const MAX_CHECKS: usize = 64;
@@ -36,7 +35,7 @@ pub(super) struct Heard {
 pub(super) struct Checks {
     pub(super) all: Vec<CheckSettings>,
     pub(super) process: Option<(u16, Schedule)>,
-    pub(super) http: Vec<(u16, Question, Schedule)>,
+    pub(super) probes: Vec<(u16, Probe, Schedule)>,
     pub(super) heard: Vec<Heard>,
 }
 
@@ -149,16 +148,16 @@ fn check(
             )
         }
         _ => {
-            let (question, run) = (question(&reader, "url"), run(&reader));
+            let (probe, run) = (question(&reader, "url").map(Probe::Http), run(&reader));
             let (schedule, fail_after) = run?;
-            checks.http.push((index, question?, schedule));
-            (
-                CheckKind::Active {
-                    fail_after,
-                    interval: schedule.interval,
-                },
-                Plane::Local,
-            )
+            let probe = probe?;
+            let kind = CheckKind::Active {
+                fail_after,
+                interval: schedule.interval,
+                proves: probe.proves(),
+            };
+            checks.probes.push((index, probe, schedule));
+            (kind, Plane::Local)
         }
     };
     let (decides, grace, needs) = common?;

@@ -63,7 +63,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `two_groups` | a heartbeat of another `node` needs a bus that it can reach: Redis, or `bus.listen` |
 | `watches_itself` | a heartbeat's `node` is another node |
 | `heartbeat_source` | a heartbeat has exactly one of `channel` and `node`; `peer` goes with `node` |
-| `one_owner`, `one_process`, `one_remedy` | one way to find the owner, one `process` check, one remedy (ladders come later) |
+| `one_owner`, `one_process` | one way to find the owner, one `process` check |
 | `nothing_to_watch` | a peer has an owner or a check |
 | `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner |
 | `signal_then` | `after` goes with `then` |
@@ -73,7 +73,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `unknown_expectation`, `unknown_peer` | what `needs` and `--peers` name is there |
 | `duplicate_listener`, `loopback_only`, `admin_token` | each listener has a port of its own; `bus.listen` and `http.admin_listen` are loopback, the latter with a token |
 | `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url` |
-| `too_many`, `too_large` | at most 4096 peers, 64 checks a peer, 256 expectations, 1 MiB |
+| `too_many`, `too_large` | at most 4096 peers, 64 checks and 16 remedies a peer, 256 expectations, 1 MiB |
 | `not_in_this_version` | what the design knows and this version does not |
 
 ## Fields

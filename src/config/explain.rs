@@ -7,7 +7,7 @@ use super::schema::time;
 use super::{Config, remedy::signal_name, rules::unreachable};
 use crate::bus::Backend;
 use crate::bus::redis::Address;
-use crate::checks::Owner;
+use crate::checks::{Owner, Probe};
 use crate::engine::cause::Cause;
 use crate::engine::event::PeerId;
 use crate::engine::settings::{
@@ -101,23 +101,25 @@ fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: 
     };
     let _ = writeln!(out, "{} ({place})", peer.name);
     for (index, check) in peer.checks.iter().enumerate() {
-        let question = config
+        let probe = config
             .checks
-            .http
+            .probes
             .iter()
             .find(|(check, ..)| check.peer == id && usize::from(check.index) == index)
-            .map(|(_, question, schedule)| (question, schedule.timeout));
-        let _ = writeln!(out, "  {}: {}", check.name, self::check(check, question, engine));
+            .map(|(_, probe, schedule)| (probe, schedule.timeout));
+        let _ = writeln!(out, "  {}: {}", check.name, self::check(check, probe, engine));
     }
-    let Some(remedy) = peer.remedies.first() else {
+    if peer.remedies.is_empty() {
         let _ = writeln!(
             out,
             "  No remedy: it is shown, logged and exported, and nothing is done."
         );
         return;
-    };
-    let act = config.remedies.get(&(id, 0));
-    healing(out, engine, peer, remedy, act);
+    }
+    for (rung, remedy) in (0u16..).zip(&peer.remedies) {
+        healing(out, peer, rung, remedy, config.remedies.get(&(id, rung)));
+    }
+    limits(out, engine, peer);
 }
 
 fn owner(owner: &Owner) -> String {
@@ -129,7 +131,7 @@ fn owner(owner: &Owner) -> String {
     }
 }
 
-fn check(check: &CheckSettings, question: Option<(&Question, Duration)>, engine: &Settings) -> String {
+fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Settings) -> String {
     let mut text = match &check.kind {
         CheckKind::Passive {
             source,
@@ -155,16 +157,21 @@ fn check(check: &CheckSettings, question: Option<(&Question, Duration)>, engine:
             time(*interval),
             Cause::PeerStuck
         ),
-        CheckKind::Active { fail_after, interval } => {
-            let asked = question
-                .map(|(question, timeout)| asks(question, timeout))
-                .unwrap_or_default();
+        CheckKind::Active {
+            fail_after,
+            interval,
+            proves,
+        } => {
+            let asked = match probe {
+                Some((Probe::Http(question), timeout)) => asks(question, timeout),
+                None => String::new(),
+            };
             format!(
                 "{asked} every {}; {} failures of {} condemn ({})",
                 time(*interval),
                 fail_after.m,
                 fail_after.n,
-                Cause::PeerStuck
+                words(proves)
             )
         }
     };
@@ -213,22 +220,17 @@ fn asks(question: &Question, timeout: Duration) -> String {
     text
 }
 
-fn healing(
-    out: &mut String,
-    engine: &Settings,
-    peer: &PeerSettings,
-    remedy: &RemedySettings,
-    act: Option<&Remedy>,
-) {
+fn words(causes: &[Cause]) -> String {
+    let causes: Vec<&str> = causes.iter().map(|cause| cause.as_str()).collect();
+    causes.join(" or ")
+}
+
+/// One rung.
+fn healing(out: &mut String, peer: &PeerSettings, rung: u16, remedy: &RemedySettings, act: Option<&Remedy>) {
     let causes = if remedy.causes.is_empty() {
         "whatever cause lies in it".to_owned()
     } else {
-        remedy
-            .causes
-            .iter()
-            .map(|cause| cause.as_str())
-            .collect::<Vec<_>>()
-            .join(" or ")
+        words(&remedy.causes)
     };
     let act = act.map_or_else(
         || {
@@ -240,11 +242,31 @@ fn healing(
         },
         self::act,
     );
-    let _ = writeln!(out, "  When it is dead, for {causes}: {act}.");
+    let when = if rung == 0 {
+        "When it is dead"
+    } else {
+        "If that did not help"
+    };
+    let gentle = if remedy.restarts {
+        ""
+    } else {
+        " It restarts nothing."
+    };
     let _ = writeln!(
         out,
-        "  Then it has {} for its own proof of life; its failures do not count for {} or until its first pass.",
-        time(remedy.verify_within),
+        "  {when}, for {causes}: {act}.{gentle} Then it has {} for its own proof of life.",
+        time(remedy.verify_within)
+    );
+    if let Some(why) = unreachable(peer, remedy) {
+        let _ = writeln!(out, "  But this will never happen: {why}.");
+    }
+}
+
+/// What holds for every rung.
+fn limits(out: &mut String, engine: &Settings, peer: &PeerSettings) {
+    let _ = writeln!(
+        out,
+        "  After each, its failures do not count for {} or until its first pass.",
         time(peer.grace)
     );
     let backoff = peer.backoff;
@@ -253,20 +275,17 @@ fn healing(
         time(backoff.initial),
         time(backoff.max)
     );
-    let _ = if remedy.restarts {
+    let _ = if peer.remedies.iter().any(|remedy| remedy.restarts) {
         writeln!(
             out,
-            "  At most {} in {}, {waits}; the whole group has one every {}.",
-            counted(peer.budget.count as usize, "such remedy"),
+            "  At most {} that restart in {}, all {waits}; the whole group has one every {}.",
+            counted(peer.budget.count as usize, "remedy"),
             time(peer.budget.window),
             time(engine.group_budget.spacing)
         )
     } else {
-        writeln!(out, "  It restarts nothing, so no budget is charged; {waits}.")
+        writeln!(out, "  None restarts anything, so no budget is charged; {waits}.")
     };
-    if let Some(why) = unreachable(peer) {
-        let _ = writeln!(out, "  But this will never happen: {why}.");
-    }
 }
 
 fn act(remedy: &Remedy) -> String {

@@ -1,15 +1,15 @@
-//! Reads `[peer.NAME]`: owner, checks, remedy, backoff and budget, and the rules within one peer.
+//! Reads `[peer.NAME]`: owner, checks, remedies, backoff and budget, and the rules within one peer.
 
 use std::time::Duration;
 
-use super::checks::{Checks, Heard, checks, implied_process, known};
+use super::checks::{Checks, Heard, checks, implied_process};
 use super::fields;
 use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
+use super::report::Origin;
 use super::schema::time;
-use crate::checks::{Owner, Schedule};
+use crate::checks::{Owner, Probe, Schedule};
 use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
-use crate::http_client::Question;
 use crate::remedies::Remedy;
 
 /// A peer as it was read, before it has a number.
@@ -18,9 +18,9 @@ pub(super) struct Peer {
     pub(super) owner: Option<Owner>,
     /// Which of its checks watches the owner, and when.
     pub(super) process: Option<(u16, Schedule)>,
-    pub(super) http: Vec<(u16, Question, Schedule)>,
-    /// What its remedy's executor needs; `healthz` has none.
-    pub(super) remedy: Option<Remedy>,
+    pub(super) probes: Vec<(u16, Probe, Schedule)>,
+    /// What each rung's executor needs; `healthz` has none.
+    pub(super) remedies: Vec<Option<Remedy>>,
     /// What its passive checks listen to.
     pub(super) heard: Vec<Heard>,
     /// Where `healthz_hold` was written, if it was.
@@ -69,7 +69,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             "else one pulse could follow another for ever",
         );
     }
-    let remedy = remedy(reader, healthz_hold.unwrap_or_default());
+    let remedies = remedies(reader, healthz_hold.unwrap_or_default());
     let (owner, mut checks) = (owner?, checks?);
     if owner.is_some() && checks.process.is_none() {
         implied_process(&mut checks, grace?);
@@ -84,11 +84,23 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         ));
     }
     let local = owner.is_some() || checks.all.iter().any(|check| check.plane == Plane::Local);
-    let remedy = remedy?;
-    if let Some((settings, _)) = &remedy {
-        remedy_fits(reader, settings, owner.is_some(), local, &checks)?;
+    let mut fits = Ok(());
+    let remedies: Vec<_> = remedies?;
+    for (settings, _, origin) in &remedies {
+        fits = fits.and(remedy_fits(
+            reader,
+            origin,
+            settings,
+            owner.is_some(),
+            local,
+            &checks,
+        ));
     }
-    let (settings, remedy) = remedy.unzip();
+    fits?;
+    let (settings, remedies) = remedies
+        .into_iter()
+        .map(|(settings, remedy, _)| (settings, remedy))
+        .unzip();
     Ok(Peer {
         settings: PeerSettings {
             name: name.into(),
@@ -96,16 +108,15 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             grace: grace?,
             single_observer: single_observer?,
             checks: checks.all,
-            remedies: settings.into_iter().collect(),
+            remedies: settings,
             backoff: backoff?,
             budget: budget?,
             healthz_hold: healthz_hold?,
         },
         owner,
         process: checks.process,
-        http: checks.http,
-        remedy: remedy.flatten(),
-
+        probes: checks.probes,
+        remedies,
         heard: checks.heard,
         hold_is_set: reader.is_set("healthz_hold"),
     })
@@ -208,51 +219,47 @@ fn backoff_within_budget(reader: &Reader<'_>, backoff: BackoffSettings, budget: 
     reader.wrong(&reader.key_at(key), "backoff_evades_budget", message, help);
 }
 
-fn remedy(peer: &Reader<'_>, healthz_hold: Duration) -> Read<Option<(RemedySettings, Option<Remedy>)>> {
+/// Rungs of one ladder.
+const MAX_REMEDIES: usize = 16;
+
+/// The ladder, mildest first, each rung with where it was written.
+fn remedies(
+    peer: &Reader<'_>,
+    healthz_hold: Duration,
+) -> Read<Vec<(RemedySettings, Option<Remedy>, Origin)>> {
     let list = peer.list("remedies");
-    if let Some(second) = list.get(1) {
-        let message = format!("one remedy per peer for now, and here are {}", list.len());
-        peer.wrong(
-            &second.origin,
-            "one_remedy",
-            message,
-            "ladders come later: keep the mildest one that works",
-        );
+    let mut ladder = Ok(Vec::new());
+    if let Some(over) = list.get(MAX_REMEDIES) {
+        let message = format!("a peer has at most {MAX_REMEDIES} remedies");
+        ladder = Err(peer.wrong(&over.origin, "too_many", message, ""));
     }
-    let Some(first) = list.first() else {
-        return Ok(None);
-    };
-    super::remedy::remedy(peer, first, healthz_hold, &|place, at, word| {
-        known(
-            place,
-            at,
-            "remedy",
-            word,
-            fields::REMEDY_KINDS,
-            fields::LATER_REMEDIES,
-            false,
-        )
-    })
-    .map(Some)
+    for node in list.iter().take(MAX_REMEDIES) {
+        let rung = super::remedy::remedy(peer, node, healthz_hold);
+        ladder = match (ladder, rung) {
+            (Ok(mut ladder), Ok((settings, remedy))) => {
+                ladder.push((settings, remedy, node.origin.clone()));
+                Ok(ladder)
+            }
+            (Err(bad), _) | (_, Err(bad)) => Err(bad),
+        };
+    }
+    ladder
 }
 
 fn remedy_fits(
     peer: &Reader<'_>,
+    at: &Origin,
     remedy: &RemedySettings,
     owned: bool,
     local: bool,
     checks: &Checks,
 ) -> Read<()> {
     use crate::engine::settings::RemedyKind::{Healthz, Log, Signal};
-    let at = peer
-        .list("remedies")
-        .first()
-        .map_or_else(|| peer.origin.clone(), |node| node.origin.clone());
     let lives = owned || checks.heard.iter().any(|heard| !heard.data);
     if remedy.kind == Signal && !owned {
         let help = "add owner = { listens = 9080 }, or pid_file, command, pid";
         return Err(peer.wrong(
-            &at,
+            at,
             "signal_needs_owner",
             "a signal goes to the peer's owner, and it has none",
             help,
@@ -261,7 +268,7 @@ fn remedy_fits(
     if remedy.kind == Healthz && !local {
         let message = "`healthz` heals a peer of this machine, and this one is known by the bus alone";
         return Err(peer.wrong(
-            &at,
+            at,
             "local_only",
             message,
             "configure it on the node beside that peer",
@@ -271,7 +278,7 @@ fn remedy_fits(
         let message =
             "this peer has nothing by which one life differs from the next, so nothing may be done to it";
         let help = "add an owner or a heartbeat check, or use do = \"log\"";
-        return Err(peer.wrong(&at, "remedy_needs_incarnation", message, help));
+        return Err(peer.wrong(at, "remedy_needs_incarnation", message, help));
     }
     Ok(())
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use super::checks::known;
 use super::fields;
 use super::questions::question;
 use super::reader::{Bad, Read, Reader};
-use super::report::Origin;
 use super::schema::Section;
 use super::tree::{Node, Value};
 use crate::engine::settings::{RemedyKind, RemedySettings};
@@ -17,15 +17,11 @@ const SLACK: Duration = Duration::from_secs(5);
 /// How long a process has before `then`, where the configuration does not say.
 const THEN_AFTER: Duration = Duration::from_secs(10);
 
-/// Tells a known kind of remedy from others, and reports the others.
-type Known<'k> = dyn Fn(&Reader<'_>, &Origin, &str) -> Read<&'static str> + 'k;
-
 /// Reads `node`, an entry of `peer`'s `remedies`.
 pub(super) fn remedy(
     peer: &Reader<'_>,
     node: &Node,
     healthz_hold: Duration,
-    known: &Known<'_>,
 ) -> Read<(RemedySettings, Option<Remedy>)> {
     let word = match &node.value {
         Value::Table(table) => table.get("do").map(|entry| &entry.node),
@@ -37,7 +33,15 @@ pub(super) fn remedy(
             value: Value::Text(word),
             origin,
             ..
-        }) => known(&place, origin, word)?,
+        }) => known(
+            &place,
+            origin,
+            "remedy",
+            word,
+            fields::REMEDY_KINDS,
+            fields::LATER_REMEDIES,
+            false,
+        )?,
         Some(node) if node.is_bad() => return Err(Bad),
         None if matches!(node.value, Value::Table(_)) => {
             let help = format!("do = one of {}", fields::REMEDY_KINDS.join(", "));

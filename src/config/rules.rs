@@ -10,7 +10,7 @@ use super::reader::{Read, Reader};
 use super::report::Origin;
 use super::schema::time;
 use crate::engine::cause::Cause;
-use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, Source};
+use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, RemedySettings, Source};
 use crate::{bus, http};
 
 /// Data channels are only listened to; what is published on, or is one peer's own, may not be one.
@@ -215,14 +215,18 @@ fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {
             http.listen
         ));
     }
-    if let Some(why) = unreachable(settings) {
-        out.push(format!("peer {name}: its remedy will never be used: {why}"));
+    for remedy in &settings.remedies {
+        if let Some(why) = unreachable(settings, remedy) {
+            let kind = remedy.kind.as_str();
+            out.push(format!(
+                "peer {name}: its remedy `{kind}` will never be used: {why}"
+            ));
+        }
     }
 }
 
-/// Why a peer's remedy can never follow, if it cannot.
-pub(super) fn unreachable(peer: &PeerSettings) -> Option<String> {
-    let remedy = peer.remedies.first()?;
+/// Why this remedy of the peer can never follow, if it cannot.
+pub(super) fn unreachable(peer: &PeerSettings, remedy: &RemedySettings) -> Option<String> {
     let deciding: Vec<_> = peer
         .checks
         .iter()
@@ -252,7 +256,7 @@ pub(super) fn unreachable(peer: &PeerSettings) -> Option<String> {
 pub(super) fn causes(kind: &CheckKind) -> &'static [Cause] {
     match kind {
         CheckKind::Passive { .. } => &[Cause::PeerSilent],
-        CheckKind::Active { .. } => &[Cause::PeerStuck],
+        CheckKind::Active { proves, .. } => proves,
         CheckKind::Process { .. } => &[Cause::PeerExited, Cause::PeerStuck],
     }
 }

@@ -26,6 +26,8 @@ pub(super) struct Episode {
     pub(super) attempts: u32,
     /// Remedies carried out.
     pub(super) remedies: u32,
+    /// Rungs that were tried in it and did not help.
+    pub(super) failed: BTreeSet<u16>,
     /// One of them restarts: everything that ever worked must work again.
     pub(super) restarted: bool,
     /// When the last remedy ended: only what began after that proves recovery.
@@ -56,6 +58,7 @@ impl Episode {
             remedy: None,
             attempts: 0,
             remedies: 0,
+            failed: BTreeSet::new(),
             restarted: false,
             healed_at: None,
             refusal: None,

@@ -192,7 +192,8 @@ pub enum RemedyOutcome {
         /// What was done, in words.
         detail: String,
     },
-    /// The fence refused: the incarnation was no longer the one granted. Nothing was touched.
+    /// The fence refused: the incarnation was no longer the one granted, or somebody else is healing it. Nothing
+    /// was touched.
     Fenced {
         /// What was found instead.
         detail: String,

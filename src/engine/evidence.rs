@@ -247,7 +247,9 @@ impl Check {
                 detector: Detector::new(*detector),
                 cause: *cause,
             },
-            CheckKind::Active { fail_after, interval } => Evidence::Active {
+            CheckKind::Active {
+                fail_after, interval, ..
+            } => Evidence::Active {
                 runs: Runs::default(),
                 fail_after: *fail_after,
                 interval: *interval,

@@ -7,6 +7,7 @@ use super::decision::{Decision, Grant, What};
 use super::episode::{Episode, Remedy};
 use super::event::{Incarnation, PeerId, RemedyOutcome};
 use super::guards::{self, Asked, GuardName, Refusal};
+use super::ladder::Step;
 use super::peer::Liveness;
 use super::self_trust::BusState;
 use super::settings::{Plane, RemedyKind, RemedySettings};
@@ -32,24 +33,20 @@ impl Engine {
             return;
         }
         let settings = &self.settings.peers[id.0 as usize];
-        let wanted = (0u16..)
-            .zip(&settings.remedies)
-            .find(|(_, remedy)| remedy.causes.is_empty() || remedy.causes.contains(&episode.cause));
-        let Some((rung, remedy)) = wanted else { return };
-        let remedy = remedy.clone();
-        let incarnation = peer
-            .incarnation
-            .clone()
-            .unwrap_or_else(|| Incarnation("none".into()));
-        let logged = remedy.kind == RemedyKind::Log && episode.remedies > 0;
-        if logged || peer.ledger.is_done(&incarnation, rung) {
-            let why = if self.settings.dry_run {
-                "dry run: nothing was done to this life, and it did not come back by itself"
-            } else {
-                "this remedy was carried out on this life already, and there is no other"
-            };
-            return self.give_up(id, why);
-        }
+        let incarnation = peer.life();
+        let rung = match self.step(id, peer, episode) {
+            Step::Rung(rung) => rung,
+            Step::Exhausted if self.settings.dry_run => {
+                let why = "dry run: nothing was done to this life, and it did not come back by itself";
+                return self.give_up(id, why);
+            }
+            Step::Exhausted => {
+                let why = "every remedy for this cause was carried out on this life already";
+                return self.give_up(id, why);
+            }
+            Step::None => return,
+        };
+        let remedy = settings.remedies[usize::from(rung)].clone();
         let asked = Asked {
             now: self.now,
             settings: &self.settings,
@@ -314,6 +311,10 @@ impl Engine {
         let Some(remedy) = episode.remedy.take() else {
             return;
         };
+        // A fence says that the world has moved on, not that this rung is of no use.
+        if outcome != "fenced" {
+            episode.failed.insert(remedy.rung);
+        }
         let rung = settings.remedies.get(usize::from(remedy.rung));
         let kind = rung.map_or(RemedyKind::Log, |rung| rung.kind);
         if rung.is_some_and(|rung| rung.restarts) {
@@ -386,7 +387,9 @@ impl Engine {
             return self.arm(id);
         }
         episode.phase = EpisodePhase::Waiting;
-        episode.remedy = None;
+        episode
+            .failed
+            .extend(episode.remedy.take().map(|remedy| remedy.rung));
         self.group.down.remove(&id);
         self.breaker.healing_failed(id, now);
         self.ask = true;
@@ -420,6 +423,7 @@ impl Engine {
             return;
         }
         let (number, remedies, opened) = (episode.id, episode.remedies, episode.opened);
+        self.forget_gentle_marks(id);
         let after_ms = u64::try_from(self.now.since(opened).as_millis()).unwrap_or(u64::MAX);
         self.notice(
             Some(id),
@@ -430,6 +434,24 @@ impl Engine {
             },
         );
         self.drop_episode(id);
+    }
+
+    /// It is well again: what touched this life without ending it may be tried on it another time. (What restarts
+    /// is done once to a life, come what may.)
+    fn forget_gentle_marks(&mut self, id: PeerId) {
+        let (Some(peer), Some(settings)) = (
+            self.peers.get_mut(id.0 as usize),
+            self.settings.peers.get(id.0 as usize),
+        ) else {
+            return;
+        };
+        let restarts = |rung: u16| {
+            settings
+                .remedies
+                .get(usize::from(rung))
+                .is_none_or(|remedy| remedy.restarts)
+        };
+        peer.ledger.done.retain(|(_, rung)| restarts(*rung));
     }
 
     /// The episode ends without recovery.

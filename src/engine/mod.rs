@@ -22,6 +22,7 @@ mod episode;
 mod evidence;
 mod heal;
 mod judge;
+mod ladder;
 mod operate;
 mod pace;
 mod restore;

@@ -217,6 +217,13 @@ impl Peer {
         self.checks.get(usize::from(index))
     }
 
+    /// The life that is judged, or what stands for it where nothing tells one from the next.
+    pub(super) fn life(&self) -> Incarnation {
+        self.incarnation
+            .clone()
+            .unwrap_or_else(|| Incarnation("none".into()))
+    }
+
     pub(super) fn ever_alive(&self) -> bool {
         self.checks.iter().any(|check| check.ever_passed)
     }

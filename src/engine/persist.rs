@@ -1,7 +1,7 @@
 //! What survives a restart of the node. Only durations are written, no points in time: another run has
 //! another clock. `store` puts it on disk.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,9 @@ pub struct PersistedEpisode {
     pub cause: Cause,
     /// Remedies carried out.
     pub remedies: u32,
+    /// Rungs that were tried in it and did not help.
+    #[serde(default)]
+    pub failed: BTreeSet<u16>,
     /// It had been given up.
     pub gave_up: bool,
 }

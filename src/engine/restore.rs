@@ -137,6 +137,7 @@ impl Peer {
                 age: now.since(episode.opened),
                 cause: episode.cause,
                 remedies: episode.remedies,
+                failed: episode.failed.clone(),
                 gave_up: matches!(episode.phase, EpisodePhase::GaveUp { .. }),
             }),
             pause: self.pause.as_ref().map(|pause| pause.persisted(now)),
@@ -184,6 +185,7 @@ impl Peer {
         self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
             let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));
             episode.remedies = kept.remedies;
+            episode.failed.clone_from(&kept.failed);
             // What condemned it is not written down: all that decides and ever passed must pass again.
             episode.condemned = passed;
             episode.healed_at = (kept.remedies > 0).then_some(now);

@@ -110,6 +110,8 @@ pub enum CheckKind {
         fail_after: FailAfter,
         /// Time between runs. Default 1 s.
         interval: Duration,
+        /// What its failures can mean.
+        proves: &'static [Cause],
     },
     /// The owner watch: a witnessed exit condemns at once; other observations (stopped) go by `fail_after`.
     Process {
@@ -235,6 +237,13 @@ pub struct RemedySettings {
     pub act_within: Duration,
     /// It makes a new incarnation: charged to the budgets. False for `log` (and for a drain).
     pub restarts: bool,
+}
+
+impl RemedySettings {
+    /// Whether it may follow this cause.
+    pub fn is_for(&self, cause: Cause) -> bool {
+        self.causes.is_empty() || self.causes.contains(&cause)
+    }
 }
 
 /// What a remedy does; the executors live in `remedies`.

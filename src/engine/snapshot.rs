@@ -181,6 +181,8 @@ pub struct EpisodeView {
     pub phase: EpisodePhase,
     /// Remedies carried out in it.
     pub remedies: u32,
+    /// The remedy that is at work, or would be next; `None` if none is left, or none is for this cause.
+    pub remedy: Option<RemedyKind>,
     /// The guard that refused last, and what it said.
     pub refusal: Option<Refusal>,
 }

@@ -1,5 +1,7 @@
 //! The engine in virtual time: an input and a time give the full list of what follows.
 
+mod ladder;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -46,6 +48,7 @@ fn http_check() -> CheckSettings {
         kind: CheckKind::Active {
             fail_after: FailAfter { m: 2, n: 3 },
             interval: S,
+            proves: &[Cause::PeerStuck],
         },
         plane: Plane::Local,
         decides: Decides::Liveness,
@@ -1235,13 +1238,12 @@ fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
 
 #[test]
 fn a_rung_is_used_once_for_each_life_and_then_given_up_loudly() {
-    let mut app = peer(
+    let app = peer(
         "app",
         true,
         vec![process_check(), http_check()],
         Some(RemedyKind::Signal),
     );
-    app.remedies[0].restarts = false;
     let mut world = World::settled(settings(vec![app]));
     world.running(0, "a");
     for episode in 1..=2 {
@@ -1255,7 +1257,7 @@ fn a_rung_is_used_once_for_each_life_and_then_given_up_loudly() {
         assert_eq!(
             world.grants.len(),
             1,
-            "SIGCONT once, then another rung: {:#?}",
+            "once is enough for one life: {:#?}",
             world.notices
         );
         assert_eq!(world.saw("app: given up"), episode == 2, "{:#?}", world.notices);
@@ -1469,6 +1471,7 @@ fn an_absurd_store_or_setting_is_no_panic() {
         age: Duration::MAX,
         cause: Cause::PeerExited,
         remedies: u32::MAX,
+        failed: [7, u16::MAX].into(),
         gave_up: false,
     };
     kept.peers.insert(

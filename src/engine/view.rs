@@ -107,6 +107,7 @@ impl Engine {
                     .collect(),
                 phase: episode.phase.clone(),
                 remedies: episode.remedies,
+                remedy: self.rung_of(id, peer, episode).map(|rung| rung.kind),
                 refusal: episode.refusal.clone(),
             }),
             healthz: pulses.then(|| HealthzView {

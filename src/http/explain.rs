@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::engine::guards::{GuardName, Refusal};
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
-use crate::engine::settings::{Decides, Plane};
+use crate::engine::settings::{Decides, Plane, RemedyKind};
 use crate::engine::snapshot::{CheckView, EpisodePhase, EpisodeView, PauseView, PeerView, Snapshot};
 use crate::engine::time::Time;
 use crate::telemetry::logs::printable;
@@ -64,7 +64,7 @@ pub fn next(peer: &PeerView, snapshot: &Snapshot, now: Time) -> String {
 }
 
 fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String {
-    let remedy = peer.remedies.first().map_or("no remedy", |kind| kind.as_str());
+    let remedy = episode.remedy.map_or("no remedy", RemedyKind::as_str);
     match &episode.phase {
         EpisodePhase::Suspected => match judged_next(peer) {
             Some(at) => format!("condemned or cleared: judged again {}", ahead(at, now)),
@@ -72,6 +72,9 @@ fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String 
         },
         EpisodePhase::Waiting if peer.remedies.is_empty() => {
             "nothing: no remedy is configured, somebody has to look".to_owned()
+        }
+        EpisodePhase::Waiting if episode.remedy.is_none() => {
+            format!("nothing: no remedy is for {}, somebody has to look", episode.cause)
         }
         EpisodePhase::Waiting => match &episode.refusal {
             Some(Refusal { guard: GuardName::DryRun, .. }) => {
@@ -94,7 +97,7 @@ fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String 
             None => format!("the remedy's execution ends (it began {})", ago(*since, now)),
         },
         EpisodePhase::Verifying { until } => {
-            format!("every check that condemned it must pass; if not, given up or tried anew {}", ahead(*until, now))
+            format!("every check that condemned it must pass; if not, the next remedy is asked for {}", ahead(*until, now))
         }
         EpisodePhase::GaveUp { .. } => {
             "nothing by itself: given up; still watched, and closed by its own proof of life or by `defib forget`"

@@ -39,9 +39,7 @@ impl Fence {
                 self.nobody_runs(grant).await.map(|()| Found::Ended)
             }
             Holding::Live(live) if live.incarnation == grant.incarnation && live.exited() => {
-                Err(RemedyOutcome::NotActed {
-                    detail: "it has ended meanwhile".to_owned(),
-                })
+                Err(fenced("it has ended meanwhile".to_owned()))
             }
             Holding::Live(live) if live.incarnation == grant.incarnation => Ok(Found::Process(live)),
             Holding::Live(_) | Holding::Nothing => {

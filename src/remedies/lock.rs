@@ -34,9 +34,9 @@ pub(super) fn take(dir: &Path, peer: &str) -> Result<Lock, RemedyOutcome> {
         })?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock(file)),
-        Err(Errno::WOULDBLOCK) => Err(not_acted(
-            "another defib, or an earlier remedy, is healing it".into(),
-        )),
+        Err(Errno::WOULDBLOCK) => Err(RemedyOutcome::Fenced {
+            detail: "another defib, or an earlier remedy, is healing it".to_owned(),
+        }),
         Err(error) => Err(not_acted(format!("cannot lock {}: {error}", path.display()))),
     }
 }
@@ -64,7 +64,7 @@ mod tests {
         let first = take(dir.path(), "feed").unwrap();
         assert!(matches!(
             take(dir.path(), "feed"),
-            Err(RemedyOutcome::NotActed { .. })
+            Err(RemedyOutcome::Fenced { .. })
         ));
         let _other = take(dir.path(), "recorder").unwrap();
         drop(first);

@@ -301,6 +301,7 @@ fn check(rng: &mut Rng, look: Look, process: &ProcessPlan, name: &Arc<str>) -> C
                     FailAfter::default()
                 },
                 interval: S,
+                proves: &[Cause::PeerStuck],
             },
             Plane::Local,
         ),

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use defib::checks::{Owner, Reporting, Schedule, Settings, tasks};
+use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, tasks};
 use defib::engine;
 use defib::engine::cause::Cause;
 use defib::engine::event::{
@@ -615,7 +615,7 @@ impl Running {
 async fn the_http_check_reports_what_the_answer_says() {
     let server = Server::start(status(200, "")).await;
     let mut running = Running::start(Settings {
-        http: vec![(CHECK, question(&server.url()), SOON)],
+        probes: vec![(CHECK, Probe::Http(question(&server.url())), SOON)],
         ..Settings::default()
     });
     assert_eq!(running.outcome().await, Outcome::Pass);
@@ -633,7 +633,7 @@ async fn the_http_check_reports_what_the_answer_says() {
     while !matches!(running.outcome().await, Outcome::Unknown { .. }) {}
     server.stop().await;
     while !matches!(running.outcome().await, Outcome::Fail { detail, .. } if detail.contains("refused")) {}
-    assert_eq!(running.tasks[0].name, "http:0/0");
+    assert_eq!(running.tasks[0].name, "check:0/0");
     running.stop().await;
     let text = prometheus::TextEncoder::new()
         .encode_to_string(&running.metrics.registry.gather())
@@ -652,7 +652,7 @@ async fn a_run_that_is_still_going_is_never_started_twice_and_ends_with_its_task
         timeout: Duration::from_millis(400),
     };
     let mut running = Running::start(Settings {
-        http: vec![(CHECK, question(&server.url()), slow)],
+        probes: vec![(CHECK, Probe::Http(question(&server.url())), slow)],
         ..Settings::default()
     });
     for _ in 0..3 {
@@ -666,7 +666,7 @@ async fn a_run_that_is_still_going_is_never_started_twice_and_ends_with_its_task
     };
     let before = server.requests.lock().unwrap().len();
     let mut stuck = Running::start(Settings {
-        http: vec![(CHECK, question(&server.url()), hour)],
+        probes: vec![(CHECK, Probe::Http(question(&server.url())), hour)],
         ..Settings::default()
     });
     running.stop().await;

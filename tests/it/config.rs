@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use defib::bus::Backend;
 use defib::bus::redis::Address;
-use defib::checks::Owner;
+use defib::checks::{Owner, Probe};
 use defib::config::{Config, LogFormat, Report, Sources, load};
 use defib::engine::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, Decides, DetectorSettings, FailAfter, GroupBudget,
@@ -215,7 +215,7 @@ fn the_canonical_example_becomes_settings() {
         (owner, check.map(|check| check.index)),
         (&Owner::Listens(9080), Some(2))
     );
-    let (check, question, _) = &config.checks.http[0];
+    let (check, Probe::Http(question), _) = &config.checks.probes[0];
     assert_eq!((check.peer.0, check.index), (1, 0));
     assert_eq!(question.ignore, ["gps"]);
     assert!(matches!(&question.json, Some(json) if json.expect == Expect::Equals(true.into())));
@@ -284,7 +284,10 @@ fn defaults_are_those_of_the_engine() {
         );
         match &check.kind {
             CheckKind::Passive { detector, .. } => assert_eq!(*detector, DetectorSettings::default()),
-            CheckKind::Active { fail_after, interval } | CheckKind::Process { fail_after, interval } => {
+            CheckKind::Active {
+                fail_after, interval, ..
+            }
+            | CheckKind::Process { fail_after, interval } => {
                 assert_eq!(
                     (*fail_after, *interval),
                     (FailAfter::default(), Duration::from_secs(1))
@@ -409,8 +412,8 @@ remedies = [{ do = "http", url = "http://h/", bearer = { file = "/run/x" } }]
 "#;
     let config = good(&env(sources(text), "TOKEN", "hunter2"));
     assert_eq!(
-        config.checks.http[0].1.bearer,
-        Some(Secret::Env("TOKEN".to_owned()))
+        config.checks.probes[0].1.secret(),
+        Some(&Secret::Env("TOKEN".to_owned()))
     );
     assert!(!format!("{config:?}").contains("hunter2"));
     for text in [
@@ -509,7 +512,6 @@ fn rules_have_names() {
         (with("remedies = [{ do = \"docker\" }]"), "not_in_this_version"),
         (with("remedies = [{ do = \"signl\" }]"), "value"),
         (with("remedies = [{ }]"), "missing"),
-        (with("remedies = [{ do = \"log\" }, { do = \"healthz\" }]"), "one_remedy"),
         (with("remedies = { do = \"log\" }"), "value"),
         (with("remedies = [{ do = \"signal\", after = \"1s\" }]"), "signal_then"),
         (with("remedies = [{ do = \"signal\", for = [\"self_deaf\"] }]"), "value"),
@@ -632,9 +634,9 @@ remedies = [{ do = "log", for = ["peer_silent"] }]
             "[when.unused] is needed by no check",
             "checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it",
             "peer a: healthz_hold (5s) is less than a kubelet's default period × failureThreshold (30s): such a probe would not see the pulse",
-            "peer a: its remedy will never be used: none of its checks decides liveness",
-            "peer b: its remedy will never be used: it is known by the bus alone, votes of other nodes are not in this version, and single_observer is false",
-            "peer c: its remedy will never be used: it is for peer_silent, which none of its checks can prove",
+            "peer a: its remedy `healthz` will never be used: none of its checks decides liveness",
+            "peer b: its remedy `exec` will never be used: it is known by the bus alone, votes of other nodes are not in this version, and single_observer is false",
+            "peer c: its remedy `log` will never be used: it is for peer_silent, which none of its checks can prove",
         ]
     );
 }
@@ -697,16 +699,16 @@ feed (on this machine: the process that listens on port 9080)
   heartbeat: any message on `telemetry_heartbeat`; suspect after 2s of silence, dead after 5s (peer_silent)
   data: any message on `can_messages`; suspect after 2s of silence, dead after 5s (peer_silent); only while `car` is met; decides nothing, is shown
   process: its exit condemns at once (peer_exited); stopped in 3 of 3 looks, one every 1s, condemns (peer_stuck)
-  When it is dead, for peer_exited or peer_stuck: SIGTERM to that very process, and SIGKILL if it is still there after 5s.
-  Then it has 5s for its own proof of life; its failures do not count for 10s or until its first pass.
-  At most 3 such remedies in 10m, at least 10s apart, doubling to 5m; the whole group has one every 10s.
+  When it is dead, for peer_exited or peer_stuck: SIGTERM to that very process, and SIGKILL if it is still there after 5s. Then it has 5s for its own proof of life.
+  After each, its failures do not count for 10s or until its first pass.
+  At most 3 remedies that restart in 10m, all at least 10s apart, doubling to 5m; the whole group has one every 10s.
 
 archive (on this machine: the process whose command line contains `archive.py`)
   api: http://127.0.0.1:8080/health answers 200 to 299 within 1s, `healthy` is true (whatever gps say), asked every 1s; 3 failures of 3 condemn (peer_stuck)
   process: its exit condemns at once (peer_exited); stopped in 3 of 3 looks, one every 1s, condemns (peer_stuck)
-  When it is dead, for whatever cause lies in it: POST http://127.0.0.1:8080/__internal/drain within 5s, then up to 20s until http://127.0.0.1:8080/n answers as it should.
-  Then it has 1m for its own proof of life; its failures do not count for 10s or until its first pass.
-  It restarts nothing, so no budget is charged; at least 10s apart, doubling to 5m.
+  When it is dead, for whatever cause lies in it: POST http://127.0.0.1:8080/__internal/drain within 5s, then up to 20s until http://127.0.0.1:8080/n answers as it should. It restarts nothing. Then it has 1m for its own proof of life.
+  After each, its failures do not count for 10s or until its first pass.
+  None restarts anything, so no budget is charged; at least 10s apart, doubling to 5m.
 
 Never:
 - is any remedy carried out: dry_run is on

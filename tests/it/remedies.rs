@@ -144,7 +144,7 @@ async fn an_exit_that_the_watch_has_not_told_yet_is_seen_by_the_fence() {
     // No await since: the watch had no chance to run on this thread, and still holds the pidfd.
     let outcome = healing.heal(grant(&incarnation)).await;
     assert!(
-        matches!(&outcome, RemedyOutcome::NotActed { detail } if detail.contains("ended meanwhile")),
+        matches!(&outcome, RemedyOutcome::Fenced { detail } if detail.contains("ended meanwhile")),
         "{outcome:?}"
     );
 }
@@ -552,7 +552,7 @@ async fn one_healer_per_peer_and_machine() {
     rustix::fs::flock(&holder, rustix::fs::FlockOperation::LockExclusive).unwrap();
     let outcome = two.heal(grant(&life("boot:1"))).await;
     assert!(
-        matches!(&outcome, RemedyOutcome::NotActed { detail } if detail.contains("another defib")),
+        matches!(&outcome, RemedyOutcome::Fenced { detail } if detail.contains("another defib")),
         "{outcome:?}"
     );
 }

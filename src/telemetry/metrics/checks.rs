@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
+use crate::engine::event::Outcome;
+
 /// What kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckKind {
@@ -69,7 +71,7 @@ impl CheckMetrics {
             ),
             &["event"],
         )?;
-        for kind in [CheckKind::Http, CheckKind::Expectation, CheckKind::Owner] {
+        for kind in CheckKind::ALL {
             duration.with_label_values(&[kind.as_str()]);
             for outcome in [RunOutcome::Pass, RunOutcome::Fail, RunOutcome::Unknown] {
                 runs.with_label_values(&[kind.as_str(), outcome.as_str()]);
@@ -105,6 +107,8 @@ impl CheckMetrics {
 }
 
 impl CheckKind {
+    const ALL: [Self; 3] = [Self::Http, Self::Expectation, Self::Owner];
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
@@ -115,6 +119,15 @@ impl CheckKind {
 }
 
 impl RunOutcome {
+    /// That of a check's run.
+    pub const fn of(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Pass => Self::Pass,
+            Outcome::Fail { .. } => Self::Fail,
+            Outcome::Unknown { .. } => Self::Unknown,
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Pass => "pass",

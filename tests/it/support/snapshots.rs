@@ -117,6 +117,7 @@ pub(crate) fn dead(mut peer: PeerView) -> PeerView {
         condemned_by: vec!["heartbeat".into()],
         phase: EpisodePhase::Waiting,
         remedies: 0,
+        remedy: peer.remedies.first().copied(),
         refusal: None,
     });
     peer

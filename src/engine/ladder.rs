@@ -1,0 +1,73 @@
+//! The ladder: which remedy is next. Mildest first; a rung that did not help in this episode is left behind.
+
+use super::Engine;
+use super::episode::Episode;
+use super::event::PeerId;
+use super::peer::Peer;
+use super::settings::{RemedyKind, RemedySettings};
+
+/// What the ladder says of a condemned peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// This rung.
+    Rung(u16),
+    /// Every rung for this cause has been tried on this life.
+    Exhausted,
+    /// There is none for this cause.
+    None,
+}
+
+impl Engine {
+    /// The remedy that is at work in this episode, or the next one.
+    pub(super) fn rung_of(&self, id: PeerId, peer: &Peer, episode: &Episode) -> Option<&RemedySettings> {
+        let rung = match &episode.remedy {
+            Some(remedy) => remedy.rung,
+            None => match self.step(id, peer, episode) {
+                Step::Rung(rung) => rung,
+                Step::Exhausted | Step::None => return None,
+            },
+        };
+        self.settings
+            .peers
+            .get(id.0 as usize)?
+            .remedies
+            .get(usize::from(rung))
+    }
+
+    /// What the peer's ladder says.
+    pub(super) fn step(&self, id: PeerId, peer: &Peer, episode: &Episode) -> Step {
+        let Some(settings) = self.settings.peers.get(id.0 as usize) else {
+            return Step::None;
+        };
+        let life = peer.life();
+        next(&settings.remedies, episode, |rung| {
+            peer.ledger.is_done(&life, rung)
+        })
+    }
+}
+
+/// The rung for `episode`, of which life `done` tells the rungs that were carried out on it.
+///
+/// A rung that failed is not tried again in this episode while another is left. The last one is: a restart made a
+/// new life, and that one has not had it. (How often, the budget says.)
+fn next(remedies: &[RemedySettings], episode: &Episode, done: impl Fn(u16) -> bool) -> Step {
+    let usable = |rung: u16, remedy: &RemedySettings| {
+        let told = remedy.kind == RemedyKind::Log && episode.failed.contains(&rung);
+        !told && !done(rung)
+    };
+    let mut last = None;
+    for (rung, remedy) in (0u16..).zip(remedies) {
+        if !remedy.is_for(episode.cause) {
+            continue;
+        }
+        if !episode.failed.contains(&rung) && usable(rung, remedy) {
+            return Step::Rung(rung);
+        }
+        last = Some((rung, remedy));
+    }
+    match last {
+        Some((rung, remedy)) if usable(rung, remedy) => Step::Rung(rung),
+        Some(_) => Step::Exhausted,
+        None => Step::None,
+    }
+}

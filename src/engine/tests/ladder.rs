@@ -1,0 +1,151 @@
+//! Several remedies for one peer: which is next, and when the ladder ends.
+
+use super::*;
+
+/// A local peer with an owner and an `http` check; the ladder as told, with the causes and whether it restarts.
+fn laddered(ladder: &[(RemedyKind, &[Cause], bool)]) -> World {
+    let mut app = peer("app", true, vec![process_check(), http_check()], None);
+    app.remedies = ladder
+        .iter()
+        .map(|(kind, causes, restarts)| RemedySettings {
+            causes: causes.to_vec(),
+            restarts: *restarts,
+            ..remedy(*kind)
+        })
+        .collect();
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.observe(0, 1, Outcome::Pass);
+    world.run(10 * S);
+    world
+}
+
+impl World {
+    /// The process is there and its probe fails, for so long.
+    fn stuck_for(&mut self, seconds: u32) {
+        for _ in 0..seconds {
+            self.observe(0, 0, Outcome::Pass);
+            self.fail(0, 1);
+            self.run(S);
+        }
+    }
+
+    fn well_for(&mut self, seconds: u32) {
+        for _ in 0..seconds {
+            self.observe(0, 0, Outcome::Pass);
+            self.observe(0, 1, Outcome::Pass);
+            self.run(S);
+        }
+    }
+
+    fn rungs(&self) -> Vec<u16> {
+        self.grants.iter().map(|(_, grant)| grant.rung).collect()
+    }
+}
+
+#[test]
+fn s32_a_204_with_the_peer_still_silent_is_no_success_and_the_next_rung_follows() {
+    let mut world = laddered(&[(RemedyKind::Http, &[], false), (RemedyKind::Signal, &[], true)]);
+    world.outcome = Some(RemedyOutcome::Acted {
+        detail: "204".to_owned(),
+    });
+    world.stuck_for(10);
+    assert_eq!(world.rungs(), [0]);
+    world.stuck_for(30);
+    assert_eq!(
+        world.rungs(),
+        [0, 1],
+        "the drain had its 20 s, and was not tried again on this life"
+    );
+    world.stuck_for(120);
+    assert_eq!(world.rungs(), [0, 1]);
+    assert!(world.saw("given up"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_rung_follows_only_the_causes_it_is_for() {
+    let mut world = laddered(&[
+        (RemedyKind::Signal, &[Cause::PeerStuck], true),
+        (RemedyKind::Exec, &[Cause::PeerExited], true),
+    ]);
+    world.exits(0, "a");
+    world.run(S);
+    assert_eq!(world.rungs(), [1]);
+    let mut world = laddered(&[(RemedyKind::Exec, &[Cause::PeerExited], true)]);
+    world.stuck_for(60);
+    assert_eq!(world.rungs(), [0u16; 0], "none is for peer_stuck");
+    assert!(!world.saw("given up"), "it waits for somebody to look");
+    assert_eq!(world.view(0).episode.map(|episode| episode.remedy), Some(None));
+}
+
+#[test]
+fn what_could_not_act_is_left_for_the_next_rung_and_what_was_fenced_is_not() {
+    let not_acted = RemedyOutcome::NotActed {
+        detail: "connection refused".to_owned(),
+    };
+    let fenced = RemedyOutcome::Fenced {
+        detail: "somebody else is healing it".to_owned(),
+    };
+    for (outcome, rungs) in [(not_acted, [0, 1, 1]), (fenced, [0, 0, 0])] {
+        let mut world = laddered(&[(RemedyKind::Http, &[], false), (RemedyKind::Signal, &[], true)]);
+        world.outcome = Some(outcome);
+        world.stuck_for(90);
+        assert_eq!(
+            world.rungs().get(..3),
+            Some(rungs.as_slice()),
+            "{:?}",
+            world.notices
+        );
+    }
+}
+
+#[test]
+fn the_last_rung_is_tried_on_each_new_life_until_the_budget_is_spent() {
+    let mut world = laddered(&[(RemedyKind::Http, &[], false), (RemedyKind::Signal, &[], true)]);
+    world.outcome = Some(RemedyOutcome::Acted {
+        detail: String::new(),
+    });
+    let mut lives = 0;
+    for _ in 0..200 {
+        world.stuck_for(1);
+        let restarts = world.rungs().iter().filter(|rung| **rung == 1).count();
+        if restarts > lives {
+            lives = restarts;
+            world.exits(0, if lives == 1 { "a" } else { "b" });
+            world.running(0, ["b", "c", "d"][lives - 1]);
+        }
+    }
+    assert_eq!(world.rungs(), [0, 1, 1, 1]);
+    assert!(world.saw("given up"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_gentle_rung_that_helped_may_help_the_same_life_again_and_a_restart_may_not() {
+    for (restarts, rungs) in [(false, vec![0, 0]), (true, vec![0])] {
+        let mut world = laddered(&[(RemedyKind::Http, &[], restarts)]);
+        world.outcome = Some(RemedyOutcome::Acted {
+            detail: String::new(),
+        });
+        world.stuck_for(5);
+        assert_eq!(world.rungs(), [0]);
+        world.well_for(60);
+        assert!(world.view(0).episode.is_none(), "{:?}", world.notices);
+        world.stuck_for(60);
+        assert_eq!(world.rungs(), rungs, "{:?}", world.notices);
+    }
+}
+
+#[test]
+fn rungs_that_failed_are_remembered_across_a_restart_of_the_node() {
+    let ladder: &[(RemedyKind, &[Cause], bool)] =
+        &[(RemedyKind::Http, &[], true), (RemedyKind::Signal, &[], true)];
+    let mut world = laddered(ladder);
+    world.outcome = Some(RemedyOutcome::Acted {
+        detail: String::new(),
+    });
+    world.stuck_for(40);
+    let kept = world.persisted.clone().unwrap();
+    let episode = kept.peers["app"].episode.as_ref().unwrap();
+    assert_eq!(episode.failed, [0].into(), "{:?}", world.notices);
+}
