@@ -445,6 +445,13 @@ impl World {
             (_, Some((number, at, persisted))) => {
                 self.oracle
                     .restored(node, super::oracle::Kept::Until(number), self.now);
+                for (peer, of) in self.nodes[node].settings.peers.iter().enumerate() {
+                    let healing = persisted
+                        .peers
+                        .get(&*of.name)
+                        .and_then(|kept| kept.healing.as_ref());
+                    self.oracle.taking_down(node, peer, healing);
+                }
                 ("found", Restored::Found(Box::new(persisted), self.now.since(at)))
             }
             (_, None) if first && self.rng.chance(80) => {

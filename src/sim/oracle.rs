@@ -247,6 +247,13 @@ impl Oracle {
         }
     }
 
+    /// What the store holds was written while this life was being taken down: whether that was done to the end the
+    /// next run cannot know, so it may do it (a store that is older than the truth makes no other promise).
+    pub(super) fn taking_down(&mut self, node: usize, peer: usize, life: Option<&Incarnation>) {
+        let used = &mut self.nodes[node].peers[peer].used;
+        used.retain(|(used, ..)| Some(used) != life);
+    }
+
     /// What it knows of the past from then on.
     pub(super) fn restored(&mut self, node: usize, kept: Kept, _now: Time) {
         let of = &mut self.nodes[node];
