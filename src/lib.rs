@@ -8,8 +8,8 @@
 //! ```text
 //! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
 //! config -> settings types of the edges and of the engine
-//! telemetry, secret, http_client, task, owner_table <- everyone but engine (leaves: of ours they
-//!                               import the engine's words at most)
+//! telemetry, secret, http_client, task, owner_table, sock_diag, condemned <- everyone but engine
+//!                               (leaves: of ours they import words at most)
 //! ```
 //!
 //! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `http`, `store`) turn the world into events and
@@ -21,6 +21,7 @@ pub mod app;
 pub mod bus;
 pub mod checks;
 pub mod cli;
+pub mod condemned;
 pub mod config;
 pub mod engine;
 pub mod http;
@@ -30,6 +31,7 @@ pub mod remedies;
 pub mod runtime;
 pub mod secret;
 pub mod sim;
+pub mod sock_diag;
 pub mod store;
 pub mod task;
 pub mod telemetry;
