@@ -9,12 +9,13 @@
 //! the same hash bucket ends between two pieces. So absence from a single dump proves nothing.
 
 mod call;
+#[cfg(test)]
+mod tests;
 mod whose;
 mod wire;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::BitOr;
 use std::time::Duration;
 
 pub use call::{can_destroy, count, destroy, dump, dump_within, own_cookie};
@@ -219,17 +220,9 @@ impl State {
     }
 }
 
-impl From<State> for States {
-    fn from(state: State) -> Self {
-        Self(state.bits())
-    }
-}
-
-impl<T: Into<Self>> BitOr<T> for States {
-    type Output = Self;
-
-    fn bitor(self, other: T) -> Self {
-        Self(self.0 | other.into().0)
+impl<const N: usize> From<[State; N]> for States {
+    fn from(states: [State; N]) -> Self {
+        Self(states.into_iter().fold(0, |bits, state| bits | state.bits()))
     }
 }
 
@@ -253,7 +246,7 @@ impl Filter {
     /// ESTABLISHED, towards one of these. No endpoint: towards anybody.
     pub fn established_to(remote: Vec<Endpoint>) -> Self {
         Self {
-            states: State::Established.into(),
+            states: [State::Established].into(),
             remote,
             local: Vec::new(),
         }
@@ -262,7 +255,7 @@ impl Filter {
     /// ESTABLISHED, accepted on (or made from) one of these local ports.
     pub fn established_on(ports: &[u16]) -> Self {
         Self {
-            states: State::Established.into(),
+            states: [State::Established].into(),
             remote: Vec::new(),
             local: ports.iter().copied().map(Endpoint::port).collect(),
         }
@@ -271,7 +264,7 @@ impl Filter {
     /// LISTEN on this port, on whatever address.
     pub fn listening(port: u16) -> Self {
         Self {
-            states: State::Listen.into(),
+            states: [State::Listen].into(),
             remote: Vec::new(),
             local: vec![Endpoint::port(port)],
         }

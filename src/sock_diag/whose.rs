@@ -148,12 +148,12 @@ fn keep(mut sockets: Vec<Socket>, mine: impl Fn(&Socket) -> bool) -> Vec<Socket>
 }
 
 fn told_apart(sockets: &[Socket]) -> Result<(), String> {
-    match sockets.iter().any(|socket| socket.cgroup.is_none()) {
-        true => {
-            Err("this kernel does not tell the cgroup of a socket: Linux 5.9 with cgroup 2 is needed".into())
-        }
-        false => Ok(()),
+    if sockets.iter().any(|socket| socket.cgroup.is_none()) {
+        return Err(
+            "this kernel does not tell the cgroup of a socket: Linux 5.9 with cgroup 2 is needed".into(),
+        );
     }
+    Ok(())
 }
 
 fn one_cgroup(sockets: &[Socket]) -> Result<(), String> {
@@ -183,13 +183,13 @@ fn cgroup_of_listener(port: u16) -> Result<u64, String> {
         ));
     };
     // Id 1 is the root: everybody who has none of their own. Ours: the peer was not told from this node.
-    match *id == 1 || own_cgroup() == Some(*id) {
-        true => Err(format!(
+    if *id == 1 || own_cgroup() == Some(*id) {
+        return Err(format!(
             "who listens on port {port} shares its cgroup with this node, so its sockets cannot be told from \
              others': let its process be seen (`pid: \"service:…\"`, or shareProcessNamespace)"
-        )),
-        false => Ok(*id),
+        ));
     }
+    Ok(*id)
 }
 
 /// The cgroup of this process, as the kernel writes it beside a socket of ours (no mount needed, unlike its path).
@@ -287,12 +287,12 @@ fn same_namespace(pid: u32) -> Result<(), String> {
             Err(error) => Err(unreadable(&path, &error)),
         }
     };
-    match namespace(&pid.to_string())? == namespace("self")? {
-        true => Ok(()),
-        false => Err(format!(
+    if namespace(&pid.to_string())? != namespace("thread-self")? {
+        return Err(format!(
             "process {pid} runs in another network namespace: share it with `network_mode: \"service:…\"`"
-        )),
+        ));
     }
+    Ok(())
 }
 
 fn ended(error: &io::Error) -> bool {

@@ -161,21 +161,21 @@ fn u64_of(attribute: &DefaultNla) -> Option<u64> {
     Some(u64::from_ne_bytes(value.try_into().ok()?))
 }
 
-/// Two words, the low one first; each in the machine's own order.
+/// Two words, the low one first, each in the machine's own order.
 fn cookie(bytes: [u8; 8]) -> Cookie {
-    let [a, b, c, d, e, f, g, h] = bytes;
-    let (low, high) = (u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h]));
-    Cookie(u64::from(high) << 32 | u64::from(low))
+    Cookie(low_first(u64::from_ne_bytes(bytes)))
 }
 
 fn cookie_bytes(cookie: Cookie) -> [u8; 8] {
-    let (low, high) = (cookie.0 & 0xffff_ffff, cookie.0 >> 32);
-    let mut bytes = [0; 8];
-    for (part, word) in bytes.chunks_exact_mut(4).zip([low, high]) {
-        // Each fits: it was cut to 32 bits above.
-        part.copy_from_slice(&u32::try_from(word).unwrap_or_default().to_ne_bytes());
+    low_first(cookie.0).to_ne_bytes()
+}
+
+const fn low_first(number: u64) -> u64 {
+    if cfg!(target_endian = "big") {
+        number.rotate_left(32)
+    } else {
+        number
     }
-    bytes
 }
 
 const fn number(family: Family) -> u8 {
