@@ -15,9 +15,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::bus::dial::{Dial, Dialing, Stream};
 use crate::bus::embedded::{Broker, Limits, Listener};
-use crate::bus::redis::Redis;
 use crate::bus::{self, Backend, Bus};
 use crate::checks;
 use crate::config::Config;
@@ -28,6 +26,8 @@ use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
 use crate::http::{self, AppState, BindError, Bound, View};
 use crate::owner_table::OwnerTable;
+use crate::redis_client::Redis;
+use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::remedies::{Executors, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};

@@ -12,11 +12,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
-use super::connection::Connection;
-use super::failure::{Failure, Loss};
-use super::greeting::{Greeting, connection_name, greet, subscribe};
 use super::session::{Session, Shared};
 use crate::engine::event::{Event, Heartbeat, Link, LinkStatus};
+use crate::redis_client::connection::Connection;
+use crate::redis_client::failure::{Failure, Loss};
+use crate::redis_client::greeting::{Greeting, connection_name, greet, subscribe};
 
 /// How often the server is asked for its role again (a demoted master goes on answering: scenario 40). A remedy on
 /// bus evidence waits for it.

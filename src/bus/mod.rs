@@ -4,15 +4,9 @@
 //! absent: a queue for what could not be published, and trust in any client library's own reconnecting.
 
 mod backoff;
-mod connection;
-pub mod dial;
 pub mod embedded;
-mod failure;
-mod greeting;
 pub mod heartbeat;
 mod link;
-pub mod redis;
-mod resp;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -27,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::engine::event::{Event, Heartbeat, Link};
 use crate::engine::time::Clock;
+use crate::redis_client::Endpoint;
+use crate::redis_client::dial::Dial;
 use crate::telemetry::metrics::bus::BusMetrics;
-use dial::Dial;
 use link::{Keeper, Order};
 use session::Shared;
 
@@ -56,7 +51,7 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Backend {
     /// A Redis (or Valkey) server.
-    Redis(redis::Endpoint),
+    Redis(Endpoint),
     /// The broker inside this process; with `listen`, other processes of this machine can join by RESP.
     Embedded {
         /// A loopback address; `None`: in-process only.
@@ -80,7 +75,7 @@ pub type WallClock = Arc<dyn Fn() -> f64 + Send + Sync>;
 pub struct Bus {
     /// What is subscribed to and published on, and how often the links are asked for life.
     pub settings: Settings,
-    /// The other end: [`redis::Redis`], or the embedded broker.
+    /// The other end: [`Redis`](crate::redis_client::Redis), or the embedded broker.
     pub dial: Arc<dyn Dial>,
     /// Where it is counted.
     pub metrics: BusMetrics,

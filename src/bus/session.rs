@@ -9,15 +9,15 @@ use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::connection::Connection;
-use super::dial::Login;
-use super::failure::{Asked, Failure, Loss, judge};
-use super::greeting::{Greeting, Server};
 use super::heartbeat::{self, Unreadable};
-use super::resp::Value;
 use super::{Bus, Settings};
 use crate::engine::event::{Body, Event, Heartbeat, Link, LinkStatus};
 use crate::engine::time::Time;
+use crate::redis_client::connection::Connection;
+use crate::redis_client::dial::Login;
+use crate::redis_client::failure::{Asked, Failure, Loss, judge};
+use crate::redis_client::greeting::{Greeting, Server};
+use crate::redis_client::resp::Value;
 
 /// How long a message waits for room in the event loop before it, and all others until there is room, are
 /// dropped: old messages are worth less than a link that answers.

@@ -10,10 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::dial::{Dial, Dialing, Stream};
 use super::{Backend, Bus, Command, Settings};
 use crate::engine::event::{Event, Heartbeat, Link, LinkStatus, Role};
 use crate::engine::time::{Clock, Time};
+use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::telemetry::metrics::Metrics;
 
 const SECOND: Duration = Duration::from_secs(1);

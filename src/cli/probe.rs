@@ -15,9 +15,9 @@ use super::args::{
 };
 use super::exit;
 use crate::bus::Backend;
-use crate::bus::redis::{self as server, Endpoint, Probed};
 use crate::http::explain::span;
 use crate::http_client::{self, Answer, Expect, JsonCondition, Question};
+use crate::redis_client::{self as server, Endpoint, Probed};
 use crate::runtime::clock;
 use crate::telemetry::logs::printable;
 

@@ -13,9 +13,9 @@ use super::reader::{Read, Reader};
 use super::report::Origin;
 use super::values::is_name;
 use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
-use crate::bus::redis::{Address, Endpoint};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
+use crate::redis_client::{Address, Endpoint};
 use crate::{bus, checks, http, remedies};
 
 /// What stands even if the rest is wrong: `--on-bad-config=observe` needs somewhere to say so.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::schema::time;
 use super::{Config, remedy::signal_name, rules::unreachable};
 use crate::bus::Backend;
-use crate::bus::redis::Address;
 use crate::checks::{Owner, Probe};
 use crate::engine::cause::Cause;
 use crate::engine::event::PeerId;
@@ -14,6 +13,7 @@ use crate::engine::settings::{
     CheckKind, CheckSettings, Decides, DetectorSettings, PeerSettings, RemedySettings, Settings, Source,
 };
 use crate::http_client::{Expect, Question};
+use crate::redis_client::Address;
 use crate::remedies::{Remedy, Signal};
 
 /// `OK`, and what is probably not meant.

@@ -4,12 +4,12 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use defib::bus::dial::Dial;
-use defib::bus::redis::{Address, Endpoint, Probed, Redis};
 use defib::bus::{Backend, Bus, Command, Settings};
 use defib::cli::fault_proxy::{Direction, FaultProxy, Which};
 use defib::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
 use defib::engine::time::{Clock, Time};
+use defib::redis_client::dial::Dial;
+use defib::redis_client::{Address, Endpoint, Probed, Redis};
 use defib::secret::Secret;
 use defib::telemetry::metrics::Metrics;
 use futures_util::StreamExt;
@@ -903,7 +903,7 @@ async fn a_password_is_in_no_log_event_or_debug_output() {
         let server = RedisServer::start_with(arguments);
         let url = format!("redis://default:hunter2@{}", server.address());
         let endpoint = Endpoint::parse(&url).unwrap();
-        let probed = defib::bus::redis::probe(&endpoint, PATIENCE).await;
+        let probed = defib::redis_client::probe(&endpoint, PATIENCE).await;
         let mut node = Node::start(&url);
         let status = node
             .until("a status", |event| match event {
@@ -933,7 +933,7 @@ async fn a_probe_says_in_one_line_what_is_there() {
     let server = RedisServer::start();
     let probe = |url: String| async move {
         let endpoint = Endpoint::parse(&url).unwrap();
-        defib::bus::redis::probe(&endpoint, Duration::from_secs(2)).await
+        defib::redis_client::probe(&endpoint, Duration::from_secs(2)).await
     };
     let found = probe(server.url()).await;
     assert!(

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use defib::bus::Backend;
-use defib::bus::redis::Address;
 use defib::checks::{Owner, Probe};
 use defib::config::{Config, LogFormat, Report, Sources, load};
 use defib::engine::settings::{
@@ -13,6 +12,7 @@ use defib::engine::settings::{
     Plane, RemedyKind, Source,
 };
 use defib::http_client::Expect;
+use defib::redis_client::Address;
 use defib::remedies::{Remedy, Signal};
 use defib::secret::Secret;
 use proptest::prelude::*;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
+use super::connection::Connection;
+use super::dial::Dial;
+use super::failure::{Asked, Failure, Loss, judge};
+use super::greeting::greet;
+use super::resp::Value;
 use super::{Endpoint, Redis};
-use crate::bus::connection::Connection;
-use crate::bus::dial::Dial;
-use crate::bus::failure::{Asked, Failure, Loss, judge};
-use crate::bus::greeting::greet;
-use crate::bus::resp::Value;
 use crate::engine::event::{LinkStatus, Role};
 
 /// What a server answered, in one line without secrets.

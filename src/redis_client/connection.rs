@@ -9,7 +9,7 @@ use super::failure::{Failure, Loss};
 use super::resp::{Decoder, Value, command};
 
 /// Bytes out, values in. Dropping it closes the connection.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     io: Box<dyn Stream>,
     decoder: Decoder,
     out: Vec<u8>,
@@ -18,7 +18,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(io: Box<dyn Stream>, patience: Duration) -> Self {
+    pub(crate) fn new(io: Box<dyn Stream>, patience: Duration) -> Self {
         Self {
             io,
             decoder: Decoder::default(),
@@ -28,12 +28,12 @@ impl Connection {
     }
 
     /// Adds a command to what [`Self::flush`] will send.
-    pub(super) fn queue(&mut self, words: &[&[u8]]) {
+    pub(crate) fn queue(&mut self, words: &[&[u8]]) {
         command(&mut self.out, words);
     }
 
     /// Sends what was queued.
-    pub(super) async fn flush(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn flush(&mut self) -> Result<(), Failure> {
         let (io, out) = (&mut self.io, &self.out);
         let sending = async {
             io.write_all(out).await?;
@@ -52,7 +52,7 @@ impl Connection {
     }
 
     /// Waits until more arrived. Cancel-safe.
-    pub(super) async fn fill(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn fill(&mut self) -> Result<(), Failure> {
         match self.io.read_buf(self.decoder.room()).await {
             Ok(0) => Err(Failure::down(Loss::Closed, "the server closed the connection")),
             Ok(_) => Ok(()),
@@ -61,14 +61,14 @@ impl Connection {
     }
 
     /// The next value that has arrived completely.
-    pub(super) fn next(&mut self) -> Result<Option<Value<'_>>, Failure> {
+    pub(crate) fn next(&mut self) -> Result<Option<Value<'_>>, Failure> {
         self.decoder
             .next()
             .map_err(|malformed| Failure::down(Loss::Protocol, format!("the server sent {}", malformed.0)))
     }
 
     /// Reads on until `wanted` takes a value. Only for the time before anything else can be in flight.
-    pub(super) async fn await_value<T>(
+    pub(crate) async fn await_value<T>(
         &mut self,
         mut wanted: impl FnMut(&Value<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
@@ -83,7 +83,7 @@ impl Connection {
     }
 
     /// Sends one command and reads its answer.
-    pub(super) async fn ask<T>(
+    pub(crate) async fn ask<T>(
         &mut self,
         words: &[&[u8]],
         read: impl Fn(&Value<'_>) -> T,
@@ -95,7 +95,7 @@ impl Connection {
     }
 
     /// Closes in good order; what cannot be sent within the patience is lost.
-    pub(super) async fn close(mut self) {
+    pub(crate) async fn close(mut self) {
         let _ = tokio::time::timeout(self.patience, self.io.shutdown()).await;
     }
 }

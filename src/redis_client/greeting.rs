@@ -14,15 +14,15 @@ const MAX_NODE: usize = 128;
 
 /// What a server says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Server {
-    pub(super) role: Role,
+pub(crate) struct Server {
+    pub(crate) role: Role,
     /// Neither cluster nor proxy.
-    pub(super) plain: bool,
+    pub(crate) plain: bool,
 }
 
 /// How the server is asked about itself again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Question {
+pub(crate) enum Question {
     /// RESP3, and what no ACL can forbid (HELLO is exempt from them).
     Hello,
     Info,
@@ -32,7 +32,7 @@ pub(super) enum Question {
 }
 
 impl Question {
-    pub(super) const fn words(self) -> Option<&'static [&'static [u8]]> {
+    pub(crate) const fn words(self) -> Option<&'static [&'static [u8]]> {
         match self {
             Self::Hello => Some(&[b"HELLO"]),
             Self::Info => Some(&[b"INFO"]),
@@ -44,22 +44,22 @@ impl Question {
 
 /// What came of the greeting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Greeting {
-    pub(super) server: Server,
-    pub(super) question: Question,
+pub(crate) struct Greeting {
+    pub(crate) server: Server,
+    pub(crate) question: Question,
     /// The server took the connection's name.
-    pub(super) named: bool,
+    pub(crate) named: bool,
 }
 
 impl Greeting {
     /// The connection speaks RESP3.
-    pub(super) const fn resp3(self) -> bool {
+    pub(crate) const fn resp3(self) -> bool {
         matches!(self.question, Question::Hello)
     }
 }
 
 /// `defib:<node>:pub`, in the characters that CLIENT SETNAME takes.
-pub(super) fn connection_name(node: &str, link: Link) -> String {
+pub(crate) fn connection_name(node: &str, link: Link) -> String {
     let node: String = node
         .chars()
         .map(|c| if c.is_ascii_graphic() { c } else { '_' })
@@ -71,7 +71,7 @@ pub(super) fn connection_name(node: &str, link: Link) -> String {
 /// Gets in and learns who is there. The caller bounds its time.
 ///
 /// AUTH goes before HELLO and not within it: a server without HELLO would repeat the password in its error.
-pub(super) async fn greet(
+pub(crate) async fn greet(
     connection: &mut Connection,
     login: &Login,
     name: &str,
@@ -105,7 +105,7 @@ pub(super) async fn greet(
 /// Subscribes to all channels; returns when each one is confirmed.
 ///
 /// One command a channel: the refusal of a SUBSCRIBE with several does not say which one is meant.
-pub(super) async fn subscribe(
+pub(crate) async fn subscribe(
     connection: &mut Connection,
     channels: &[Arc<str>],
     login: &Login,
@@ -182,7 +182,7 @@ impl Server {
 
     /// Reads the answer to HELLO, INFO or ROLE; `None` if it tells nothing. ROLE says nothing about the mode:
     /// that stays as it was.
-    pub(super) fn told_by(answer: &Value<'_>, before: Self) -> Option<Self> {
+    pub(crate) fn told_by(answer: &Value<'_>, before: Self) -> Option<Self> {
         match answer {
             Value::Map(items) => {
                 let field = |name: &[u8]| {

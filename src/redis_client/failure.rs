@@ -10,7 +10,7 @@ const MAX_TEXT: usize = 160;
 
 /// Why a connection ended, as a label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Loss {
+pub(crate) enum Loss {
     /// It did not come about.
     Connect,
     /// The server ended it.
@@ -28,7 +28,7 @@ pub(super) enum Loss {
 }
 
 impl Loss {
-    pub(super) const fn as_str(self) -> &'static str {
+    pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Connect => "connect",
             Self::Closed => "closed",
@@ -43,31 +43,31 @@ impl Loss {
 
 /// Why a link does not work.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Down { loss: Loss, reason: String },
     Refused { cure: String },
 }
 
 impl Failure {
-    pub(super) fn down(loss: Loss, reason: impl Into<String>) -> Self {
+    pub(crate) fn down(loss: Loss, reason: impl Into<String>) -> Self {
         Self::Down {
             loss,
             reason: reason.into(),
         }
     }
 
-    pub(super) fn refused(cure: impl Into<String>) -> Self {
+    pub(crate) fn refused(cure: impl Into<String>) -> Self {
         Self::Refused { cure: cure.into() }
     }
 
-    pub(super) const fn loss(&self) -> Loss {
+    pub(crate) const fn loss(&self) -> Loss {
         match self {
             Self::Down { loss, .. } => *loss,
             Self::Refused { .. } => Loss::Server,
         }
     }
 
-    pub(super) fn into_status(self) -> LinkStatus {
+    pub(crate) fn into_status(self) -> LinkStatus {
         match self {
             Self::Down { reason, .. } => LinkStatus::Down { reason },
             Self::Refused { cure } => LinkStatus::Refused { cure },
@@ -77,7 +77,7 @@ impl Failure {
 
 /// What the server answered with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked<'a> {
+pub(crate) enum Asked<'a> {
     Auth,
     Hello,
     Ping,
@@ -105,7 +105,7 @@ impl Asked<'_> {
 }
 
 /// What an error answer means, and what to change.
-pub(super) fn judge(error: &[u8], asked: Asked<'_>, user: &str) -> Failure {
+pub(crate) fn judge(error: &[u8], asked: Asked<'_>, user: &str) -> Failure {
     let text = printable(error);
     let code = text.split(' ').next().unwrap_or_default();
     let command = asked.command();
@@ -173,7 +173,7 @@ fn missing_permission(text: &str, asked: Asked<'_>, user: &str) -> String {
 }
 
 /// A server's text, fit for logs.
-pub(super) fn printable(text: &[u8]) -> String {
+pub(crate) fn printable(text: &[u8]) -> String {
     text.iter()
         .take(MAX_TEXT)
         .map(|byte| match byte {

@@ -7,7 +7,7 @@
 use bytes::{Buf, BytesMut};
 
 /// Longest string that is handed out, in bytes; INFO is the longest that we ask for, at about 6 KB.
-pub(super) const MAX_BULK: usize = 64 * 1024;
+pub(crate) const MAX_BULK: usize = 64 * 1024;
 /// A frame that is not complete after so many bytes is malformed.
 const MAX_FRAME: usize = 4 * MAX_BULK;
 /// Longer than any server's `proto-max-bulk-len`: malformed rather than skipped for ever.
@@ -21,7 +21,7 @@ const READ: usize = 16 * 1024;
 
 /// One value as the server sent it, borrowed from the buffer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// A line: `+OK`.
     Simple(&'a [u8]),
     /// `-ERR …`, or RESP3's blob error.
@@ -43,7 +43,7 @@ pub(super) enum Value<'a> {
 
 impl<'a> Value<'a> {
     /// The text of a string of either kind.
-    pub(super) fn text(&self) -> Option<&'a [u8]> {
+    pub(crate) fn text(&self) -> Option<&'a [u8]> {
         match self {
             Self::Simple(text) | Self::Bulk(text) => Some(text),
             _ => None,
@@ -53,11 +53,11 @@ impl<'a> Value<'a> {
 
 /// What arrived is not RESP, or outside of every bound. The connection cannot be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed(pub(super) &'static str);
+pub(crate) struct Malformed(pub(crate) &'static str);
 
 /// Finds values in what was read.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     buffer: BytesMut,
     /// Start of what was not handed out yet.
     at: usize,
@@ -67,7 +67,7 @@ pub(super) struct Decoder {
 
 impl Decoder {
     /// Where to read into: to be asked for when [`Self::next`] has no more.
-    pub(super) fn room(&mut self) -> &mut BytesMut {
+    pub(crate) fn room(&mut self) -> &mut BytesMut {
         self.buffer.advance(self.at);
         self.at = 0;
         self.buffer.reserve(READ);
@@ -75,7 +75,7 @@ impl Decoder {
     }
 
     /// The next complete value, or `None` until more was read.
-    pub(super) fn next(&mut self) -> Result<Option<Value<'_>>, Malformed> {
+    pub(crate) fn next(&mut self) -> Result<Option<Value<'_>>, Malformed> {
         let skipped = self.skip.min(self.buffer.len() - self.at);
         self.at += skipped;
         self.skip -= skipped;
@@ -102,7 +102,7 @@ impl Decoder {
 }
 
 /// Adds a command to `out`.
-pub(super) fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
+pub(crate) fn command(out: &mut Vec<u8>, words: &[&[u8]]) {
     out.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
     for word in words {
         out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());

@@ -15,8 +15,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
+use super::dial::{Dial, Dialing, Login, Stream};
 use super::{Address, Endpoint};
-use crate::bus::dial::{Dial, Dialing, Login, Stream};
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(2);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
