@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::bus::embedded::{Broker, Limits, Listener};
 use crate::bus::{self, Backend, Bus};
 use crate::checks;
+use crate::condemned::CondemnedTable;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::engine::decision::{Grant, Notice};
@@ -135,14 +136,14 @@ impl App {
 
         let mut tasks = Supervisor::new(common.clock.clone(), common.metrics.tasks.clone());
         let cancel = tasks.token();
-        let owners = OwnerTable::default();
+        let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
-            healer: common.healer(&config, &owners),
+            healer: common.healer(&config, &owners, &condemned),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -181,7 +182,12 @@ impl App {
             clock: common.clock.clone(),
             metrics: common.metrics.checks.clone(),
         };
-        for check in checks::tasks(config.checks, &settings, &owners, &reporting) {
+        let around = checks::Surroundings {
+            reporting,
+            owners,
+            condemned,
+        };
+        for check in checks::tasks(config.checks, &settings, &around) {
             tasks.spawn(check, Policy::Keep);
         }
         let orphaned = netns::Watch::start().orphaned(common.clock.clone());
@@ -318,7 +324,7 @@ impl Common {
         }
     }
 
-    fn healer(&self, config: &Config, owners: &OwnerTable) -> Arc<dyn Healer> {
+    fn healer(&self, config: &Config, owners: &OwnerTable, condemned: &CondemnedTable) -> Arc<dyn Healer> {
         let view = self.view.subscribe();
         let latest = move |peer: PeerId| {
             let view = Arc::clone(&view.borrow());
@@ -326,6 +332,7 @@ impl Common {
         };
         let around = Surroundings {
             owners: owners.clone(),
+            condemned: condemned.clone(),
             latest: Arc::new(latest),
             lock_dir: Some(config.runtime_dir.clone()),
             scrub: secret_variables(config),

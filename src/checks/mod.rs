@@ -15,6 +15,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use crate::condemned::CondemnedTable;
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
 use crate::engine::settings::Settings as Names;
@@ -76,9 +77,20 @@ pub struct Reporting {
     pub metrics: CheckMetrics,
 }
 
+/// What the checks share with their surroundings.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Where they report to.
+    pub reporting: Reporting,
+    /// The owners' processes, held by the owner watch.
+    pub owners: OwnerTable,
+    /// The connections that they condemn, for the remedies that touch one.
+    pub condemned: CondemnedTable,
+}
+
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
 /// gives the tasks the names of the configuration: `check:feed/status`, `owner:feed`, `when:car`.
-pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: &Reporting) -> Vec<Task> {
+pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Task> {
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
     let peer_name = |id: PeerId| peer(id).map_or_else(|| id.0.to_string(), |p| p.name.to_string());
     let watches = settings.owners.into_iter().map(|(id, owner, check, schedule)| {
@@ -90,23 +102,23 @@ pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: 
             owner,
             check,
             schedule,
-            owners.clone(),
-            reporting.clone(),
+            around.owners.clone(),
+            around.reporting.clone(),
         );
         task(task_name, move || watch.clone().run())
     });
     let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
-        let reporting = reporting.clone();
+        let around = around.clone();
         task(format!("check:{}/{check}", peer_name(id.peer)), move || {
-            probe.clone().run(id, schedule, reporting.clone())
+            probe.clone().run(id, schedule, around.clone())
         })
     });
     let expectations = settings.expectations.into_iter().map(|(id, question, schedule)| {
         let name = names.expectations.get(usize::from(id.0));
         let name = name.map_or_else(|| id.0.to_string(), ToString::to_string);
-        let reporting = reporting.clone();
+        let reporting = around.reporting.clone();
         task(format!("when:{name}"), move || {
             expectation::run(id, question.clone(), schedule, reporting.clone())
         })
@@ -115,7 +127,8 @@ pub fn tasks(settings: Settings, names: &Names, owners: &OwnerTable, reporting: 
 }
 
 impl Probe {
-    async fn run(self, id: CheckId, schedule: Schedule, reporting: Reporting) -> anyhow::Result<Infallible> {
+    async fn run(self, id: CheckId, schedule: Schedule, around: Surroundings) -> anyhow::Result<Infallible> {
+        let reporting = around.reporting;
         match self {
             Self::Http(question) => active::run(id, http::Http(question), schedule, reporting).await,
         }

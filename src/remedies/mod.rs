@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::condemned::CondemnedTable;
 use crate::engine::decision::Grant;
 use crate::engine::event::{Incarnation, PeerId, RemedyOutcome};
 use crate::engine::time::{Clock, Time};
@@ -84,6 +85,8 @@ pub type Latest = Arc<dyn Fn(PeerId) -> Option<Incarnation> + Send + Sync>;
 pub struct Surroundings {
     /// The processes that the owner watch holds.
     pub owners: OwnerTable,
+    /// The connections that the checks condemned.
+    pub condemned: CondemnedTable,
     /// The newest incarnation of every other peer.
     pub latest: Latest,
     /// Where the per-peer lock files lie: one directory for all nodes of a machine. `None`: no locks.
@@ -101,6 +104,8 @@ pub struct Surroundings {
 pub struct Executors {
     settings: Settings,
     fence: Fence,
+    #[allow(dead_code, reason = "read by the remedies that touch one connection")]
+    condemned: CondemnedTable,
     lock_dir: Option<PathBuf>,
     scrub: Vec<String>,
     clock: Arc<dyn Clock>,
@@ -118,6 +123,7 @@ impl Executors {
                 owners: around.owners,
                 latest: around.latest,
             },
+            condemned: around.condemned,
             lock_dir: around.lock_dir,
             scrub,
             clock: around.clock,

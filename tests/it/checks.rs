@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, tasks};
+use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, Surroundings, tasks};
+use defib::condemned::CondemnedTable;
 use defib::engine;
 use defib::engine::cause::Cause;
 use defib::engine::event::{
@@ -524,7 +525,12 @@ impl Running {
             expectations: vec!["car".into()],
             peers: Vec::new(),
         };
-        let tasks = tasks(settings, &names, &owners, &reporting);
+        let around = Surroundings {
+            reporting,
+            owners: owners.clone(),
+            condemned: CondemnedTable::default(),
+        };
+        let tasks = tasks(settings, &names, &around);
         let mut running = Self {
             owners,
             events,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use defib::checks::{Owner, Schedule};
+use defib::condemned::CondemnedTable;
 use defib::engine::cause::Cause;
 use defib::engine::decision::Grant;
 use defib::engine::event::{Incarnation, OwnerSeen, PeerId, RemedyOutcome};
@@ -48,6 +49,7 @@ fn surroundings(owners: OwnerTable) -> Surroundings {
     Surroundings {
         owners,
         latest: Arc::new(|_| Some(life("boot:1"))),
+        condemned: CondemnedTable::default(),
         lock_dir: None,
         scrub: Vec::new(),
         clock: TestClock::shared(),
