@@ -1,6 +1,8 @@
 //! The composition root: binds everything first, then loads the store, then starts what runs. The only place that
 //! knows all edges. It decides nothing.
 
+pub mod preflight;
+
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::net::SocketAddr;
@@ -176,6 +178,7 @@ impl App {
         if let Some(listener) = listener {
             tasks.spawn_once("broker", listener.run(broker.clone(), cancel.clone()));
         }
+        tasks.spawn(preflight_task(config.clone(), &common), Policy::Keep);
         tasks.spawn(bus_task(config.bus, broker, port, &common), Policy::Restart);
         let reporting = checks::Reporting {
             events: common.events.clone(),
@@ -400,6 +403,22 @@ impl Common {
             stop,
             life: AbortOnDropHandle::new(tokio::spawn(life.live())),
         }
+    }
+}
+
+/// Behind the start, never before it: what is missing harms nobody but itself.
+fn preflight_task(config: Config, common: &Common) -> Task {
+    let (view, metrics) = (common.view.clone(), common.metrics.clone());
+    Task {
+        name: "preflight".to_owned(),
+        start: Box::new(move |cancel| {
+            Box::pin(preflight::keep_looking(
+                config.clone(),
+                view.clone(),
+                metrics.clone(),
+                cancel,
+            ))
+        }),
     }
 }
 

@@ -7,6 +7,7 @@ mod backoff;
 pub mod embedded;
 pub mod heartbeat;
 mod link;
+mod preflight;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ use crate::redis_client::Endpoint;
 use crate::redis_client::dial::Dial;
 use crate::telemetry::metrics::bus::BusMetrics;
 use link::{Keeper, Order};
+pub use preflight::preflight;
 use session::Shared;
 
 /// Orders that may wait for one link; more are dropped and reported. Links take them at once in every state.

@@ -4,6 +4,7 @@ mod active;
 pub mod expectation;
 mod http;
 pub mod owner;
+mod preflight;
 mod process;
 
 use std::convert::Infallible;
@@ -25,6 +26,7 @@ use crate::owner_table::OwnerTable;
 use crate::secret::Secret;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
+pub use preflight::preflight;
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -1,6 +1,7 @@
 //! Finding a peer's process and taking hold of it. Blocking: it walks through /proc, so it runs on a thread of
 //! its own (reading a command line can even wait for the other process's memory lock).
 
+use std::fmt;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -45,6 +46,39 @@ struct FileVersion {
     changed: (i64, i64),
 }
 
+/// Why no process was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Unfound {
+    /// There is none now, as far as can be seen.
+    Absent(String),
+    /// There may be one: this node could not see it, or must not believe what points at it.
+    Blind { reason: String, cure: String },
+}
+
+impl Unfound {
+    fn blind(reason: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::Blind {
+            reason: reason.into(),
+            cure: cure.into(),
+        }
+    }
+}
+
+impl From<String> for Unfound {
+    fn from(why: String) -> Self {
+        Self::Absent(why)
+    }
+}
+
+impl fmt::Display for Unfound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent(why) => f.write_str(why),
+            Self::Blind { reason, cure } => write!(f, "{reason}: {cure}"),
+        }
+    }
+}
+
 /// A process that was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Named {
@@ -72,6 +106,11 @@ impl Finder {
     /// # Errors
     /// In words for people: what was looked for, and what to do.
     pub(super) fn hold(&self) -> Result<LiveOwner, String> {
+        self.find().map_err(|unfound| unfound.to_string())
+    }
+
+    /// The same, telling absence from blindness.
+    pub(super) fn find(&self) -> Result<LiveOwner, Unfound> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Owner::Pid(pid) = self.owner
             && known.is_none()
@@ -92,10 +131,10 @@ impl Finder {
         match &*known {
             // The same word, another life: the number was given away in between.
             Some(before) if by_number && before.file == found.file && before.life != found.life => {
-                Err(format!(
+                Err(Unfound::Absent(format!(
                     "process {} is a later one of the same number, not the one that was meant",
                     named.pid
-                ))
+                )))
             }
             _ => {
                 *known = Some(found);
@@ -148,22 +187,26 @@ pub(super) fn incarnation(pid: u32, start: u64) -> Result<Incarnation, String> {
     Ok(Incarnation(format!("proc:{boot}:{pid}:{start}").into()))
 }
 
-fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, String> {
+fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, Unfound> {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let number = number.ok_or_else(|| format!("{pid} is not a process number"))?;
     let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
-        Errno::SRCH => format!("there is no process {pid}"),
-        Errno::INVAL | Errno::NOENT => format!("{pid} is a thread, not a process"),
-        Errno::NOSYS => "this kernel has no pidfd_open: Linux 5.3 or newer is needed".to_owned(),
-        error => format!("cannot take hold of process {pid} (pidfd_open): {error}"),
+        Errno::SRCH => Unfound::Absent(format!("there is no process {pid}")),
+        Errno::INVAL | Errno::NOENT => Unfound::Absent(format!("{pid} is a thread, not a process")),
+        Errno::NOSYS => Unfound::blind("this kernel has no pidfd_open", "Linux 5.3 or newer is needed"),
+        Errno::PERM => Unfound::blind(
+            format!("may not take hold of process {pid} (pidfd_open)"),
+            "permit pidfd_open in the seccomp profile",
+        ),
+        error => Unfound::Absent(format!("cannot take hold of process {pid} (pidfd_open): {error}")),
     })?;
     let stat = Stat::read(pid).map_err(|error| format!("cannot read /proc/{pid}/stat: {error}"))?;
     let found_still = still();
     if exited(&pidfd) {
-        return Err(format!("process {pid} has ended"));
+        return Err(format!("process {pid} has ended").into());
     }
     if !found_still {
-        return Err(format!("process {pid} changed while it was looked at"));
+        return Err(format!("process {pid} changed while it was looked at").into());
     }
     Ok(LiveOwner {
         incarnation: incarnation(pid, stat.start)?,
@@ -172,13 +215,14 @@ fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, String> {
     })
 }
 
-fn find(owner: &Owner) -> Result<Named, String> {
+fn find(owner: &Owner) -> Result<Named, Unfound> {
     let own = std::process::id();
     // A /proc of another pid namespace (a host's, mounted into a container) has other numbers than pidfd_open.
     if fs::read_link("/proc/self").ok().as_deref() != Some(Path::new(&own.to_string())) {
-        return Err(
-            "/proc is not that of this node's pid namespace: mount it, or share the namespace".into(),
-        );
+        return Err(Unfound::blind(
+            "/proc is not that of this node's pid namespace",
+            "mount it, or share the namespace",
+        ));
     }
     let alone = |pid| Named { pid, file: None };
     let named = match owner {
@@ -188,8 +232,8 @@ fn find(owner: &Owner) -> Result<Named, String> {
         Owner::Listens(port) => alone(by_port(*port)?),
     };
     match named.pid {
-        0 => Err("0 is not a process number".into()),
-        pid if pid == own => Err(format!("process {pid} is this defib itself")),
+        0 => Err("0 is not a process number".to_owned().into()),
+        pid if pid == own => Err(format!("process {pid} is this defib itself").into()),
         _ => Ok(named),
     }
 }
@@ -209,9 +253,15 @@ fn still(owner: &Owner, named: Named) -> bool {
 
 /// A pid file is somebody's word about whom to kill. It is believed if root or this node's own user wrote it, or
 /// if it names a process of its writer's; and never if everybody may write it.
-fn by_pid_file(path: &Path) -> Result<Named, String> {
+fn by_pid_file(path: &Path) -> Result<Named, Unfound> {
     let shown = path.display();
-    let failed = |error: io::Error| format!("pid file {shown}: {error}");
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => Unfound::blind(
+            format!("pid file {shown}: {error}"),
+            format!("let uid {} read it", rustix::process::geteuid().as_raw()),
+        ),
+        _ => Unfound::Absent(format!("pid file {shown}: {error}")),
+    };
     // O_NONBLOCK: a pipe in its place must not hold us.
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or(0);
     let file = fs::OpenOptions::new()
@@ -221,11 +271,12 @@ fn by_pid_file(path: &Path) -> Result<Named, String> {
         .map_err(failed)?;
     let meta = file.metadata().map_err(failed)?;
     if !meta.is_file() {
-        return Err(format!("pid file {shown} is not a regular file"));
+        return Err(format!("pid file {shown} is not a regular file").into());
     }
     if meta.mode() & 0o002 != 0 {
-        return Err(format!(
-            "pid file {shown} may be written by everybody: chmod o-w it"
+        return Err(Unfound::blind(
+            format!("pid file {shown} may be written by everybody"),
+            "chmod o-w it",
         ));
     }
     let mut text = Vec::new();
@@ -235,8 +286,9 @@ fn by_pid_file(path: &Path) -> Result<Named, String> {
     let writer = meta.uid();
     let trusted = writer == 0 || writer == rustix::process::geteuid().as_raw();
     if !trusted && uid_of(pid).is_some_and(|uid| uid != writer) {
-        return Err(format!(
-            "pid file {shown} belongs to uid {writer} and names process {pid} of another user: not believed"
+        return Err(Unfound::blind(
+            format!("pid file {shown} belongs to uid {writer} and names process {pid} of another user"),
+            "not believed; let root or the process's own user write it",
         ));
     }
     let version = FileVersion {
@@ -293,10 +345,10 @@ fn command(pid: u32) -> Option<String> {
 
 /// The oldest of those that hold a LISTEN socket on this port: of a pre-fork server that is the parent. systemd
 /// keeps a copy of the sockets it activates; it is never the owner.
-fn by_port(port: u16) -> Result<u32, String> {
+fn by_port(port: u16) -> Result<u32, Unfound> {
     let sockets = listening(port)?;
     let Some(first) = sockets.first() else {
-        return Err(format!("no process listens on port {port}"));
+        return Err(format!("no process listens on port {port}").into());
     };
     let (mut holders, mut systemd, mut hidden) = (Vec::new(), false, false);
     for pid in pids()? {
@@ -313,16 +365,19 @@ fn by_port(port: u16) -> Result<u32, String> {
         .min();
     match oldest {
         Some((_, pid)) => Ok(pid),
-        None if systemd => Err(format!(
-            "only systemd holds port {port}: the service it activates does not run"
+        None if systemd => {
+            Err(format!("only systemd holds port {port}: the service it activates does not run").into())
+        }
+        None if hidden => Err(Unfound::blind(
+            format!(
+                "port {port} is held by uid {}, whose open files this node may not read",
+                first.uid
+            ),
+            "run it as that user or give it CAP_SYS_PTRACE",
         )),
-        None if hidden => Err(format!(
-            "port {port} is held by uid {}, whose open files this node may not read: run it as that user or give \
-             it CAP_SYS_PTRACE",
-            first.uid
-        )),
-        None => Err(format!(
-            "port {port} is held by no process that can be seen here: share its pid namespace"
+        None => Err(Unfound::blind(
+            format!("port {port} is held by no process that can be seen here"),
+            "share its pid namespace",
         )),
     }
 }

@@ -32,6 +32,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check the configuration: one line if it is right, every mistake at once if it is not (exit 78).
     CheckConfig(CheckConfigArgs),
+    /// Look whether every configured check and remedy can work here, and say what is missing for it.
+    Doctor(DoctorArgs),
     /// Show what a running node knows, as a table.
     Status(StatusArgs),
     /// Say what is known of one peer, which guard said what, and what happens next.
@@ -127,6 +129,20 @@ pub struct CheckConfigArgs {
     /// Say in words what is watched, what follows after how long, and what never happens.
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `defib doctor`
+#[derive(Clone, Debug, Default, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Exit 1 also if something could not be told.
+    #[arg(long)]
+    pub strict: bool,
 }
 
 /// How to reach a node's public listener.

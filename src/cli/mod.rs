@@ -6,6 +6,7 @@ pub mod args;
 pub mod check_config;
 pub mod completions;
 pub mod demo;
+pub mod doctor;
 pub mod explain;
 pub mod fault_proxy;
 pub mod probe;
@@ -43,6 +44,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::execute(&args),
         Command::CheckConfig(args) => check_config::execute(&args),
+        Command::Doctor(args) => doctor::execute(&args),
         Command::Status(args) => status::execute(&args),
         Command::Explain(args) => explain::execute(&args),
         Command::Pause(args) => admin::pause(&args),

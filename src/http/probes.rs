@@ -13,10 +13,14 @@ use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
 use crate::engine::snapshot::{CheckView, EpisodePhase, PeerView, Snapshot};
 use crate::engine::time::Time;
+use crate::preflight::Finding;
 use crate::telemetry::logs::printable;
 
 /// The event loop must have turned within this. It turns at least once a second.
 const LOOP_BOUND: Duration = Duration::from_secs(5);
+
+/// Checks that are unknown, and parts that cannot work, in one answer.
+const MAX_TOLD: usize = 50;
 
 /// An answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +228,7 @@ pub(super) fn readyz(view: &View, turned: Time, now: Time) -> Answer {
             Some(snapshot) => node(snapshot, now, &mut reasons),
             None => reasons.push(Reason::Bad("engine: has not run yet".to_owned())),
         }
+        preflight(view, &mut reasons);
     }
     let subject = |reason: &Reason| match reason {
         Reason::Bad(text) => text.split(':').next().map(str::to_owned),
@@ -299,13 +304,41 @@ fn node(snapshot: &Snapshot, now: Time, reasons: &mut Vec<Reason>) {
         .flat_map(|peer| peer.checks.iter().map(move |check| (peer, check)));
     let blind = blind
         .filter(|(_, check)| check.verdict == Liveness::Unknown)
-        .take(50);
+        .take(MAX_TOLD);
     reasons.extend(blind.map(|(peer, check)| {
         Reason::Note(format!(
             "{}: check {} is unknown: {}",
             peer.name, check.name, check.detail
         ))
     }));
+}
+
+/// What was missing for a check or a remedy to work when that was last looked at.
+fn preflight(view: &View, reasons: &mut Vec<Reason>) {
+    let Some(items) = view.preflight() else {
+        reasons.push(Reason::Note("preflight: has not ended yet".to_owned()));
+        return;
+    };
+    let fine = items
+        .iter()
+        .filter(|item| matches!(item.finding, Finding::Ok { .. }))
+        .count();
+    let text = format!("preflight: {fine} of {} parts can work", items.len());
+    let missing = items.iter().any(|item| item.finding.is_missing());
+    reasons.push(if missing {
+        Reason::Bad(text)
+    } else {
+        Reason::Good(text)
+    });
+    let told = items.iter().filter_map(|item| {
+        let text = format!("{}: {}", item.subject, item.finding);
+        match item.finding {
+            Finding::Ok { .. } => None,
+            Finding::Missing { .. } => Some(Reason::Bad(text)),
+            Finding::Unknown { .. } => Some(Reason::Note(text)),
+        }
+    });
+    reasons.extend(told.take(MAX_TOLD));
 }
 
 fn event_loop(turned: Time, now: Time) -> Reason {

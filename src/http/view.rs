@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::event::PeerId;
 use crate::engine::settings::{RemedyKind, Settings};
 use crate::engine::snapshot::{PeerView, Snapshot};
+use crate::preflight::Item;
 
 /// What every answer is made from. The runtime publishes a new one when the snapshot changed; names are looked
 /// up in an index that is built once, so an answer costs the same with ten peers and with ten thousand.
@@ -13,6 +14,7 @@ use crate::engine::snapshot::{PeerView, Snapshot};
 pub struct View {
     snapshot: Option<Arc<Snapshot>>,
     config_error: Option<Arc<str>>,
+    preflight: Option<Arc<[Item]>>,
     names: Arc<Names>,
 }
 
@@ -46,6 +48,7 @@ impl View {
         Self {
             snapshot: None,
             config_error: None,
+            preflight: None,
             names: Arc::new(names),
         }
     }
@@ -56,6 +59,7 @@ impl View {
         Self {
             snapshot: None,
             config_error: Some(error.into()),
+            preflight: None,
             names: Arc::default(),
         }
     }
@@ -67,6 +71,20 @@ impl View {
             snapshot: Some(snapshot),
             ..self.clone()
         }
+    }
+
+    /// The same with what the last preflight found.
+    #[must_use]
+    pub fn with_preflight(&self, items: Arc<[Item]>) -> Self {
+        Self {
+            preflight: Some(items),
+            ..self.clone()
+        }
+    }
+
+    /// What the last preflight found; `None` before its first end.
+    pub fn preflight(&self) -> Option<&[Item]> {
+        self.preflight.as_deref()
     }
 
     /// The snapshot, once there is one.

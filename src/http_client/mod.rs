@@ -36,7 +36,7 @@ use serde_json::Value;
 
 use components::Components;
 pub use url::{Target, UrlError};
-pub use wire::{Error, Request, Response, Stage, send};
+pub use wire::{Error, Request, Response, Stage, reach, send};
 
 /// What the answer to a [`Question`] means. The texts are for people and hold no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -204,6 +204,29 @@ pub async fn send(request: &Request) -> Result<Response, Error> {
     send_trusting(request, native_roots).await
 }
 
+/// Resolves a URL's host, connects, and closes: whether a request could be sent. Nothing is.
+///
+/// # Errors
+/// If no connection could be made in time.
+pub async fn reach(url: &str, within: Duration) -> Result<(), Error> {
+    let target = Target::parse(url)?;
+    let stage = Progress(AtomicU8::new(0));
+    let reaching = async {
+        let addresses = resolve(&target).await?;
+        stage.reached(Stage::Connecting);
+        connect(&addresses, within).await.map(drop)
+    };
+    let timed_out = |_| {
+        Err(Error::TimedOut {
+            after: within,
+            stage: stage.get(),
+        })
+    };
+    tokio::time::timeout(within, reaching)
+        .await
+        .unwrap_or_else(timed_out)
+}
+
 async fn send_trusting(
     request: &Request,
     tls: impl Fn() -> Result<Arc<ClientConfig>, Error>,

@@ -5,6 +5,7 @@ mod fence;
 mod http;
 mod lock;
 mod output;
+mod preflight;
 mod signal;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use crate::owner_table::OwnerTable;
 use crate::secret::Secret;
 use crate::telemetry::metrics::remedies::RemedyMetrics;
 use fence::Fence;
+pub use preflight::preflight;
 pub use signal::SignalError;
 
 /// The rungs that have an executor, by (peer, rung).

@@ -151,7 +151,7 @@ fn send_once(live: &LiveOwner, signal: Signal) -> Result<(), RemedyOutcome> {
 
 /// Why pid 1 of a pid namespace should not get this signal. The kernel drops what it does not handle, silently,
 /// when it comes from inside; and from outside, a SIGKILL ends every process of that namespace with it.
-fn refusal(status: &str, pid: u32, signal: Signal) -> Option<String> {
+pub(super) fn refusal(status: &str, pid: u32, signal: Signal) -> Option<String> {
     let field = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.map(|line| line.trim_start_matches(':').trim())

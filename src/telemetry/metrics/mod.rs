@@ -6,6 +6,7 @@ pub mod bus;
 pub mod checks;
 pub mod engine;
 pub mod http;
+pub mod preflight;
 pub mod remedies;
 pub mod store;
 pub mod tasks;
@@ -27,6 +28,8 @@ pub struct Metrics {
     pub engine: engine::EngineMetrics,
     /// Of `http`.
     pub http: http::HttpMetrics,
+    /// Of the preflight.
+    pub preflight: preflight::PreflightMetrics,
     /// Of `remedies`.
     pub remedies: remedies::RemedyMetrics,
     /// Of `store`.
@@ -45,6 +48,7 @@ impl Metrics {
             checks: checks::CheckMetrics::register(&registry)?,
             engine: engine::EngineMetrics::register(&registry)?,
             http: http::HttpMetrics::register(&registry)?,
+            preflight: preflight::PreflightMetrics::register(&registry)?,
             remedies: remedies::RemedyMetrics::register(&registry)?,
             store: store::StoreMetrics::register(&registry)?,
             tasks: tasks::TaskMetrics::register(&registry)?,

@@ -1,0 +1,111 @@
+//! The preflight: gathers every edge's looks and runs them, for `defib doctor` and behind the start of a node.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::engine::settings::{RemedyKind, Settings};
+use crate::http::View;
+use crate::owner_table::OwnerTable;
+use crate::preflight::{Finding, Item, Look, Part, Patience, Subject, run, writable_dir};
+use crate::telemetry::metrics::Metrics;
+use crate::{bus, checks, remedies};
+
+/// Bounds on one preflight: beyond them a dead name server or a hanging mount is `unknown`.
+pub const PATIENCE: Patience = Patience {
+    each: Duration::from_secs(5),
+    all: Duration::from_secs(30),
+};
+
+/// While something is missing it is looked at again this often, so that a cure shows without a restart.
+const AGAIN: Duration = Duration::from_secs(60);
+
+/// Requests of `/healthz/NAME` so far; `None` where no node runs that could have counted them.
+pub type Probes<'p> = Option<&'p (dyn Fn(&str) -> u64 + Send + Sync)>;
+
+/// Looks at everything that this configuration needs. Changes nothing and publishes nothing.
+pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) -> Vec<Item> {
+    let names = config.engine_settings("".into());
+    let found = OwnerTable::default();
+    let mut looks = places(config);
+    looks.extend(bus::preflight(&config.bus));
+    looks.extend(checks::preflight(&config.checks, &names, &found));
+    let mut items = run(looks, patience).await;
+    // Only now it is known which processes there are to be touched.
+    items.extend(run(remedies::preflight(&config.remedies, &names, &found), patience).await);
+    items.extend(pulses(&names, probes));
+    items
+}
+
+/// The node's own: looks now and then publishes what it found, until nothing is missing any more.
+pub(super) async fn keep_looking(
+    config: Config,
+    view: watch::Sender<Arc<View>>,
+    metrics: Metrics,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
+    let probes = |peer: &str| metrics.http.healthz_probes(peer);
+    let looking = async {
+        let mut told: Arc<[Item]> = Arc::default();
+        loop {
+            let items: Arc<[Item]> = preflight(&config, Some(&probes), PATIENCE).await.into();
+            for item in items
+                .iter()
+                .filter(|item| item.finding.is_missing() && !told.contains(item))
+            {
+                tracing::warn!("{} cannot work: {}", item.subject, item.finding);
+            }
+            metrics.preflight.found(&items);
+            view.send_modify(|view| *view = Arc::new(view.with_preflight(Arc::clone(&items))));
+            if items
+                .iter()
+                .all(|item| matches!(item.finding, Finding::Ok { .. }))
+            {
+                return;
+            }
+            told = items;
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    cancel.run_until_cancelled(looking).await;
+    Ok(())
+}
+
+fn places(config: &Config) -> Vec<Look> {
+    let dir = |part, path: Option<&Path>| {
+        let path = path.map(Path::to_owned)?;
+        Some(Subject::node(part).look_blocking(move || writable_dir(&path)))
+    };
+    let parent = |path: &'_ Path| path.parent().map(Path::to_owned);
+    let socket = config.http.admin_socket.as_deref().and_then(parent);
+    let looks = [
+        dir(Part::RuntimeDir, Some(&config.runtime_dir)),
+        dir(Part::AdminSocket, socket.as_deref()),
+        dir(Part::Store, parent(&config.store).as_deref()),
+    ];
+    looks.into_iter().flatten().collect()
+}
+
+/// `healthz` is carried out by whoever probes: all that can be known is whether somebody does.
+fn pulses(names: &Settings, probes: Probes<'_>) -> Vec<Item> {
+    let kind = RemedyKind::Healthz;
+    let pulsed = names
+        .peers
+        .iter()
+        .filter(|peer| peer.remedies.iter().any(|rung| rung.kind == kind));
+    let item = |name: &Arc<str>| Item {
+        subject: Subject::peer(Part::Remedy, Arc::clone(name), kind.as_str()),
+        finding: match probes.map(|probes| probes(name)) {
+            Some(0) => Finding::unknown(format!("no probe of /healthz/{name} has come yet")),
+            Some(_) => Finding::OK,
+            None => Finding::unknown(format!(
+                "whether anybody probes /healthz/{name}, a running node knows: `defib explain {name}`"
+            )),
+        },
+    };
+    pulsed.map(|peer| item(&peer.name)).collect()
+}

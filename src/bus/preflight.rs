@@ -1,0 +1,151 @@
+//! Whether the bus can work here: a connection of its own gets in, tries everything that the links will do, and
+//! gathers every ACL rule that is missing into the one line that adds them all.
+//!
+//! Nothing is published: a RESP2 connection that is subscribed may not PUBLISH, and servers look at the ACL before
+//! they say so (`processCommand` since 6.0). What is refused for its context is permitted by the ACL. (ACL DRYRUN
+//! would need a permission of its own that a careful ACL does not give.)
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::redis_client::connection::Connection;
+use crate::redis_client::dial::{Dial, Login};
+use crate::redis_client::failure::{Failure, Loss, printable};
+use crate::redis_client::greeting::{self, Greeting, connection_name};
+use crate::redis_client::Redis;
+use crate::redis_client::resp::Value;
+use super::{Backend, Settings};
+use crate::engine::event::{Link, LinkStatus, Role};
+use crate::preflight::{Finding, Look, Part, Subject};
+
+/// Bound on one write; the whole look is bounded by whoever runs it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The looks at the bus.
+pub fn preflight(settings: &Settings) -> Vec<Look> {
+    let subject = Subject::node(Part::Bus);
+    let settings = settings.clone();
+    vec![subject.look(async move {
+        match &settings.backend {
+            Backend::Embedded { .. } => Finding::OK,
+            Backend::Redis(endpoint) => {
+                let redis = Redis::new(endpoint.clone());
+                try_all(&redis, &settings).await.unwrap_or_else(|failure| {
+                    let place = redis.place();
+                    match failure.into_status() {
+                        LinkStatus::Refused { cure } => Finding::missing(format!("{place} refuses"), cure),
+                        LinkStatus::Down { reason } => Finding::unknown(format!("{place}: {reason}")),
+                        LinkStatus::Up { .. } => Finding::unknown(place),
+                    }
+                })
+            }
+        }
+    })]
+}
+
+async fn try_all(redis: &Redis, settings: &Settings) -> Result<Finding, Failure> {
+    let io = redis
+        .dial()
+        .await
+        .map_err(|error| Failure::down(Loss::Connect, error.to_string()))?;
+    let login = redis.login();
+    let mut connection = Connection::new(io, PATIENCE);
+    let name = connection_name(&settings.node, Link::Sub);
+    let greeting = greeting::greet(&mut connection, &login, &name).await?;
+    if greeting.resp3() {
+        // In RESP3 a subscribed connection may do everything, and a PUBLISH would be one.
+        connection.ask(&[b"HELLO", b"2"], |_| ()).await?;
+    }
+    let mut lacks = Lacks::default();
+    lacks.learn("ping", None, &ask(&mut connection, &[b"PING"]).await?);
+    for channel in &settings.channels {
+        let answer = ask(&mut connection, &[b"SUBSCRIBE", channel.as_bytes()]).await?;
+        lacks.learn("subscribe", Some(channel), &answer);
+        lacks.subscribed |= answer.is_ok();
+    }
+    if lacks.subscribed {
+        let channel = &settings.publish_channel;
+        let answer = ask(&mut connection, &[b"PUBLISH", channel.as_bytes(), b""]).await?;
+        lacks.learn("publish", Some(channel), &answer);
+    }
+    connection.close().await;
+    Ok(lacks.told(&redis.place(), &login, greeting))
+}
+
+/// One question on a connection that is perhaps subscribed, so that even answers look like messages. What others
+/// publish meanwhile is no answer.
+async fn ask(connection: &mut Connection, words: &[&[u8]]) -> Result<Result<(), String>, Failure> {
+    connection.queue(words);
+    connection.flush().await?;
+    connection
+        .await_value(|value| match value {
+            Value::Error(error) => Some(Err(printable(error))),
+            Value::List(items) | Value::Push(items)
+                if items.first().and_then(Value::text) == Some(b"message") =>
+            {
+                None
+            }
+            _ => Some(Ok(())),
+        })
+        .await
+}
+
+/// What the server would not let us do.
+#[derive(Default)]
+struct Lacks {
+    /// `+subscribe`, as ACL SETUSER takes it.
+    commands: BTreeSet<String>,
+    /// `&can_messages`.
+    channels: BTreeSet<String>,
+    /// What is refused for another reason than its ACL.
+    others: Vec<String>,
+    subscribed: bool,
+}
+
+impl Lacks {
+    fn learn(&mut self, command: &str, channel: Option<&Arc<str>>, answer: &Result<(), String>) {
+        let Err(error) = answer else { return };
+        let of_channel = error.contains("channel");
+        if error.starts_with("NOPERM") {
+            if !of_channel {
+                self.commands.insert(format!("+{command}"));
+            }
+            // A command that is refused hides whether its channel is, too. Since Redis 7 a new user has none.
+            self.channels.extend(channel.map(|channel| format!("&{channel}")));
+        } else if command != "publish" || !error.contains("context") {
+            self.others.push(format!("{}: {error}", command.to_uppercase()));
+        }
+    }
+
+    fn told(mut self, place: &str, login: &Login, greeting: Greeting) -> Finding {
+        let user = login.user_name();
+        if let Some(other) = self.others.first() {
+            return Finding::missing(
+                format!("{place} refuses {other}"),
+                "look into the server's configuration",
+            );
+        }
+        if !self.commands.is_empty() || !self.channels.is_empty() {
+            if !self.subscribed {
+                self.commands.insert("+publish".to_owned());
+            }
+            let rules: Vec<String> = self.commands.into_iter().chain(self.channels).collect();
+            let rules = rules.join(" ");
+            return Finding::missing(
+                format!("user '{user}' of {place} lacks {rules}"),
+                format!("ACL SETUSER {user} {rules}"),
+            );
+        }
+        match greeting.server.role {
+            Role::Replica => Finding::missing(
+                format!("{place} is a replica: what is published there reaches nobody at its master"),
+                "point bus.url at the master",
+            ),
+            Role::Master | Role::Unknown if greeting.named => Finding::OK,
+            Role::Master | Role::Unknown => Finding::noted(format!(
+                "the links will have no names in CLIENT LIST; ACL SETUSER {user} +client|setname names them"
+            )),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Whether the owners, checks and expectations can be looked at from here.
+
+use std::fs;
+use std::time::Duration;
+
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::process::{Finder, Unfound};
+use super::{Owner, Probe, Settings};
+use crate::engine::event::PeerId;
+use crate::engine::settings::Settings as Names;
+use crate::http_client::{Answer, Question, fetch, judge};
+use crate::owner_table::OwnerTable;
+use crate::preflight::{Finding, Look, Part, Subject};
+
+/// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
+/// whether they could be touched.
+pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable) -> Vec<Look> {
+    let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
+    let peer_name = |id: PeerId| peer(id).map_or_else(|| "?".into(), |peer| peer.name.clone());
+    let owners = settings.owners.iter().map(|(id, owner, _, _)| {
+        let subject = Subject::peer(Part::Owner, peer_name(*id), "");
+        let (id, owner, found) = (*id, owner.clone(), found.clone());
+        subject.look_blocking(move || find(id, owner, &found))
+    });
+    let checks = settings.probes.iter().map(|(id, probe, schedule)| {
+        let check = peer(id.peer).and_then(|peer| peer.checks.get(usize::from(id.index)));
+        let check = check.map_or_else(|| "?".into(), |check| check.name.clone());
+        let subject = Subject::peer(Part::Check, peer_name(id.peer), check);
+        subject.look(look(probe.clone(), schedule.timeout))
+    });
+    let expectations = settings.expectations.iter().map(|(id, question, schedule)| {
+        let name = names.expectations.get(usize::from(id.0));
+        let name = name.map_or_else(|| "?".into(), Clone::clone);
+        let subject = Subject::peer(Part::Expectation, "", name);
+        subject.look(asked(question.clone(), schedule.timeout))
+    });
+    owners.chain(checks).chain(expectations).collect()
+}
+
+async fn look(probe: Probe, timeout: Duration) -> Finding {
+    match probe {
+        Probe::Http(question) => asked(question, timeout).await,
+    }
+}
+
+fn find(peer: PeerId, owner: Owner, found: &OwnerTable) -> Finding {
+    let by_command = matches!(owner, Owner::Command(_));
+    match Finder::new(owner).find() {
+        Ok(live) => {
+            let pid = live.pid;
+            found.watch(peer, std::sync::Arc::new(|| None));
+            found.hold(peer, live);
+            Finding::noted(format!("process {pid}"))
+        }
+        Err(Unfound::Blind { reason, cure }) => Finding::missing(reason, cure),
+        Err(Unfound::Absent(why)) if alone_in_pid_namespace() => Finding::missing(
+            format!(
+                "{why}, and this node has a pid namespace of its own, where no other process can be seen"
+            ),
+            "share one: `pid: \"service:APP\"` in compose, shareProcessNamespace in a pod",
+        ),
+        Err(Unfound::Absent(why)) if by_command && proc_hides_others() => Finding::missing(
+            format!("{why}, and /proc is mounted with hidepid, so that others' processes cannot be seen"),
+            "run defib as that process's user, or give it CAP_SYS_PTRACE",
+        ),
+        Err(Unfound::Absent(why)) => Finding::unknown(why),
+    }
+}
+
+/// Pid 1 here is a defib: as a rule nothing but its own children has a number in this namespace.
+fn alone_in_pid_namespace() -> bool {
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    std::process::id() == 1 || program("self").is_some_and(|own| program("1") == Some(own))
+}
+
+fn proc_hides_others() -> bool {
+    let may_anyway = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_PTRACE));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    !may_anyway && mounts.lines().any(hides_others)
+}
+
+/// Super options of a line of mountinfo: `hidepid=2`, or since Linux 5.8 in words. `hidepid=1` hides the command
+/// lines, and `off` or 0 nothing.
+fn hides_others(line: &str) -> bool {
+    let at_proc = line.split(' ').nth(4) == Some("/proc");
+    let mut options = line.rsplit(' ').next().unwrap_or_default().split(',');
+    at_proc
+        && options.any(|option| {
+            let value = option.strip_prefix("hidepid=");
+            value.is_some_and(|value| !matches!(value, "0" | "off"))
+        })
+}
+
+/// One run of an `http` check. That nothing answers now is no fault of the setup; that we cannot ask is.
+async fn asked(question: Question, timeout: Duration) -> Finding {
+    let answer = fetch(&question, timeout).await;
+    match (&answer, judge(&question, &answer)) {
+        (_, Answer::Pass) => Finding::OK,
+        (_, Answer::Fail(why)) => Finding::noted(format!("it fails now: {why}")),
+        (Err(crate::http_client::Error::Secret(_)), Answer::Unknown(why)) => {
+            Finding::missing(why, "give it to defib's environment, or let its user read it")
+        }
+        (Ok(response), Answer::Unknown(why)) if matches!(response.status, 401 | 403 | 407) => {
+            Finding::missing(why, "give the check a `bearer` that may ask")
+        }
+        (_, Answer::Unknown(why)) => Finding::unknown(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hidepid_is_read_in_numbers_and_in_words() {
+        let line = |at: &str, options: &str| format!("22 28 0:20 / {at} rw,nosuid - proc proc {options}");
+        for (options, hides) in [
+            ("rw", false),
+            ("rw,hidepid=0", false),
+            ("rw,hidepid=off", false),
+            ("rw,hidepid=2", true),
+            ("rw,hidepid=invisible,gid=5", true),
+            ("rw,hidepid=noaccess", true),
+        ] {
+            assert_eq!(hides_others(&line("/proc", options)), hides, "{options}");
+        }
+        assert!(!hides_others(&line("/mnt/proc", "rw,hidepid=2")));
+        assert!(!hides_others(""));
+    }
+}

@@ -1,0 +1,196 @@
+//! Whether the remedies could be carried out from here. Nothing is carried out: signal 0, a look at a program, a
+//! connection that is closed again.
+
+use std::env;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::io::Errno;
+use rustix::process::{Pid, test_kill_process};
+use rustix::thread::{CapabilitySet, capabilities};
+
+use super::{Remedy, Settings, Signal, signal};
+use crate::engine::event::PeerId;
+use crate::engine::settings::Settings as Names;
+use crate::http_client;
+use crate::owner_table::{Holding, LiveOwner, OwnerTable};
+use crate::preflight::{Finding, Look, Part, Subject};
+use crate::secret::Secret;
+
+/// The looks at every rung that has an executor. `found` holds the processes that could be found.
+pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable) -> Vec<Look> {
+    let looks = settings.iter().map(|((peer, rung), remedy)| {
+        let configured = names.peers.get(peer.0 as usize);
+        let name = configured.map_or_else(|| "?".into(), |peer| peer.name.clone());
+        let kind = configured.and_then(|peer| peer.remedies.get(usize::from(*rung)));
+        let kind = kind.map_or("?", |rung| rung.kind.as_str());
+        look(Subject::peer(Part::Remedy, name, kind), *peer, remedy, found)
+    });
+    looks.collect()
+}
+
+fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable) -> Look {
+    match remedy.clone() {
+        Remedy::Signal { signal, then } => {
+            let found = found.clone();
+            subject.look_blocking(move || {
+                let signals: Vec<Signal> = [signal].into_iter().chain(then.map(|(_, then)| then)).collect();
+                may_signal(&found.get(peer), &signals)
+            })
+        }
+        Remedy::Exec { argv, .. } => {
+            subject.look_blocking(move || runnable(argv.first().map(String::as_str)))
+        }
+        Remedy::Http {
+            url,
+            bearer,
+            until,
+            timeout,
+            ..
+        } => {
+            let asked = until.map(|until| (until.check.url, until.check.bearer));
+            subject.look(async move {
+                let first = reachable(&url, bearer, timeout).await;
+                match asked {
+                    Some((url, bearer)) if !first.is_missing() => {
+                        let second = reachable(&url, bearer, timeout).await;
+                        if second == Finding::OK { first } else { second }
+                    }
+                    _ => first,
+                }
+            })
+        }
+        Remedy::Log => subject.look(async { Finding::OK }),
+    }
+}
+
+fn may_signal(holding: &Holding, signals: &[Signal]) -> Finding {
+    let Holding::Live(live) = holding else {
+        let may_all = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::KILL));
+        return if may_all {
+            Finding::OK
+        } else {
+            Finding::unknown(
+                "no process of this peer could be found, and without CAP_KILL it depends on whose it is",
+            )
+        };
+    };
+    match permitted(live) {
+        Err(Errno::PERM) => Finding::missing(
+            format!(
+                "uid {} may not signal process {}",
+                rustix::process::geteuid().as_raw(),
+                live.pid
+            ),
+            "run defib as its user or with CAP_KILL",
+        ),
+        Err(error) => Finding::unknown(format!("process {}: {error}", live.pid)),
+        Ok(()) => match std::fs::read_to_string(format!("/proc/{}/status", live.pid)) {
+            Ok(status) => {
+                let refused = signals
+                    .iter()
+                    .find_map(|one| signal::refusal(&status, live.pid, *one));
+                refused.map_or(Finding::OK, |why| {
+                    Finding::missing(why, "choose another signal, or run the process under an init")
+                })
+            }
+            Err(error) => Finding::unknown(format!("/proc/{}/status: {error}", live.pid)),
+        },
+    }
+}
+
+/// Signal 0 by number: rustix has no pidfd form of it. Nobody is hit if the number has passed to another; only the
+/// answer could be another's then, so the pidfd has the last word.
+fn permitted(live: &LiveOwner) -> Result<(), Errno> {
+    let pid = i32::try_from(live.pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(Errno::SRCH)?;
+    let answer = test_kill_process(pid);
+    if live.exited() { Err(Errno::SRCH) } else { answer }
+}
+
+/// As `execvp` looks for a program: a name with a slash is a path, any other is looked for along PATH.
+fn runnable(program: Option<&str>) -> Finding {
+    let Some(program) = program.filter(|program| !program.is_empty()) else {
+        return Finding::missing("the command is empty", "name a program");
+    };
+    let places: Vec<PathBuf> = if program.contains('/') {
+        vec![PathBuf::from(program)]
+    } else {
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path).map(|dir| dir.join(program)).collect()
+    };
+    if places.iter().any(|place| place.is_file() && executable(place)) {
+        return Finding::OK;
+    }
+    if let Some(file) = places.iter().find(|place| place.is_file()) {
+        let uid = rustix::process::geteuid().as_raw();
+        return Finding::missing(
+            format!("uid {uid} may not execute {}", file.display()),
+            format!("chmod a+x {}", file.display()),
+        );
+    }
+    let cure = if program.contains('/') {
+        "install it here (in a container: in defib's image), or name another".to_owned()
+    } else {
+        let path = env::var_os("PATH").unwrap_or_default();
+        format!(
+            "install it here, or name it by its path (PATH is {})",
+            shown(&path)
+        )
+    };
+    Finding::missing(format!("there is no program {program}"), cure)
+}
+
+fn executable(path: &Path) -> bool {
+    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}
+
+fn shown(path: &OsStr) -> String {
+    path.to_string_lossy().chars().take(200).collect()
+}
+
+async fn reachable(url: &str, bearer: Option<Secret>, timeout: Duration) -> Finding {
+    if let Some(bearer) = bearer {
+        let read = tokio::task::spawn_blocking(move || bearer.reveal()).await;
+        if let Ok(Err(error)) = read {
+            return Finding::missing(
+                error.to_string(),
+                "give it to defib's environment, or let its user read it",
+            );
+        }
+    }
+    match http_client::reach(url, timeout).await {
+        Ok(()) => Finding::OK,
+        Err(error) if error.blames_target() => Finding::noted(format!("it does not answer now: {error}")),
+        Err(error) => Finding::unknown(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_program_is_looked_for_as_it_will_be() {
+        assert_eq!(runnable(Some("sh")), Finding::OK);
+        assert_eq!(runnable(Some("/bin/sh")), Finding::OK);
+        for missing in ["no-such-program", "/no/such/program", "", "/tmp"] {
+            assert!(runnable(Some(missing)).is_missing(), "{missing}");
+        }
+        assert!(runnable(None).is_missing());
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("restart");
+        std::fs::write(&file, "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let told = runnable(file.to_str()).to_string();
+        assert!(
+            told.contains("may not execute") && told.contains("chmod a+x"),
+            "{told}"
+        );
+    }
+}
