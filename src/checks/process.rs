@@ -656,7 +656,12 @@ mod tests {
     fn what_changes_between_the_look_and_the_hold_is_not_held() {
         let child = sleeper();
         assert!(take(child.0.id(), || true).is_ok());
-        assert!(take(child.0.id(), || false).unwrap_err().contains("changed"));
+        assert!(
+            take(child.0.id(), || false)
+                .unwrap_err()
+                .to_string()
+                .contains("changed")
+        );
         assert!(take(0, || true).is_err());
         assert!(take(u32::MAX, || true).is_err());
     }
@@ -692,7 +697,7 @@ mod tests {
             let _ = wait.recv();
         });
         let tid = u32::try_from(rx.recv().unwrap()).unwrap();
-        assert!(take(tid, || true).unwrap_err().contains("a thread"));
+        assert!(take(tid, || true).unwrap_err().to_string().contains("a thread"));
         drop(end);
         thread.join().unwrap();
     }

@@ -10,6 +10,7 @@ mod config;
 mod container;
 mod demo;
 mod docs;
+mod doctor;
 mod http;
 mod layers;
 mod remedies;
