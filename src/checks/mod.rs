@@ -27,6 +27,7 @@ use crate::secret::Secret;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
 pub use preflight::preflight;
+pub use process::hold_again;
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -187,6 +187,24 @@ pub(super) fn incarnation(pid: u32, start: u64) -> Result<Incarnation, String> {
     Ok(Incarnation(format!("proc:{boot}:{pid}:{start}").into()))
 }
 
+/// Takes hold of the very life that was seen before, by whoever saw it.
+///
+/// # Errors
+/// In words, if it has ended, if it was no process, or if it was one of another machine or pid namespace.
+pub fn hold_again(seen: &Incarnation) -> Result<LiveOwner, String> {
+    let pid = seen
+        .0
+        .strip_prefix("proc:")
+        .and_then(|rest| rest.split(':').nth(1)?.parse().ok());
+    let pid: u32 = pid.ok_or_else(|| format!("{seen} is no process that could be held"))?;
+    let live = take(pid, || true).map_err(|unfound| unfound.to_string())?;
+    if live.incarnation == *seen {
+        Ok(live)
+    } else {
+        Err(format!("process {pid} here is not the one that was seen"))
+    }
+}
+
 fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, Unfound> {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let number = number.ok_or_else(|| format!("{pid} is not a process number"))?;

@@ -9,7 +9,7 @@ const AFTER_HELP: &str = "\
 Exit codes:
     0  done; for `probe`: it passes
     1  not done; for `probe`: it fails
-    2  usage
+    2  usage; for `drill`: refused, nothing was touched
    70  an internal error, or a part of the node that would not stay up
    75  the network namespace is orphaned: start again to join the new one
    78  the configuration is wrong
@@ -49,6 +49,8 @@ pub enum Command {
     /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
     #[command(subcommand)]
     Probe(ProbeCommand),
+    /// Break one peer on purpose, and watch the running node notice, explain, heal and prove it.
+    Drill(DrillArgs),
     /// Break things on purpose and watch them being healed, in 90 seconds.
     Demo(DemoArgs),
     /// Live through simulated worlds. For developers.
@@ -337,6 +339,51 @@ pub struct ProbeHealthzArgs {
     /// What to say when no node answers: a node that is away harms nobody.
     #[arg(long, value_name = "VERDICT", value_enum, default_value = "pass")]
     pub unreachable: Unreachable,
+}
+
+/// What a drill breaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum DrillFault {
+    /// SIGSTOP: the process is there and does nothing.
+    #[default]
+    Stop,
+    /// SIGKILL.
+    Exit,
+    /// Its connections to the bus go dark: every packet of them is dropped (needs nft and CAP_NET_ADMIN).
+    Silence,
+}
+
+impl DrillFault {
+    /// As on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Exit => "exit",
+            Self::Silence => "silence",
+        }
+    }
+}
+
+/// `defib drill`
+#[derive(Clone, Debug, Default, Args)]
+pub struct DrillArgs {
+    /// The peer's name.
+    pub peer: String,
+    /// What is broken; undone in every case, but for an exit, which only the remedy can make good.
+    #[arg(long, value_name = "FAULT", value_enum, default_value_t)]
+    pub fault: DrillFault,
+    /// Yes, really.
+    #[arg(long)]
+    pub yes: bool,
+    /// The end of the drill, healed or not.
+    #[arg(long, value_name = "TIME", default_value = "3m", value_parser = duration)]
+    pub within: Duration,
+    /// JSON at the end instead of a timeline.
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: PublicArgs,
 }
 
 /// `defib demo`

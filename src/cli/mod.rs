@@ -7,6 +7,7 @@ pub mod check_config;
 pub mod completions;
 pub mod demo;
 pub mod doctor;
+pub mod drill;
 pub mod explain;
 pub mod fault_proxy;
 pub mod probe;
@@ -27,7 +28,7 @@ pub mod exit {
     pub const OK: u8 = 0;
     /// Not done; a probe fails.
     pub const FAILED: u8 = 1;
-    /// Wrong usage (clap's own).
+    /// Wrong usage (clap's own); a drill that was refused.
     pub const USAGE: u8 = 2;
     /// An internal error (`EX_SOFTWARE`).
     pub const INTERNAL: u8 = 70;
@@ -52,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Forget(args) => admin::forget(&args),
         Command::Drain(args) => admin::drain(&args),
         Command::Probe(command) => probe::execute(&command),
+        Command::Drill(args) => drill::execute(&args),
         Command::Demo(args) => demo::execute(&args),
         Command::Sim(args) => sim::execute(&args),
         Command::Completions(args) => completions::execute(&args),

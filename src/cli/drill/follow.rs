@@ -1,0 +1,101 @@
+//! Follows a node's `/api/v1/events`.
+
+use anyhow::{Context, anyhow, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::client::conn::http1;
+use hyper::header::{ACCEPT, HOST};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::cli::api::{Node, TIMEOUT};
+use crate::http_client::Target;
+
+/// Events that may wait to be shown.
+const WAITING: usize = 256;
+/// Longest line of an event, in bytes.
+const MAX_LINE: usize = 256 * 1024;
+
+/// Notices as they come.
+pub(super) struct Follower {
+    notices: mpsc::Receiver<Value>,
+    _reading: AbortOnDropHandle<()>,
+}
+
+impl Follower {
+    /// Follows from now on: returns once the node has said that it tells.
+    pub(super) async fn of(node: &Node) -> anyhow::Result<Self> {
+        let follow = async {
+            match node {
+                Node::Url(url, _) => {
+                    let target = Target::parse(url)?;
+                    if target.tls {
+                        bail!("events are followed over http:// only");
+                    }
+                    Self::over(TcpStream::connect((target.host.as_str(), target.port)).await?).await
+                }
+                Node::Socket(path) => Self::over(UnixStream::connect(path).await?).await,
+            }
+        };
+        tokio::time::timeout(TIMEOUT, follow)
+            .await
+            .unwrap_or_else(|_| Err(anyhow!("it does not answer")))
+            .with_context(|| format!("cannot follow the events of {node}"))
+    }
+
+    async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> anyhow::Result<Self> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let driving = AbortOnDropHandle::new(tokio::spawn(async move {
+            // How it ends shows in the body.
+            let _ = connection.await;
+        }));
+        let request = hyper::Request::get("/api/v1/events")
+            .header(HOST, "localhost")
+            .header(ACCEPT, "text/event-stream")
+            .body(Empty::<Bytes>::new())?;
+        let response = sender.send_request(request).await?;
+        if !response.status().is_success() {
+            bail!("status {}", response.status().as_u16());
+        }
+        let mut body = response.into_body();
+        // A comment comes first, once the node follows.
+        let first = body.frame().await.ok_or_else(|| anyhow!("it ended at once"))??;
+        let mut lines = first.into_data().unwrap_or_default().to_vec();
+        let (tell, notices) = mpsc::channel(WAITING);
+        let reading = AbortOnDropHandle::new(tokio::spawn(async move {
+            let _driving = driving;
+            loop {
+                while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = lines.drain(..=end).collect();
+                    let json = line
+                        .strip_prefix(b"data:")
+                        .and_then(|json| serde_json::from_slice(json).ok());
+                    if let Some(notice) = json
+                        && tell.send(notice).await.is_err()
+                    {
+                        return;
+                    }
+                }
+                match body.frame().await {
+                    Some(Ok(frame)) if lines.len() < MAX_LINE => {
+                        lines.extend_from_slice(&frame.into_data().unwrap_or_default());
+                    }
+                    _ => return,
+                }
+            }
+        }));
+        Ok(Self {
+            notices,
+            _reading: reading,
+        })
+    }
+
+    /// The next notice; `None` once the node has ended. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Value> {
+        self.notices.recv().await
+    }
+}

@@ -1,0 +1,152 @@
+//! `defib drill PEER`: a real fault, on purpose, to see the running node notice, explain, heal and prove.
+//!
+//! The fault is undone in every case: at the end, at the deadline, on a signal, on a panic. The node is not told: it
+//! has to find out.
+
+mod fault;
+mod follow;
+mod ready;
+mod timeline;
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::api::{self, Node};
+use super::args::DrillArgs;
+use super::exit;
+use crate::checks;
+use crate::http::Status;
+use crate::owner_table::LiveOwner;
+use fault::Fault;
+use follow::Follower;
+use ready::Ready;
+use timeline::{Outcome, Timeline};
+
+/// Makes the fault, shows what comes of it, undoes it. 0: healed and proven (in a dry run: would have been healed),
+/// 1: not, 2: refused, and nothing was touched.
+pub fn execute(args: &DrillArgs) -> ExitCode {
+    let drilled = api::on_one_thread(drill(args)).unwrap_or_else(|error| Err(error.to_string()));
+    match drilled {
+        Ok(timeline) => {
+            api::print(&timeline.report());
+            let fine = matches!(timeline.outcome(), Outcome::Healed | Outcome::WouldHeal);
+            ExitCode::from(if fine { exit::OK } else { exit::FAILED })
+        }
+        Err(refused) => {
+            if args.json {
+                super::say(&serde_json::json!({ "outcome": "refused", "reason": refused }).to_string());
+            } else {
+                super::say_error(&format!("defib drill: refused: {refused}"));
+            }
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+/// `Err` is a refusal: nothing was touched.
+async fn drill(args: &DrillArgs) -> Result<Timeline, String> {
+    let node = Node::public(&args.node);
+    let status = status(&node).await?;
+    let Ready { incarnation, notes } = ready::ready(&status, &args.peer, args.fault)?;
+    let life = checks::hold_again(&incarnation)
+        .map_err(|why| format!("{why}; run the drill where its node runs, in the same pid namespace"))?;
+    let plan = fault::plan(args, &life)?;
+    if !args.yes {
+        return Err(format!("this will {plan}; add --yes if that is what you want"));
+    }
+    let mut signals = Signals::listen()?;
+    let mut follower = Follower::of(&node).await.map_err(|error| format!("{error:#}"))?;
+
+    let mut timeline = Timeline::start(
+        args,
+        &node,
+        status.snapshot.is_some_and(|snapshot| snapshot.dry_run),
+    );
+    for note in notes {
+        timeline.note(&note);
+    }
+    let mut fault = Fault::make(plan)?;
+    timeline.fault_made(&fault.to_string());
+    let ended = tokio::select! {
+        biased;
+        name = signals.any() => Outcome::Interrupted(name),
+        ended = watch(&mut follower, &mut timeline) => ended,
+        () = tokio::time::sleep(args.within) => Outcome::TimedOut(args.within),
+    };
+    timeline.ended(ended, fault.undo());
+    if timeline.outcome() == Outcome::Healed {
+        prove(&node, &args.peer, &life, &mut timeline).await;
+    }
+    Ok(timeline)
+}
+
+async fn status(node: &Node) -> Result<Status, String> {
+    let asked = async {
+        let body = node.get("/api/v1/status", api::TIMEOUT).await?.good()?;
+        anyhow::Ok(serde_json::from_slice(&body)?)
+    };
+    asked.await.map_err(|error| format!("{error:#}"))
+}
+
+async fn watch(follower: &mut Follower, timeline: &mut Timeline) -> Outcome {
+    loop {
+        match follower.next().await {
+            Some(notice) => {
+                if let Some(outcome) = timeline.take(&notice) {
+                    return outcome;
+                }
+            }
+            None => return Outcome::NodeLost,
+        }
+    }
+}
+
+/// Which process it is that passes every check now.
+async fn prove(node: &Node, peer: &str, before: &LiveOwner, timeline: &mut Timeline) {
+    let Ok(status) = status(node).await else { return };
+    let Some(now) = ready::find(&status, peer) else {
+        return;
+    };
+    let same = now.incarnation.as_ref() == Some(&before.incarnation);
+    let life = now.incarnation.as_ref().map_or("no known life", |life| &life.0);
+    timeline.proof(&if same {
+        format!(
+            "the same process {} passes every check that condemned it",
+            before.pid
+        )
+    } else {
+        format!(
+            "process {} is gone, {life} passes every check that condemned it",
+            before.pid
+        )
+    });
+}
+
+/// What ends a drill early.
+struct Signals([(tokio::signal::unix::Signal, &'static str); 3]);
+
+impl Signals {
+    fn listen() -> Result<Self, String> {
+        let listen = |kind, name| match signal(kind) {
+            Ok(signal) => Ok((signal, name)),
+            Err(error) => Err(format!(
+                "cannot listen to {name}, so the fault could not be undone: {error}"
+            )),
+        };
+        Ok(Self([
+            listen(SignalKind::interrupt(), "SIGINT")?,
+            listen(SignalKind::terminate(), "SIGTERM")?,
+            listen(SignalKind::hangup(), "SIGHUP")?,
+        ]))
+    }
+
+    async fn any(&mut self) -> &'static str {
+        let [(first, a), (second, b), (third, c)] = &mut self.0;
+        tokio::select! {
+            _ = first.recv() => a,
+            _ = second.recv() => b,
+            _ = third.recv() => c,
+        }
+    }
+}
