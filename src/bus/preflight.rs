@@ -9,15 +9,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Backend, Settings};
+use crate::engine::event::{Link, LinkStatus, Role};
+use crate::preflight::{Finding, Look, Part, Subject};
+use crate::redis_client::Redis;
 use crate::redis_client::connection::Connection;
 use crate::redis_client::dial::{Dial, Login};
 use crate::redis_client::failure::{Failure, Loss, printable};
 use crate::redis_client::greeting::{self, Greeting, connection_name};
-use crate::redis_client::Redis;
 use crate::redis_client::resp::Value;
-use super::{Backend, Settings};
-use crate::engine::event::{Link, LinkStatus, Role};
-use crate::preflight::{Finding, Look, Part, Subject};
 
 /// Bound on one write; the whole look is bounded by whoever runs it.
 const PATIENCE: Duration = Duration::from_secs(5);

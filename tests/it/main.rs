@@ -11,6 +11,7 @@ mod container;
 mod demo;
 mod docs;
 mod doctor;
+mod drill;
 mod http;
 mod layers;
 mod remedies;

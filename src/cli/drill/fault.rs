@@ -12,9 +12,9 @@ use std::time::Duration;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::bus::Backend;
-use crate::bus::redis::Address;
 use crate::cli::args::{DrillArgs, DrillFault};
 use crate::owner_table::LiveOwner;
+use crate::redis_client::Address;
 
 /// What will be done, as long as nothing is done yet.
 pub(super) enum Plan {
