@@ -492,6 +492,7 @@ impl Engine {
         let now = self.now;
         let Some(peer) = self.peer_mut(id) else { return };
         peer.exited = false;
+        peer.restarting = false;
         peer.exited_under_pause = false;
         if peer.incarnation.as_ref() == Some(&incarnation) {
             return;

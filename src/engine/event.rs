@@ -28,7 +28,8 @@ pub struct CheckId {
 pub struct ExpectationId(pub u16);
 
 /// One life of a peer. Two lives of the same peer never compare equal; nothing else is promised of the text
-/// (`proc:<boot id>:<pid>:<start time>`, `boot:<id>`, `life:<n>` when only a falling `uptime_s` told them apart).
+/// (`proc:<boot id>:<pid>:<start time>`, `ctr:<container id>:<started at>`, `boot:<id>`, `life:<n>` when only a falling
+/// `uptime_s` told them apart).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub Arc<str>);
@@ -170,13 +171,27 @@ pub struct Observation {
     pub outcome: Outcome,
 }
 
-/// What the owner watch sees of a peer's process.
+/// What the owner watch sees of a peer's process, container or unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OwnerSeen {
-    /// Found and held by a pidfd. Sent once for each incarnation.
+    /// Found, and it runs. Sent once for each incarnation, and again after each of the others.
     Running(Incarnation),
-    /// The pidfd told of its end: a witnessed exit.
+    /// Its end was seen, and nobody meant it: a witnessed exit.
     Exited(Incarnation),
+    /// The same, and its own supervisor is bringing it back (a restart policy of Docker, `Restart=` of systemd, or a
+    /// remedy of this node that has not ended): alert only, until it runs or is told as exited.
+    Restarting(Incarnation),
+    /// It was ended or suspended on purpose: `docker stop`, a pause, an exit that its restart policy calls success.
+    /// Nothing of it is expected, judged or healed until it runs again.
+    Stopped {
+        /// What shows the purpose: "a stop was asked for (signal 15)".
+        detail: String,
+    },
+    /// It cannot be looked at any more. Says nothing about it.
+    Unseen {
+        /// Why, in words, with the cure.
+        detail: String,
+    },
     /// Nothing there, and no exit was witnessed (sent once, until something appears).
     Absent {
         /// Why: "no process listens on port 9080", "pid file /run/x.pid: no such file".

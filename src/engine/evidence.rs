@@ -45,7 +45,13 @@ pub(super) enum Why {
     Stale,
     Stopped,
     Exited,
+    /// It ended, and its own supervisor brings it back.
+    Restarting,
     Absent,
+    /// Its owner cannot be looked at.
+    Unseen,
+    /// Ended or suspended on purpose.
+    OnPurpose,
     /// Another node says so.
     Claimed,
     /// The node that speaks for it is silent, or does not know either.
@@ -76,9 +82,9 @@ impl Verdict {
         matches!(self.why, Why::Held(_) | Why::Settling | Why::EmptyWindow)
     }
 
-    /// It said goodbye, or an operator did so for it.
+    /// It said goodbye, or an operator did so for it, or stopped it.
     pub(super) const fn has_left(self) -> bool {
-        matches!(self.why, Why::Left | Why::Forgotten)
+        matches!(self.why, Why::Left | Why::Forgotten | Why::OnPurpose)
     }
 
     /// Not known for a reason that makes an open episode pointless, not only undecidable.
@@ -91,7 +97,12 @@ impl Verdict {
         self.ends_episodes()
             || matches!(
                 self.why,
-                Why::NeverSeen | Why::ExpectationUnknown | Why::Unmeasured | Why::Stale | Why::ObserverGone
+                Why::NeverSeen
+                    | Why::ExpectationUnknown
+                    | Why::Unmeasured
+                    | Why::Unseen
+                    | Why::Stale
+                    | Why::ObserverGone
             )
     }
 
@@ -137,7 +148,7 @@ pub(super) struct Check {
     since: Time,
     /// Where the clock of proven reception stood at the last life, or when the window began anew.
     mark: Coverage,
-    /// The sender said goodbye, or an operator that it is gone for good.
+    /// The sender said goodbye, or an operator that it is gone for good; or its owner was stopped on purpose.
     gone: Option<Why>,
     /// Where the verdict of before an own pause is kept until a fresh window has gone by.
     frozen: Option<(Verdict, Time)>,
@@ -174,6 +185,9 @@ enum Owner {
     Absent(String),
     Running,
     Exited,
+    Restarting,
+    Unseen(String),
+    Stopped(String),
 }
 
 /// The last runs of an active check.
@@ -282,7 +296,7 @@ impl Check {
 
     /// A fresh message: life.
     pub(super) fn life(&mut self, at: Time, mark: Coverage) {
-        self.gone = None;
+        self.comes_back();
         self.mark = mark;
         self.passed(at);
     }
@@ -293,9 +307,14 @@ impl Check {
             *said = Some((liveness, at));
         }
         if liveness == Liveness::Alive {
-            self.gone = None;
+            self.comes_back();
             self.passed(at);
         }
+    }
+
+    /// Life ends a goodbye. What was stopped on purpose comes back by its owner alone: a message may be late.
+    fn comes_back(&mut self) {
+        self.gone = self.gone.filter(|why| *why == Why::OnPurpose);
     }
 
     /// The sender said goodbye, or an operator forgot it: silence is no failure from now on.
@@ -326,7 +345,7 @@ impl Check {
         }
         runs.push(outcome, now);
         if passed {
-            self.gone = None;
+            self.comes_back();
             self.passed(began);
         }
     }
@@ -338,17 +357,45 @@ impl Check {
 
     /// The owner watch's facts.
     pub(super) fn owner_running(&mut self) {
+        self.gone = self.gone.filter(|why| *why != Why::OnPurpose);
         if let Evidence::Process { owner, .. } = &mut self.evidence {
             *owner = Owner::Running;
         }
     }
 
-    /// A witnessed exit.
-    pub(super) fn owner_exited(&mut self) {
+    /// A witnessed exit; perhaps its own supervisor brings it back.
+    pub(super) fn owner_exited(&mut self, restarting: bool) {
+        self.gone = self.gone.filter(|why| *why != Why::OnPurpose);
         if let Evidence::Process { owner, .. } = &mut self.evidence {
-            *owner = Owner::Exited;
+            *owner = if restarting {
+                Owner::Restarting
+            } else {
+                Owner::Exited
+            };
             self.frozen = None;
         }
+    }
+
+    /// Ended or suspended on purpose: whatever this check is, it waits for nothing until the owner runs again.
+    pub(super) fn owner_stopped(&mut self, detail: &str) {
+        self.leave(Why::OnPurpose);
+        if let Evidence::Process { owner, .. } = &mut self.evidence {
+            *owner = Owner::Stopped(detail.to_owned());
+        }
+    }
+
+    /// It cannot be looked at. What was seen of an end, or of a purpose, is not forgotten over it.
+    pub(super) fn owner_unseen(&mut self, detail: &str) {
+        if let Evidence::Process { owner, .. } = &mut self.evidence
+            && !matches!(owner, Owner::Exited | Owner::Stopped(_))
+        {
+            *owner = Owner::Unseen(detail.to_owned());
+        }
+    }
+
+    /// Its owner was stopped on purpose.
+    pub(super) fn is_stopped_on_purpose(&self) -> bool {
+        self.gone == Some(Why::OnPurpose)
     }
 
     /// Nothing there, and nobody saw it go. A witnessed exit is not forgotten over it.
@@ -463,7 +510,10 @@ impl Check {
             } => match owner {
                 Owner::NotLooked => return Verdict::unknown(Why::NeverSeen),
                 Owner::Absent(_) => return Verdict::unknown(Why::Absent),
+                Owner::Unseen(_) => return Verdict::unknown(Why::Unseen),
+                Owner::Stopped(_) => return Verdict::unknown(Why::OnPurpose),
                 Owner::Exited => return Verdict::bad(Liveness::Dead, Cause::PeerExited, Why::Exited),
+                Owner::Restarting => return Verdict::bad(Liveness::Dead, Cause::PeerExited, Why::Restarting),
                 Owner::Running => self.process(runs, *fail_after, *interval, light),
             },
         };
@@ -663,17 +713,24 @@ impl Check {
             Why::Failing | Why::Stopped | Why::Unmeasured => self.run_detail(),
             Why::Stale => "the check has stopped reporting".to_owned(),
             Why::Exited => "its process exited".to_owned(),
-            Why::Absent => match &self.evidence {
-                Evidence::Process {
-                    owner: Owner::Absent(detail),
-                    ..
-                } => detail.clone(),
-                _ => "not there".to_owned(),
-            },
+            Why::Restarting => "its process exited, and its own supervisor brings it back".to_owned(),
+            Why::Absent => self.owner_detail("not there"),
+            Why::Unseen => self.owner_detail("cannot be looked at"),
+            Why::OnPurpose => self.owner_detail("stopped on purpose"),
             Why::Claimed => "so says the node that watches it".to_owned(),
             Why::ObserverGone => "the node that watches it does not say".to_owned(),
             Why::Left => "said goodbye".to_owned(),
             Why::Forgotten => "forgotten by an operator".to_owned(),
+        }
+    }
+
+    fn owner_detail(&self, otherwise: &str) -> String {
+        match &self.evidence {
+            Evidence::Process {
+                owner: Owner::Absent(detail) | Owner::Unseen(detail) | Owner::Stopped(detail),
+                ..
+            } => detail.clone(),
+            _ => otherwise.to_owned(),
         }
     }
 

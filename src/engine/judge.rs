@@ -8,8 +8,8 @@ use super::breaker::Flip;
 use super::cause::Cause;
 use super::decision::What;
 use super::episode::Episode;
-use super::event::{CheckId, OwnerSeen, PeerId};
-use super::evidence::{Light, Verdict, Why};
+use super::event::{CheckId, Incarnation, OwnerSeen, PeerId};
+use super::evidence::{Check, Light, Verdict, Why};
 use super::peer::{Liveness, Peer};
 use super::settings::{CheckKind, CheckSettings, Decides};
 use super::snapshot::EpisodePhase;
@@ -289,14 +289,14 @@ impl Engine {
 
     /// What the owner watch saw.
     pub(super) fn owner(&mut self, id: PeerId, seen: OwnerSeen) {
-        let paused = self.node_pause.is_some() || self.draining;
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
         match seen {
             OwnerSeen::Running(incarnation) => {
-                if std::mem::take(&mut peer.absent) && peer.incarnation.is_none() {
-                    // Nothing ran before it, so what failed until now was not this life.
+                let first = std::mem::take(&mut peer.absent) && peer.incarnation.is_none();
+                if first || peer.checks.iter().any(Check::is_stopped_on_purpose) {
+                    // Nothing ran before it, or on purpose: what failed until now was not this life, or not a failure.
                     self.begin_life(id);
                 }
                 self.new_incarnation(id, incarnation);
@@ -306,36 +306,69 @@ impl Engine {
                     check.owner_running();
                 }
             }
-            OwnerSeen::Exited(incarnation) => {
-                if peer
-                    .incarnation
-                    .as_ref()
-                    .is_some_and(|current| *current != incarnation)
-                {
-                    return; // An earlier life's end; the current one is another.
-                }
-                peer.incarnation = Some(incarnation);
-                peer.exited = true;
-                peer.exited_under_pause = paused || peer.pause.is_some();
+            OwnerSeen::Exited(incarnation) => return self.owner_exited(id, incarnation, false),
+            OwnerSeen::Restarting(incarnation) => return self.owner_exited(id, incarnation, true),
+            OwnerSeen::Unseen { detail } => {
                 for check in &mut peer.checks {
-                    check.owner_exited();
+                    check.owner_unseen(&detail);
                 }
             }
-            OwnerSeen::Absent { detail } => match peer.taken_down.take() {
-                // A remedy of ours was taking it down when this node ended: that exit is our doing, and what was
-                // done to this life was not done to the end.
-                Some(incarnation) => {
-                    peer.ledger.done.retain(|(life, _)| *life != incarnation);
-                    return self.owner(id, OwnerSeen::Exited(incarnation));
+            OwnerSeen::Stopped { detail } => {
+                if let Some(incarnation) = peer.taken_down.take() {
+                    return self.owner_taken_down(id, incarnation);
                 }
-                None => {
-                    peer.absent = true;
-                    for check in &mut peer.checks {
-                        check.owner_absent(detail.clone());
-                    }
+                peer.exited = false;
+                peer.restarting = false;
+                for check in &mut peer.checks {
+                    check.owner_stopped(&detail);
                 }
-            },
+            }
+            OwnerSeen::Absent { detail } => {
+                if let Some(incarnation) = peer.taken_down.take() {
+                    return self.owner_taken_down(id, incarnation);
+                }
+                peer.absent = true;
+                for check in &mut peer.checks {
+                    check.owner_absent(detail.clone());
+                }
+            }
         }
+        self.judge(id);
+    }
+
+    /// A remedy of ours was taking it down when this node ended: that exit is our doing, and what was done to this
+    /// life was not done to the end.
+    fn owner_taken_down(&mut self, id: PeerId, incarnation: Incarnation) {
+        if let Some(peer) = self.peer_mut(id) {
+            peer.ledger.done.retain(|(life, _)| *life != incarnation);
+        }
+        self.owner_exited(id, incarnation, false);
+    }
+
+    fn owner_exited(&mut self, id: PeerId, incarnation: Incarnation, restarting: bool) {
+        let paused = self.node_pause.is_some() || self.draining;
+        let Some(peer) = self.peer_mut(id) else { return };
+        if peer
+            .incarnation
+            .as_ref()
+            .is_some_and(|current| *current != incarnation)
+        {
+            return; // An earlier life's end; the current one is another.
+        }
+        // What was on its way back and did not make it ended when it went, not now.
+        let known = peer.restarting && peer.exited;
+        peer.incarnation = Some(incarnation);
+        peer.exited = true;
+        peer.restarting = restarting;
+        peer.exited_under_pause = if known {
+            peer.exited_under_pause
+        } else {
+            paused || peer.pause.is_some()
+        };
+        for check in &mut peer.checks {
+            check.owner_exited(restarting);
+        }
+        self.ask = true;
         self.judge(id);
     }
 

@@ -165,6 +165,8 @@ pub(super) struct Peer {
     pub(super) incarnations: u64,
     /// This life's end was witnessed, and no other life has appeared.
     pub(super) exited: bool,
+    /// And its own supervisor is bringing it back.
+    pub(super) restarting: bool,
     /// And that was while nothing may be done: taken for on purpose.
     pub(super) exited_under_pause: bool,
     /// Nothing of it ran when its owner was looked for.
@@ -199,6 +201,7 @@ impl Peer {
             incarnation: None,
             incarnations: 0,
             exited: false,
+            restarting: false,
             exited_under_pause: false,
             absent: false,
             grace_until: now,

@@ -258,13 +258,22 @@ pub enum RemedyKind {
     Exec,
     /// A request, then a wait for a condition.
     Http,
+    /// A restart, start or kill by the Docker engine.
+    Docker,
     /// A line in the log.
     Log,
 }
 
 impl RemedyKind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Healthz, Self::Signal, Self::Exec, Self::Http, Self::Log];
+    pub const ALL: [Self; 6] = [
+        Self::Healthz,
+        Self::Signal,
+        Self::Exec,
+        Self::Http,
+        Self::Docker,
+        Self::Log,
+    ];
 
     /// As written in configuration, labels and messages.
     pub const fn as_str(self) -> &'static str {
@@ -273,6 +282,7 @@ impl RemedyKind {
             Self::Signal => "signal",
             Self::Exec => "exec",
             Self::Http => "http",
+            Self::Docker => "docker",
             Self::Log => "log",
         }
     }

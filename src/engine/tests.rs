@@ -1,6 +1,7 @@
 //! The engine in virtual time: an input and a time give the full list of what follows.
 
 mod ladder;
+mod owner;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

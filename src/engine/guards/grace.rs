@@ -1,4 +1,4 @@
-//! The peer is starting; or it was never alive, so that nobody knows whether it ever worked; or nothing tells one
+//! The peer is starting, perhaps by its own supervisor; or it was never alive, so that nobody knows whether it ever worked; or nothing tells one
 //! of its lives from the next, so that a remedy could hit the wrong one.
 
 use super::{Asked, GuardName, Refusal};
@@ -12,6 +12,9 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     let peer = asked.peer;
     if peer.incarnation.is_none() {
         return GuardName::Grace.refuses("nothing tells one life of this peer from the next", None);
+    }
+    if peer.restarting {
+        return GuardName::Grace.refuses("it exited, and its own supervisor is bringing it back", None);
     }
     if peer.exited && peer.exited_under_pause {
         return GuardName::Grace.refuses("it exited during a pause: taken for on purpose", None);
