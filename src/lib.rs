@@ -8,7 +8,7 @@
 //! ```text
 //! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
 //! config -> settings types of the edges and of the engine
-//! telemetry, secret, http_client, redis_client, sock_diag, task, owner_table, condemned, preflight <- everyone
+//! telemetry, secret, http_client, redis_client, sock_diag, task, owner_table, docker, condemned, preflight <- everyone
 //!                               but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
@@ -23,6 +23,7 @@ pub mod checks;
 pub mod cli;
 pub mod condemned;
 pub mod config;
+pub mod docker;
 pub mod engine;
 pub mod http;
 pub mod http_client;

@@ -1,0 +1,89 @@
+//! What the two sides of this node that deal with containers must know of each other: which ends are our own doing,
+//! and what was last seen of a peer's container.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::{Container, Docker};
+use crate::engine::event::PeerId;
+use crate::engine::time::{Clock, Time};
+
+/// An end that comes so long after our act is still its doing: a process has its stop timeout to go.
+const AFTERMATH: Duration = Duration::from_secs(10);
+
+#[derive(Default)]
+pub(super) struct Acts {
+    /// Containers that we touch or touched, by id, and until when their end is our doing.
+    ours: Mutex<BTreeMap<String, Time>>,
+    sightings: Mutex<BTreeMap<PeerId, Sighting>>,
+}
+
+/// What was last seen of a peer's container.
+#[derive(Clone, Debug)]
+pub struct Sighting {
+    /// The container, or in words why there is nothing to say.
+    pub seen: Result<Arc<Container>, String>,
+    /// From then on nobody looks any more.
+    pub believed_until: Time,
+}
+
+/// An act of ours upon a container, while it lasts.
+pub struct Act {
+    docker: Docker,
+    id: String,
+    clock: Arc<dyn Clock>,
+}
+
+impl Docker {
+    /// From now until a little after the act is dropped, an end of this container is our doing.
+    pub fn begin_act(&self, id: &str, clock: &Arc<dyn Clock>) -> Act {
+        self.mark(id, Time::MAX);
+        Act {
+            docker: self.clone(),
+            id: id.to_owned(),
+            clock: Arc::clone(clock),
+        }
+    }
+
+    /// True if an end of this container at `now` is our doing.
+    pub fn is_our_doing(&self, id: &str, now: Time) -> bool {
+        let ours = self.0.acts.ours.lock().unwrap_or_else(PoisonError::into_inner);
+        ours.get(id).is_some_and(|until| now <= *until)
+    }
+
+    fn mark(&self, id: &str, until: Time) {
+        let mut ours = self.0.acts.ours.lock().unwrap_or_else(PoisonError::into_inner);
+        ours.insert(id.to_owned(), until);
+    }
+
+    /// Remembers what was seen of a peer's container.
+    pub fn saw(&self, peer: PeerId, sighting: Sighting) {
+        let sightings = &self.0.acts.sightings;
+        let mut sightings = sightings.lock().unwrap_or_else(PoisonError::into_inner);
+        sightings.insert(peer, sighting);
+    }
+
+    /// What was last seen of a peer's container, if it was ever looked for.
+    pub fn sighting(&self, peer: PeerId) -> Option<Sighting> {
+        let sightings = &self.0.acts.sightings;
+        let sightings = sightings.lock().unwrap_or_else(PoisonError::into_inner);
+        sightings.get(&peer).cloned()
+    }
+}
+
+impl Drop for Act {
+    fn drop(&mut self) {
+        let now = self.clock.now();
+        // What is long over explains nothing any more.
+        let mut ours = self
+            .docker
+            .0
+            .acts
+            .ours
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        ours.retain(|_, until| *until >= now);
+        ours.insert(std::mem::take(&mut self.id), now + AFTERMATH);
+    }
+}
