@@ -22,6 +22,7 @@ use crate::bus::{self, Backend, Bus};
 use crate::checks;
 use crate::condemned::CondemnedTable;
 use crate::config::Config;
+use crate::docker::Docker;
 use crate::engine::Engine;
 use crate::engine::decision::{Grant, Notice};
 use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
@@ -139,13 +140,14 @@ impl App {
         let mut tasks = Supervisor::new(common.clock.clone(), common.metrics.tasks.clone());
         let cancel = tasks.token();
         let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
+        let docker = Docker::new(config.docker.clone());
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
-            healer: common.healer(&config, &owners, &condemned),
+            healer: common.healer(&config, &owners, &condemned, &docker),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -189,6 +191,7 @@ impl App {
             reporting,
             owners,
             condemned,
+            docker,
         };
         for check in checks::tasks(config.checks, &settings, &around) {
             tasks.spawn(check, Policy::Keep);
@@ -327,7 +330,13 @@ impl Common {
         }
     }
 
-    fn healer(&self, config: &Config, owners: &OwnerTable, condemned: &CondemnedTable) -> Arc<dyn Healer> {
+    fn healer(
+        &self,
+        config: &Config,
+        owners: &OwnerTable,
+        condemned: &CondemnedTable,
+        docker: &Docker,
+    ) -> Arc<dyn Healer> {
         let view = self.view.subscribe();
         let latest = move |peer: PeerId| {
             let view = Arc::clone(&view.borrow());
@@ -337,6 +346,7 @@ impl Common {
             owners: owners.clone(),
             condemned: condemned.clone(),
             latest: Arc::new(latest),
+            docker: docker.clone(),
             lock_dir: Some(config.runtime_dir.clone()),
             scrub: secret_variables(config),
             clock: self.clock.clone(),

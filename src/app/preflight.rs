@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::docker::Docker;
 use crate::engine::settings::{RemedyKind, Settings};
 use crate::http::View;
 use crate::owner_table::OwnerTable;
@@ -32,11 +33,18 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
     let names = config.engine_settings("".into());
     let found = OwnerTable::default();
     let mut looks = places(config);
+    let docker = Docker::new(config.docker.clone());
     looks.extend(bus::preflight(&config.bus));
-    looks.extend(checks::preflight(&config.checks, &names, &found));
+    looks.extend(checks::preflight(&config.checks, &names, &found, &docker));
     let mut items = run(looks, patience).await;
     // Only now it is known which processes there are to be touched.
-    items.extend(run(remedies::preflight(&config.remedies, &names, &found), patience).await);
+    items.extend(
+        run(
+            remedies::preflight(&config.remedies, &names, &found, &docker),
+            patience,
+        )
+        .await,
+    );
     items.extend(pulses(&names, probes));
     items
 }

@@ -1,6 +1,8 @@
 //! Active checks and the owner watch: they look at this machine and report observations. No policy.
 
 mod active;
+mod container;
+mod docker;
 pub mod expectation;
 mod http;
 pub mod owner;
@@ -17,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::condemned::CondemnedTable;
+use crate::docker::{Docker, Selector};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
 use crate::engine::settings::Settings as Names;
@@ -32,8 +35,10 @@ pub use process::hold_again;
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settings {
-    /// The owner of each local peer that has one.
+    /// The process of each peer that is one.
     pub owners: Vec<(PeerId, Owner, Option<CheckId>, Schedule)>,
+    /// The container of each peer that is one.
+    pub containers: Vec<(Selector, CheckId, Schedule)>,
     /// The active checks.
     pub probes: Vec<(CheckId, Probe, Schedule)>,
     /// The expectations: met while the question's answer passes.
@@ -45,6 +50,8 @@ pub struct Settings {
 pub enum Probe {
     /// An answer to a question.
     Http(Question),
+    /// The health of the owner's container.
+    Docker,
 }
 
 /// How a peer's process is found.
@@ -89,6 +96,8 @@ pub struct Surroundings {
     pub owners: OwnerTable,
     /// The connections that they condemn, for the remedies that touch one.
     pub condemned: CondemnedTable,
+    /// The Docker engine, for peers that are containers.
+    pub docker: Docker,
 }
 
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
@@ -110,6 +119,20 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         );
         task(task_name, move || watch.clone().run())
     });
+    let containers = settings
+        .containers
+        .into_iter()
+        .map(|(selector, check, schedule)| {
+            let watch = container::Watch {
+                name: peer_name(check.peer),
+                selector,
+                check,
+                schedule,
+                docker: around.docker.clone(),
+                reporting: around.reporting.clone(),
+            };
+            task(format!("owner:{}", watch.name), move || watch.clone().run())
+        });
     let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
@@ -126,7 +149,11 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
             expectation::run(id, question.clone(), schedule, reporting.clone())
         })
     });
-    watches.chain(checks).chain(expectations).collect()
+    watches
+        .chain(containers)
+        .chain(checks)
+        .chain(expectations)
+        .collect()
 }
 
 impl Probe {
@@ -134,13 +161,21 @@ impl Probe {
         let reporting = around.reporting;
         match self {
             Self::Http(question) => active::run(id, http::Http(question), schedule, reporting).await,
+            Self::Docker => {
+                let prober = docker::Healthy {
+                    peer: id.peer,
+                    docker: around.docker,
+                    clock: Arc::clone(&reporting.clock),
+                };
+                active::run(id, prober, schedule, reporting).await
+            }
         }
     }
 
     /// What its failures can mean.
     pub const fn proves(&self) -> &'static [Cause] {
         match self {
-            Self::Http(_) => &[Cause::PeerStuck],
+            Self::Http(_) | Self::Docker => &[Cause::PeerStuck],
         }
     }
 
@@ -148,6 +183,7 @@ impl Probe {
     pub fn secret(&self) -> Option<&Secret> {
         match self {
             Self::Http(question) => question.bearer.as_ref(),
+            Self::Docker => None,
         }
     }
 }

@@ -85,14 +85,12 @@ impl Watch {
             };
             // Into the table first: whoever hears of this life finds it there.
             self.table.hold(self.peer, live.clone());
-            self.tell(OwnerEvent::Running, OwnerSeen::Running(live.incarnation.clone()))
-                .await?;
+            self.tell(OwnerSeen::Running(live.incarnation.clone())).await?;
             held = self.follow(&live).await?;
             witnessed = held.is_none();
             if witnessed {
                 self.table.release(self.peer);
-                self.tell(OwnerEvent::Exited, OwnerSeen::Exited(live.incarnation))
-                    .await?;
+                self.tell(OwnerSeen::Exited(live.incarnation)).await?;
             }
         }
     }
@@ -112,8 +110,7 @@ impl Watch {
                 tracing::info!(peer = self.name, detail, "owner not found");
                 told = Some(detail.clone());
                 if !witnessed {
-                    self.tell(OwnerEvent::Absent, OwnerSeen::Absent { detail })
-                        .await?;
+                    self.tell(OwnerSeen::Absent { detail }).await?;
                 }
             }
             tokio::time::sleep(pause.min(self.schedule.interval)).await;
@@ -171,8 +168,8 @@ impl Watch {
         }
     }
 
-    async fn tell(&self, counted: OwnerEvent, seen: OwnerSeen) -> anyhow::Result<()> {
-        self.reporting.metrics.owner(counted);
+    async fn tell(&self, seen: OwnerSeen) -> anyhow::Result<()> {
+        self.reporting.metrics.owner(OwnerEvent::of(&seen));
         let peer = self.peer;
         self.reporting.send(Event::Owner { peer, seen }).await
     }

@@ -7,6 +7,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::process::{Finder, Unfound};
 use super::{Owner, Probe, Settings};
+use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client::{Answer, Question, fetch, judge};
@@ -15,7 +16,7 @@ use crate::preflight::{Finding, Look, Part, Subject};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
 /// whether they could be touched.
-pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable) -> Vec<Look> {
+pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker: &Docker) -> Vec<Look> {
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
     let peer_name = |id: PeerId| peer(id).map_or_else(|| "?".into(), |peer| peer.name.clone());
     let owners = settings.owners.iter().map(|(id, owner, _, _)| {
@@ -27,7 +28,30 @@ pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable) -> Vec<
         let check = peer(id.peer).and_then(|peer| peer.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| "?".into(), |check| check.name.clone());
         let subject = Subject::peer(Part::Check, peer_name(id.peer), check);
-        subject.look(look(probe.clone(), schedule.timeout))
+        let container = settings
+            .containers
+            .iter()
+            .find(|(_, check, _)| check.peer == id.peer);
+        let container = container.map(|(selector, ..)| selector.clone());
+        let (probe, timeout, docker) = (probe.clone(), schedule.timeout, docker.clone());
+        subject.look(async move {
+            match (probe, container) {
+                (Probe::Http(question), _) => asked(question, timeout).await,
+                (Probe::Docker, Some(selector)) => health(&docker, &selector).await,
+                (Probe::Docker, None) => Finding::unknown("this peer is no container"),
+            }
+        })
+    });
+    let containers = settings.containers.iter().map(|(selector, check, _)| {
+        let subject = Subject::peer(Part::Owner, peer_name(check.peer), "");
+        let (docker, selector) = (docker.clone(), selector.clone());
+        subject.look(async move {
+            let found = found_by_docker(&docker, &selector).await;
+            found.map_or_else(
+                |finding| finding,
+                |container| Finding::noted(format!("container {}", container.name)),
+            )
+        })
     });
     let expectations = settings.expectations.iter().map(|(id, question, schedule)| {
         let name = names.expectations.get(usize::from(id.0));
@@ -35,12 +59,36 @@ pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable) -> Vec<
         let subject = Subject::peer(Part::Expectation, "", name);
         subject.look(asked(question.clone(), schedule.timeout))
     });
-    owners.chain(checks).chain(expectations).collect()
+    owners
+        .chain(containers)
+        .chain(checks)
+        .chain(expectations)
+        .collect()
 }
 
-async fn look(probe: Probe, timeout: Duration) -> Finding {
-    match probe {
-        Probe::Http(question) => asked(question, timeout).await,
+async fn found_by_docker(docker: &Docker, selector: &Selector) -> Result<Container, Finding> {
+    match docker.find(selector).await {
+        Ok(Found::One(container)) => Ok(container),
+        Ok(Found::Nothing(why) | Found::Several(why)) => Err(Finding::unknown(why)),
+        Err(error) => Err(match error.cure() {
+            Some(cure) => Finding::missing(error.to_string(), cure),
+            None => Finding::unknown(error.to_string()),
+        }),
+    }
+}
+
+async fn health(docker: &Docker, selector: &Selector) -> Finding {
+    match found_by_docker(docker, selector).await {
+        Ok(Container {
+            health: Health::NotChecked,
+            name,
+            ..
+        }) => Finding::missing(
+            format!("{name} has no health check"),
+            "give it one (HEALTHCHECK in its Dockerfile, healthcheck in compose), or drop this check",
+        ),
+        Ok(_) => Finding::OK,
+        Err(finding) => finding,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirs::Dirs;
-use super::peers::{Peer, Surroundings, peer};
+use super::peers::{Owner, Peer, Surroundings, peer};
 use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
@@ -16,7 +16,7 @@ use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
 use crate::redis_client::{Address, Endpoint};
-use crate::{bus, checks, http, remedies};
+use crate::{bus, checks, docker, http, remedies};
 
 /// What stands even if the rest is wrong: `--on-bad-config=observe` needs somewhere to say so.
 pub(super) struct Base {
@@ -83,6 +83,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let deadline = root
         .open("shutdown", &[&fields::SHUTDOWN])
         .and_then(|reader| reader.time("deadline"));
+    let docker = root
+        .open("docker", &[&fields::DOCKER])
+        .and_then(|reader| docker(&reader));
     let expectations = Expectations::read(root);
     let interval = heartbeat
         .as_ref()
@@ -144,6 +147,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             connect_timeout: bus.connect_timeout,
         },
         checks: numbered.checks,
+        docker: docker?,
         remedies: numbered.remedies,
         http: base.http.clone(),
         store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
@@ -309,6 +313,43 @@ fn bus(reader: &Reader<'_>) -> Read<Bus> {
     })
 }
 
+fn docker(reader: &Reader<'_>) -> Read<docker::Settings> {
+    let (host, timeout) = (reader.text("host"), reader.time("timeout"));
+    let (ca, cert, key) = (
+        reader.maybe_path("ca"),
+        reader.maybe_path("cert"),
+        reader.maybe_path("key"),
+    );
+    let host = docker::Host::parse(&host?).map_err(|wrong| {
+        let help = "as in unix:///var/run/docker.sock or tcp://docker:2376";
+        reader.wrong(&reader.at("host"), "value", format!("`host`: {wrong}"), help)
+    })?;
+    let (ca, cert, key, timeout) = (ca?, cert?, key?, timeout?);
+    let identity = match (cert, key) {
+        (Some(cert), Some(key)) => Some(docker::Identity { cert, key }),
+        (None, None) => None,
+        _ => {
+            let at = reader.key_at(if reader.is_set("cert") { "cert" } else { "key" });
+            return Err(reader.wrong(&at, "tls_only", "`cert` and `key` go together", "give both"));
+        }
+    };
+    let host = match (host, ca) {
+        (docker::Host::Tcp { host, port }, Some(ca)) => docker::Host::Tls {
+            host,
+            port,
+            ca,
+            identity,
+        },
+        (host, None) if identity.is_none() => host,
+        _ => {
+            let key = reader.first_set(&["ca", "cert"]).unwrap_or("ca");
+            let message = format!("`{key}` is for TLS, which is tcp:// with a `ca`");
+            return Err(reader.wrong(&reader.key_at(key), "tls_only", message, "give host and ca"));
+        }
+    };
+    Ok(docker::Settings { host, timeout })
+}
+
 fn credentials(
     reader: &Reader<'_>,
     mut endpoint: Endpoint,
@@ -429,10 +470,14 @@ impl Numbered {
         };
         for (id, peer) in (0u32..).map(PeerId).zip(all) {
             let check = |index| CheckId { peer: id, index };
-            if let Some(owner) = peer.owner
-                && let Some((index, schedule)) = peer.process
-            {
-                out.checks.owners.push((id, owner, Some(check(index)), schedule));
+            match peer.owner.zip(peer.process) {
+                Some((Owner::Process(owner), (index, schedule))) => {
+                    out.checks.owners.push((id, owner, Some(check(index)), schedule));
+                }
+                Some((Owner::Container(selector), (index, schedule))) => {
+                    out.checks.containers.push((selector, check(index), schedule));
+                }
+                None => {}
             }
             let probes = peer
                 .probes

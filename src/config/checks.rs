@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields;
-use super::peers::Surroundings;
+use super::peers::{Owner, Surroundings};
 use super::questions::{Expectations, question};
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
@@ -42,7 +42,7 @@ pub(super) struct Checks {
 pub(super) fn checks(
     peer: &Reader<'_>,
     grace: Duration,
-    ownerless: bool,
+    owner: Option<&Option<Owner>>,
     around: &Surroundings<'_>,
 ) -> Read<Checks> {
     let mut checks = Checks::default();
@@ -58,7 +58,7 @@ pub(super) fn checks(
     }
     let place = peer.below("checks");
     for (name, origin, node) in named.into_iter().take(MAX_CHECKS) {
-        let one = check(&place, name, origin, node, grace, ownerless, around, &mut checks);
+        let one = check(&place, name, origin, node, grace, owner, around, &mut checks);
         good = good.and(one);
     }
     good.map(|()| checks)
@@ -74,7 +74,7 @@ fn check(
     origin: &Origin,
     node: &Node,
     grace: Duration,
-    ownerless: bool,
+    owner: Option<&Option<Owner>>,
     around: &Surroundings<'_>,
     checks: &mut Checks,
 ) -> Read<()> {
@@ -91,6 +91,7 @@ fn check(
         "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
         "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
         "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
+        "docker" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_DOCKER],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
     let reader = all.child(name, origin, node, sections)?;
@@ -121,12 +122,12 @@ fn check(
             )
         }
         "process" => {
-            if ownerless {
+            if matches!(owner, Some(None)) {
                 return Err(reader.wrong(
                     &reader.origin,
                     "process_needs_owner",
                     "a `process` check watches the peer's owner, and it has none",
-                    "add owner = { listens = 9080 }, or pid_file, command, pid",
+                    "add owner = { listens = 9080 }, or pid_file, command, pid, container, compose, label",
                 ));
             }
             if checks.process.is_some() {
@@ -147,8 +148,12 @@ fn check(
                 Plane::Local,
             )
         }
-        _ => {
-            let (probe, run) = (question(&reader, "url").map(Probe::Http), run(&reader));
+        kind => {
+            let probe = match kind {
+                "docker" => health(&reader, owner),
+                _ => question(&reader, "url").map(Probe::Http),
+            };
+            let run = run(&reader);
             let (schedule, fail_after) = run?;
             let probe = probe?;
             let kind = CheckKind::Active {
@@ -170,6 +175,20 @@ fn check(
         needs,
     });
     Ok(())
+}
+
+fn health(reader: &Reader<'_>, owner: Option<&Option<Owner>>) -> Read<Probe> {
+    match owner {
+        Some(Some(Owner::Container(_))) => Ok(Probe::Docker),
+        Some(_) => Err(reader.wrong(
+            &reader.origin,
+            "docker_needs_container",
+            "a `docker` check looks at the peer's owner, which is no container",
+            "add owner = { container = \"NAME\" }, or compose, label",
+        )),
+        // The mistake in `owner` was told.
+        None => Err(Bad),
+    }
 }
 
 /// The type of a check: what `type` says, else its key.

@@ -65,14 +65,16 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `heartbeat_source` | a heartbeat has exactly one of `channel` and `node`; `peer` goes with `node` |
 | `one_owner`, `one_process` | one way to find the owner, one `process` check |
 | `nothing_to_watch` | a peer has an owner or a check |
-| `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner |
+| `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner; a signal, one that is a process |
+| `docker_needs_container` | a `docker` check needs an owner that is a container; a `docker` remedy that, or `container` |
+| `kill_signal`, `stop_timeout` | `signal` goes with `action = \"kill\"`, `stop_timeout` with `restart` |
 | `signal_then` | `after` goes with `then` |
 | `remedy_needs_incarnation` | a remedy that acts needs an owner or a heartbeat: something by which one life differs from the next |
 | `local_only` | `healthz` heals peers of this machine |
 | `json_condition` | `json` goes with exactly one of `equals`, `below`, `above` |
 | `unknown_expectation`, `unknown_peer` | what `needs` and `--peers` name is there |
 | `duplicate_listener`, `loopback_only`, `admin_token` | each listener has a port of its own; `bus.listen` and `http.admin_listen` are loopback, the latter with a token |
-| `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url` |
+| `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url`; certificates in `[docker]` are for `tcp://`, `cert` and `key` together, with a `ca` |
 | `too_many`, `too_large` | at most 4096 peers, 64 checks and 16 remedies a peer, 256 expectations, 1 MiB |
 | `not_in_this_version` | what the design knows and this version does not |
 
@@ -85,6 +87,7 @@ fn shared(section: &Section) -> &'static [&'static Section] {
     match section.sample {
         "[peer.feed.checks.heartbeat]" | "[peer.feed.checks.traffic]" => &[&CHECK, &CHECK_PASSIVE],
         "[peer.feed.checks.process]" | "[peer.feed.checks.http]" => &[&CHECK, &CHECK_RUN],
+        sample if sample.ends_with("checks.docker]") => &[&CHECK, &CHECK_RUN],
         sample if sample.contains("remedies]]") && !sample.ends_with("until]") => &[&REMEDY],
         _ => &[],
     }

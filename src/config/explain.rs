@@ -14,7 +14,7 @@ use crate::engine::settings::{
 };
 use crate::http_client::{Expect, Question};
 use crate::redis_client::Address;
-use crate::remedies::{Remedy, Signal};
+use crate::remedies::{Action, DockerAct, Remedy, Signal};
 
 /// `OK`, and what is probably not meant.
 pub fn verdict(config: &Config) -> String {
@@ -94,10 +94,17 @@ fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: 
         .iter()
         .find(|(owned, ..)| *owned == id)
         .map(|(_, owner, ..)| owner);
-    let place = match owner {
-        Some(owner) => format!("on this machine: {}", self::owner(owner)),
-        None if peer.local => "on this machine, without an owner".to_owned(),
-        None => "known by the bus alone".to_owned(),
+    let container = config
+        .checks
+        .containers
+        .iter()
+        .find(|(_, check, _)| check.peer == id)
+        .map(|(selector, ..)| selector);
+    let place = match (owner, container) {
+        (Some(owner), _) => format!("on this machine: {}", self::owner(owner)),
+        (None, Some(selector)) => format!("on this machine: the {selector}"),
+        (None, None) if peer.local => "on this machine, without an owner".to_owned(),
+        (None, None) => "known by the bus alone".to_owned(),
     };
     let _ = writeln!(out, "{} ({place})", peer.name);
     for (index, check) in peer.checks.iter().enumerate() {
@@ -164,6 +171,7 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
         } => {
             let asked = match probe {
                 Some((Probe::Http(question), timeout)) => asks(question, timeout),
+                Some((Probe::Docker, _)) => "its container's own health check, looked at".to_owned(),
                 None => String::new(),
             };
             format!(
@@ -319,7 +327,22 @@ fn act(remedy: &Remedy) -> String {
             }
             text
         }
+        Remedy::Docker(act) => docker(act),
         Remedy::Log => "a line in the log, and nothing else".to_owned(),
+    }
+}
+
+fn docker(act: &DockerAct) -> String {
+    let target = &act.target;
+    match act.action {
+        Action::Restart => {
+            let stop = act
+                .stop_timeout
+                .map_or_else(|| "its own stop timeout".to_owned(), time);
+            format!("Docker restarts the {target}, which has {stop} to end, and then who shares its network")
+        }
+        Action::Start => format!("Docker starts the {target}, and restarts who shares its network"),
+        Action::Kill(signal) => format!("Docker sends {} to the {target}", self::signal(signal)),
     }
 }
 

@@ -67,6 +67,7 @@ pub const ROOT: Section = Section {
         "log",
         "store",
         "shutdown",
+        "docker",
         "when",
         "peer",
     ],
@@ -310,6 +311,49 @@ pub const SHUTDOWN: Section = Section {
     later: &[],
 };
 
+/// `[docker]`
+pub const DOCKER: Section = Section {
+    title: "[docker]",
+    sample: "[docker]",
+    about: "The Docker engine, for peers that are containers. Nothing is asked of it otherwise. Whoever may use its socket is \
+            root on its machine: mount it only if a remedy needs it, or put a proxy before it that allows GET, and POST of \
+            `/containers/*/restart`.",
+    fields: &[
+        field(
+            "host",
+            Text(256),
+            Is("\"unix:///var/run/docker.sock\""),
+            "Where it listens: `unix:///path` or `tcp://host:port`. `${DOCKER_HOST:-unix:///var/run/docker.sock}` follows that variable.",
+        ),
+        field(
+            "ca",
+            Path,
+            Absent("\"/etc/defib/docker-ca.pem\""),
+            "PEM file of the CA that signed the engine's certificate; with it, `tcp://` is TLS.",
+        ),
+        field(
+            "cert",
+            Path,
+            Absent("\"/etc/defib/docker-cert.pem\""),
+            "PEM file of this node's own certificate. Goes with `key`.",
+        ),
+        field(
+            "key",
+            Path,
+            Absent("\"/etc/defib/docker-key.pem\""),
+            "PEM file of its private key.",
+        ),
+        field(
+            "timeout",
+            Time(ms(100), secs(60)),
+            Is("\"5s\""),
+            "Bound on each call that only looks. A restart has its stop timeout on top.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// `[when.NAME]`
 pub const WHEN: Section = Section {
     title: "[when.NAME]",
@@ -404,7 +448,9 @@ pub const PEER: Section = Section {
 pub const OWNER: Section = Section {
     title: "[peer.NAME.owner]",
     sample: "[peer.feed.owner]",
-    about: "How the peer's process is found: exactly one of these. An owner implies a check `process`.",
+    about: "How the peer's process or container is found: exactly one of these. An owner implies a check `process`. What is \
+            stopped on purpose (`docker stop`, `kill`, `rm -f`, a pause; an exit with 0 under restart policy `no` or \
+            `on-failure`; an end that nobody saw) is left alone, and a container that Docker itself restarts is left to it.",
     fields: &[
         field(
             "listens",
@@ -430,9 +476,27 @@ pub const OWNER: Section = Section {
             Absent("4711"),
             "This process, never a successor.",
         ),
+        field(
+            "container",
+            Text(255),
+            Absent("\"daq-telemetry\""),
+            "The Docker container of this name or id; the beginning of an id will do.",
+        ),
+        field(
+            "compose",
+            Text(511),
+            Absent("\"telemetry\""),
+            "The only container of this compose service of the project in which this node runs; or `project/service`.",
+        ),
+        field(
+            "label",
+            Text(1024),
+            Absent("\"app=telemetry\""),
+            "The only Docker container with this label.",
+        ),
     ],
     tables: &[],
-    later: &["container", "unit", "pod"],
+    later: &["unit", "pod"],
 };
 
 /// `peer.NAME.backoff`
@@ -514,7 +578,7 @@ pub const CHECK: Section = Section {
 
 /// Of checks that are run.
 pub const CHECK_RUN: Section = Section {
-    title: "[peer.NAME.checks.CHECK], types `process` and `http`",
+    title: "[peer.NAME.checks.CHECK], types `process`, `http` and `docker`",
     sample: "",
     about: "",
     fields: &[
@@ -612,7 +676,8 @@ pub const CHECK_TRAFFIC: Section = Section {
 pub const CHECK_PROCESS: Section = Section {
     title: "[peer.NAME.checks.process]",
     sample: "[peer.feed.checks.process]",
-    about: "On this machine: the owner's process. A witnessed exit condemns at once; a stopped one goes by `fail_after`. Implied by an owner.",
+    about: "On this machine: the owner's process or container. A witnessed exit condemns at once; a stopped process goes by \
+            `fail_after`. Implied by an owner.",
     fields: &[],
     tables: &[],
     later: &[],
@@ -674,6 +739,17 @@ pub const CHECK_HTTP: Section = Section {
             "Sent as `Authorization: Bearer …`.",
         ),
     ],
+    tables: &[],
+    later: &[],
+};
+
+/// `docker`
+pub const CHECK_DOCKER: Section = Section {
+    title: "[peer.NAME.checks.docker]",
+    sample: "[peer.cache]\nowner = { container = \"cache\" }\n[peer.cache.checks.docker]",
+    about: "What the health check of the owner's container says. `unhealthy` fails; `starting` is unknown, and so is a container \
+            without a health check. (Docker tries several times itself: `fail_after = \"1 of 1\"` is often enough.)",
+    fields: &[],
     tables: &[],
     later: &[],
 };
@@ -863,6 +939,43 @@ pub const UNTIL: Section = Section {
     later: &[],
 };
 
+/// `docker`
+pub const REMEDY_DOCKER: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"docker\"`",
+    sample: "[[peer.cache.remedies]]\ndo = \"docker\"",
+    about: "An act of the Docker engine upon one container, which is looked at again right before. After a restart or start, \
+            whoever lives in its network namespace (`network_mode: service:…`) is restarted, too, in the order of compose's \
+            `depends_on`, and this node last. Nothing else is ever touched.",
+    fields: &[
+        field(
+            "container",
+            Text(255),
+            Derived("the peer's owner", "\"daq-telemetry\""),
+            "Name or id of another one. One that has ended is touched only if Docker remembers that nobody stopped it.",
+        ),
+        field(
+            "action",
+            OneOf(&["restart", "start", "kill"]),
+            Is("\"restart\""),
+            "`kill` sends `signal`; Docker takes one that ends the container for a stop on purpose, and does not restart it.",
+        ),
+        field(
+            "signal",
+            OneOf(SIGNALS),
+            Derived("SIGKILL with `action = \"kill\"`", "\"SIGKILL\""),
+            "For `kill`: which.",
+        ),
+        field(
+            "stop_timeout",
+            Time(secs(0), secs(3600)),
+            Derived("the container's own, at most 5 min; else 10s", "\"10s\""),
+            "For `restart`: how long it has after its stop signal before it is killed. Whole seconds.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// `log`
 pub const REMEDY_LOG: Section = Section {
     title: "[[peer.NAME.remedies]], `do = \"log\"`",
@@ -874,7 +987,7 @@ pub const REMEDY_LOG: Section = Section {
 };
 
 /// Types of checks that there are.
-pub const CHECK_TYPES: &[&str] = &["heartbeat", "traffic", "process", "http"];
+pub const CHECK_TYPES: &[&str] = &["heartbeat", "traffic", "process", "http", "docker"];
 
 /// Types of checks that the design knows and this version does not.
 pub const LATER_CHECKS: &[&str] = &[
@@ -887,7 +1000,6 @@ pub const LATER_CHECKS: &[&str] = &[
     "tcp",
     "exec",
     "systemd",
-    "docker",
     "metric",
     "memory",
     "connections",
@@ -895,13 +1007,12 @@ pub const LATER_CHECKS: &[&str] = &[
 ];
 
 /// Kinds of remedies that there are.
-pub const REMEDY_KINDS: &[&str] = &["healthz", "signal", "exec", "http", "log"];
+pub const REMEDY_KINDS: &[&str] = &["healthz", "signal", "exec", "http", "docker", "log"];
 
 /// Kinds of remedies that the design knows and this version does not.
 pub const LATER_REMEDIES: &[&str] = &[
     "client_kill",
     "socket_reset",
-    "docker",
     "systemd",
     "unit",
     "container",
@@ -927,6 +1038,7 @@ pub const ALL: &[&Section] = &[
     &LOG,
     &STORE,
     &SHUTDOWN,
+    &DOCKER,
     &WHEN,
     &PEER,
     &OWNER,
@@ -939,12 +1051,14 @@ pub const ALL: &[&Section] = &[
     &CHECK_TRAFFIC,
     &CHECK_PROCESS,
     &CHECK_HTTP,
+    &CHECK_DOCKER,
     &REMEDY,
     &REMEDY_SIGNAL,
     &REMEDY_HEALTHZ,
     &REMEDY_EXEC,
     &REMEDY_HTTP,
     &UNTIL,
+    &REMEDY_DOCKER,
     &REMEDY_LOG,
 ];
 
@@ -960,6 +1074,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &LOG,
         &STORE,
         &SHUTDOWN,
+        &DOCKER,
     ] {
         let table = section.title.trim_matches(['[', ']']);
         out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));

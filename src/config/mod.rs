@@ -124,6 +124,8 @@ pub struct Config {
     pub bus: bus::Settings,
     /// For `checks`.
     pub checks: crate::checks::Settings,
+    /// For `docker`.
+    pub docker: crate::docker::Settings,
     /// For `remedies`.
     pub remedies: remedies::Settings,
     /// For `http`.

@@ -8,9 +8,17 @@ use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
 use super::schema::time;
-use crate::checks::{Owner, Probe, Schedule};
+use crate::checks::{self, Probe, Schedule};
+use crate::docker::{Selector, SelectorError};
 use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
 use crate::remedies::Remedy;
+
+/// How a peer is found on this machine.
+#[derive(Clone)]
+pub(super) enum Owner {
+    Process(checks::Owner),
+    Container(Selector),
+}
 
 /// A peer as it was read, before it has a number.
 pub(super) struct Peer {
@@ -45,12 +53,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         .open("budget", &[&fields::BUDGET])
         .and_then(|reader| budget(&reader));
     let owner = owner(reader);
-    let checks = checks(
-        reader,
-        grace.unwrap_or_default(),
-        owner.as_ref().is_ok_and(Option::is_none),
-        around,
-    );
+    let checks = checks(reader, grace.unwrap_or_default(), owner.as_ref().ok(), around);
     if let (Ok(backoff), Ok(budget)) = (&backoff, &budget) {
         backoff_within_budget(reader, *backoff, *budget);
     }
@@ -69,7 +72,11 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             "else one pulse could follow another for ever",
         );
     }
-    let remedies = remedies(reader, healthz_hold.unwrap_or_default());
+    let container = match &owner {
+        Ok(Some(Owner::Container(selector))) => Some(selector),
+        _ => None,
+    };
+    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), container);
     let (owner, mut checks) = (owner?, checks?);
     if owner.is_some() && checks.process.is_none() {
         implied_process(&mut checks, grace?);
@@ -91,7 +98,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             reader,
             origin,
             settings,
-            owner.is_some(),
+            owner.as_ref(),
             local,
             &checks,
         ));
@@ -145,15 +152,32 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
             &reader.origin,
             "one_owner",
             message,
-            "one of listens, pid_file, command, pid",
+            "one of listens, pid_file, command, pid, container, compose, label",
         ));
     };
-    Ok(match *way {
-        "listens" => reader.maybe_int("listens")?.map(Owner::Listens),
-        "pid_file" => reader.maybe_path("pid_file")?.map(Owner::PidFile),
-        "command" => reader.maybe_text("command")?.map(Owner::Command),
-        _ => reader.maybe_int("pid")?.map(Owner::Pid),
-    })
+    let process = match *way {
+        "container" => return container(&reader, way, Selector::name),
+        "compose" => return container(&reader, way, Selector::compose),
+        "label" => return container(&reader, way, Selector::label),
+        "listens" => reader.maybe_int(way)?.map(checks::Owner::Listens),
+        "pid_file" => reader.maybe_path(way)?.map(checks::Owner::PidFile),
+        "command" => reader.maybe_text(way)?.map(checks::Owner::Command),
+        _ => reader.maybe_int(way)?.map(checks::Owner::Pid),
+    };
+    Ok(process.map(Owner::Process))
+}
+
+fn container(
+    reader: &Reader<'_>,
+    key: &str,
+    parse: impl Fn(&str) -> Result<Selector, SelectorError>,
+) -> Read<Option<Owner>> {
+    let Some(text) = reader.maybe_text(key)? else {
+        return Ok(None);
+    };
+    parse(&text)
+        .map(|selector| Some(Owner::Container(selector)))
+        .map_err(|wrong| reader.wrong(&reader.at(key), "value", format!("`{key}`: {wrong}"), ""))
 }
 
 fn backoff(reader: &Reader<'_>) -> Read<BackoffSettings> {
@@ -226,6 +250,7 @@ const MAX_REMEDIES: usize = 16;
 fn remedies(
     peer: &Reader<'_>,
     healthz_hold: Duration,
+    owner: Option<&Selector>,
 ) -> Read<Vec<(RemedySettings, Option<Remedy>, Origin)>> {
     let list = peer.list("remedies");
     let mut ladder = Ok(Vec::new());
@@ -234,7 +259,7 @@ fn remedies(
         ladder = Err(peer.wrong(&over.origin, "too_many", message, ""));
     }
     for node in list.iter().take(MAX_REMEDIES) {
-        let rung = super::remedy::remedy(peer, node, healthz_hold);
+        let rung = super::remedy::remedy(peer, node, healthz_hold, owner);
         ladder = match (ladder, rung) {
             (Ok(mut ladder), Ok((settings, remedy))) => {
                 ladder.push((settings, remedy, node.origin.clone()));
@@ -250,20 +275,24 @@ fn remedy_fits(
     peer: &Reader<'_>,
     at: &Origin,
     remedy: &RemedySettings,
-    owned: bool,
+    owner: Option<&Owner>,
     local: bool,
     checks: &Checks,
 ) -> Read<()> {
     use crate::engine::settings::RemedyKind::{Healthz, Log, Signal};
-    let lives = owned || checks.heard.iter().any(|heard| !heard.data);
-    if remedy.kind == Signal && !owned {
-        let help = "add owner = { listens = 9080 }, or pid_file, command, pid";
-        return Err(peer.wrong(
-            at,
-            "signal_needs_owner",
-            "a signal goes to the peer's owner, and it has none",
-            help,
-        ));
+    let lives = owner.is_some() || checks.heard.iter().any(|heard| !heard.data);
+    if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_))) {
+        let (message, help) = match owner {
+            Some(_) => (
+                "a signal goes to a process, and this peer's owner is a container",
+                "use { do = \"docker\", action = \"kill\", signal = \"SIGTERM\" }",
+            ),
+            None => (
+                "a signal goes to the peer's owner, and it has none",
+                "add owner = { listens = 9080 }, or pid_file, command, pid",
+            ),
+        };
+        return Err(peer.wrong(at, "signal_needs_owner", message, help));
     }
     if remedy.kind == Healthz && !local {
         let message = "`healthz` heals a peer of this machine, and this one is known by the bus alone";

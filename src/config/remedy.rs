@@ -8,8 +8,9 @@ use super::questions::question;
 use super::reader::{Bad, Read, Reader};
 use super::schema::Section;
 use super::tree::{Node, Value};
+use crate::docker::Selector;
 use crate::engine::settings::{RemedyKind, RemedySettings};
-use crate::remedies::{Remedy, Signal, Until};
+use crate::remedies::{Action, DockerAct, Remedy, Signal, Until};
 
 /// What an executor may take on top of its own time-outs before it is taken for lost.
 const SLACK: Duration = Duration::from_secs(5);
@@ -22,6 +23,7 @@ pub(super) fn remedy(
     peer: &Reader<'_>,
     node: &Node,
     healthz_hold: Duration,
+    owner: Option<&Selector>,
 ) -> Read<(RemedySettings, Option<Remedy>)> {
     let word = match &node.value {
         Value::Table(table) => table.get("do").map(|entry| &entry.node),
@@ -60,6 +62,7 @@ pub(super) fn remedy(
         "signal" => &[&fields::REMEDY, &fields::REMEDY_SIGNAL],
         "exec" => &[&fields::REMEDY, &fields::REMEDY_EXEC],
         "http" => &[&fields::REMEDY, &fields::REMEDY_HTTP],
+        "docker" => &[&fields::REMEDY, &fields::REMEDY_DOCKER],
         _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
     };
     let reader = peer.child("remedies", &node.origin, node, sections)?;
@@ -70,6 +73,7 @@ pub(super) fn remedy(
         "signal" => signal(&reader)?,
         "exec" => exec(&reader)?,
         "http" => http(&reader)?,
+        "docker" => docker(&reader, owner)?,
         _ => (RemedyKind::Log, Some(Remedy::Log), Duration::ZERO, false),
     };
     let settings = RemedySettings {
@@ -193,6 +197,53 @@ fn http(reader: &Reader<'_>) -> Read<Kind> {
         until,
     };
     Ok((RemedyKind::Http, Some(remedy), timeout + waits, restarts))
+}
+
+fn docker(reader: &Reader<'_>, owner: Option<&Selector>) -> Read<Kind> {
+    let (container, action) = (reader.maybe_text("container"), reader.text("action"));
+    let (signal, stop_timeout) = (reader.maybe_text("signal"), reader.maybe_time("stop_timeout"));
+    let (container, action, signal, stop_timeout) = (container?, action?, signal?, stop_timeout?);
+    for (key, only) in [("signal", "kill"), ("stop_timeout", "restart")] {
+        if reader.is_set(key) && action != only {
+            let rule = if key == "signal" {
+                "kill_signal"
+            } else {
+                "stop_timeout"
+            };
+            let message = format!("`{key}` is for action = \"{only}\", and this is \"{action}\"");
+            return Err(reader.wrong(&reader.key_at(key), rule, message, "remove one of them"));
+        }
+    }
+    let (target, is_owner) = match (container, owner) {
+        (Some(name), _) => {
+            let named = Selector::name(&name).map_err(|wrong| {
+                let message = format!("`container`: {wrong}");
+                reader.wrong(&reader.at("container"), "value", message, "")
+            })?;
+            (named, false)
+        }
+        (None, Some(owner)) => (owner.clone(), true),
+        (None, None) => {
+            return Err(reader.wrong(
+                &reader.origin,
+                "docker_needs_container",
+                "a `docker` remedy acts on the peer's owner, which is no container",
+                "name one: container = \"daq-telemetry\"",
+            ));
+        }
+    };
+    let act = DockerAct {
+        target,
+        is_owner,
+        action: match action.as_str() {
+            "start" => Action::Start,
+            "kill" => Action::Kill(number(signal.as_deref().unwrap_or("SIGKILL"))?),
+            _ => Action::Restart,
+        },
+        stop_timeout,
+    };
+    let takes = act.takes();
+    Ok((RemedyKind::Docker, Some(Remedy::Docker(act)), takes, true))
 }
 
 fn until(reader: &Reader<'_>) -> Read<Until> {

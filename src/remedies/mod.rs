@@ -1,5 +1,6 @@
 //! Executors: each carries out one granted remedy, once, behind its fence. No policy.
 
+mod docker;
 mod exec;
 mod fence;
 mod http;
@@ -14,12 +15,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::condemned::CondemnedTable;
+use crate::docker::Docker;
 use crate::engine::decision::Grant;
 use crate::engine::event::{Incarnation, PeerId, RemedyOutcome};
 use crate::engine::time::{Clock, Time};
 use crate::owner_table::OwnerTable;
 use crate::secret::Secret;
 use crate::telemetry::metrics::remedies::RemedyMetrics;
+pub use docker::{Action, DockerAct};
 use fence::Fence;
 pub use preflight::preflight;
 pub use signal::SignalError;
@@ -60,6 +63,8 @@ pub enum Remedy {
         /// Wait after it until this holds or `deadline` has gone by; neither is a failure.
         until: Option<Until>,
     },
+    /// An act of the Docker engine upon a container.
+    Docker(DockerAct),
     /// A line in the log.
     Log,
 }
@@ -91,6 +96,8 @@ pub struct Surroundings {
     pub condemned: CondemnedTable,
     /// The newest incarnation of every other peer.
     pub latest: Latest,
+    /// The Docker engine, for remedies that ask it.
+    pub docker: Docker,
     /// Where the per-peer lock files lie: one directory for all nodes of a machine. `None`: no locks.
     pub lock_dir: Option<PathBuf>,
     /// Environment variables that a command must not see, as they hold secrets. Those named `DEFIB_…` and those
@@ -108,6 +115,7 @@ pub struct Executors {
     fence: Fence,
     #[allow(dead_code, reason = "read by the remedies that touch one connection")]
     condemned: CondemnedTable,
+    docker: Docker,
     lock_dir: Option<PathBuf>,
     scrub: Vec<String>,
     clock: Arc<dyn Clock>,
@@ -126,6 +134,7 @@ impl Executors {
                 latest: around.latest,
             },
             condemned: around.condemned,
+            docker: around.docker,
             lock_dir: around.lock_dir,
             scrub,
             clock: around.clock,
@@ -165,18 +174,25 @@ impl Executors {
             Remedy::Signal { signal, then } => signal::send(&found, *signal, *then, passed).await,
             Remedy::Exec { argv, timeout } => exec::run(argv, *timeout, grant, &self.scrub, passed).await,
             Remedy::Http { .. } => http::run(remedy, passed).await,
+            Remedy::Docker(act) => docker::run(act, &self.docker, grant, passed).await,
             Remedy::Log => log(grant),
         })
     }
 }
 
 /// The fence was passed; the act must follow at once.
+#[derive(Clone, Copy)]
 struct Passed<'e> {
     at: Time,
     executors: &'e Executors,
 }
 
 impl Passed<'_> {
+    /// The executor has looked once more by itself.
+    fn looked_again(&mut self) {
+        self.at = self.executors.clock.now();
+    }
+
     /// The act begins now. Between the fence and this lies the window in which a new incarnation could still
     /// be hit (by a command or a request; a pidfd cannot miss).
     fn act(self) {

@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{Remedy, Settings, Signal, signal};
+use super::{DockerAct, Remedy, Settings, Signal, signal};
+use crate::docker::{Docker, Found};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client;
@@ -20,18 +21,24 @@ use crate::preflight::{Finding, Look, Part, Subject};
 use crate::secret::Secret;
 
 /// The looks at every rung that has an executor. `found` holds the processes that could be found.
-pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable) -> Vec<Look> {
+pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker: &Docker) -> Vec<Look> {
     let looks = settings.iter().map(|((peer, rung), remedy)| {
         let configured = names.peers.get(peer.0 as usize);
         let name = configured.map_or_else(|| "?".into(), |peer| peer.name.clone());
         let kind = configured.and_then(|peer| peer.remedies.get(usize::from(*rung)));
         let kind = kind.map_or("?", |rung| rung.kind.as_str());
-        look(Subject::peer(Part::Remedy, name, kind), *peer, remedy, found)
+        look(
+            Subject::peer(Part::Remedy, name, kind),
+            *peer,
+            remedy,
+            found,
+            docker,
+        )
     });
     looks.collect()
 }
 
-fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable) -> Look {
+fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable, docker: &Docker) -> Look {
     match remedy.clone() {
         Remedy::Signal { signal, then } => {
             let found = found.clone();
@@ -62,7 +69,23 @@ fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable) -> 
                 }
             })
         }
+        Remedy::Docker(act) => {
+            let docker = docker.clone();
+            subject.look(async move { askable(&docker, &act).await })
+        }
         Remedy::Log => subject.look(async { Finding::OK }),
+    }
+}
+
+/// Whether a POST is permitted only a POST could tell.
+async fn askable(docker: &Docker, act: &DockerAct) -> Finding {
+    match docker.find(&act.target).await {
+        Ok(Found::One(_)) => Finding::OK,
+        Ok(Found::Nothing(why) | Found::Several(why)) => Finding::unknown(why),
+        Err(error) => match error.cure() {
+            Some(cure) => Finding::missing(error.to_string(), cure),
+            None => Finding::unknown(error.to_string()),
+        },
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, Surroundings, tasks};
 use defib::condemned::CondemnedTable;
+use defib::docker::{self, Docker};
 use defib::engine;
 use defib::engine::cause::Cause;
 use defib::engine::event::{
@@ -529,6 +530,7 @@ impl Running {
             reporting,
             owners: owners.clone(),
             condemned: CondemnedTable::default(),
+            docker: Docker::new(docker::Settings::default()),
         };
         let tasks = tasks(settings, &names, &around);
         let mut running = Self {

@@ -7,13 +7,15 @@ use std::time::Duration;
 use defib::bus::Backend;
 use defib::checks::{Owner, Probe};
 use defib::config::{Config, LogFormat, Report, Sources, load};
+use defib::docker::{Host, Identity, Selector};
+use defib::engine::event::PeerId;
 use defib::engine::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, Decides, DetectorSettings, FailAfter, GroupBudget,
     Plane, RemedyKind, Source,
 };
 use defib::http_client::Expect;
 use defib::redis_client::Address;
-use defib::remedies::{Remedy, Signal};
+use defib::remedies::{Action, Remedy, Signal};
 use defib::secret::Secret;
 use proptest::prelude::*;
 
@@ -99,7 +101,7 @@ defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspec
 defib.toml:13:8: error[not_in_this_version]: the check type `subscription` is not in this version
   13 | checks.subscription = { channels = ["can_messages"], min = 2 }
      |        ^^^^^^^^^^^^
-     = this version has heartbeat, traffic, process, http
+     = this version has heartbeat, traffic, process, http, docker
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -215,7 +217,9 @@ fn the_canonical_example_becomes_settings() {
         (owner, check.map(|check| check.index)),
         (&Owner::Listens(9080), Some(2))
     );
-    let (check, Probe::Http(question), _) = &config.checks.probes[0];
+    let (check, Probe::Http(question), _) = &config.checks.probes[0] else {
+        panic!("{:?}", config.checks.probes)
+    };
     assert_eq!((check.peer.0, check.index), (1, 0));
     assert_eq!(question.ignore, ["gps"]);
     assert!(matches!(&question.json, Some(json) if json.expect == Expect::Equals(true.into())));
@@ -226,6 +230,59 @@ fn the_canonical_example_becomes_settings() {
 
     let embedded = good(&sources(CANONICAL));
     assert_eq!(embedded.bus.backend, Backend::Embedded { listen: None });
+}
+
+#[test]
+fn a_container_becomes_an_owner_a_check_and_a_remedy() {
+    let config = good(&sources(
+        r#"
+        [docker]
+        host = "tcp://docker:2376"
+        ca = "/ca.pem"
+        cert = "/cert.pem"
+        key = "/key.pem"
+        [peer.app]
+        owner = { compose = "stack/app" }
+        checks.docker = { fail_after = "1 of 1" }
+        remedies = [
+          { do = "docker", action = "kill", signal = "SIGHUP" },
+          { do = "docker", stop_timeout = "20s" },
+          { do = "docker", container = "bridge" },
+        ]
+        "#,
+    ));
+    let identity = Identity {
+        cert: "/cert.pem".into(),
+        key: "/key.pem".into(),
+    };
+    assert_eq!(
+        config.docker.host,
+        Host::Tls {
+            host: "docker".to_owned(),
+            port: 2376,
+            ca: "/ca.pem".into(),
+            identity: Some(identity)
+        }
+    );
+    let (selector, check, _) = &config.checks.containers[0];
+    assert_eq!(selector.to_string(), "service app of the compose project stack");
+    assert_eq!(check.index, 1, "the implied `process`");
+    assert_eq!(config.checks.probes[0].1, Probe::Docker);
+    let act = |rung| match &config.remedies[&(PeerId(0), rung)] {
+        Remedy::Docker(act) => act.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(act(0).action, Action::Kill(Signal(1)));
+    assert_eq!((&act(1).target, act(1).is_owner), (selector, true));
+    assert_eq!(act(1).stop_timeout, Some(Duration::from_secs(20)));
+    assert_eq!(act(2).target, Selector::Name("bridge".to_owned()));
+    assert!(!act(2).is_owner);
+    let settings = config.engine_settings("b".into());
+    let rung = &settings.peers[0].remedies[1];
+    assert!(
+        rung.act_within > Duration::from_secs(20) + Duration::from_secs(120),
+        "{rung:?}"
+    );
 }
 
 #[test]
@@ -492,12 +549,21 @@ fn rules_have_names() {
         ("[peer.A]\nowner = { pid = 1 }".to_owned(), "name"),
         ("[peer.a]\nowner = { }".to_owned(), "one_owner"),
         ("[peer.a]\nowner = { pid = 1, listens = 2 }".to_owned(), "one_owner"),
-        ("[peer.a]\nowner = { container = \"x\" }".to_owned(), "not_in_this_version"),
+        ("[peer.a]\nowner = { unit = \"x\" }".to_owned(), "not_in_this_version"),
+        ("[peer.a]\nowner = { container = \"a/b\" }".to_owned(), "value"),
+        ("[peer.a]\nowner = { compose = \"a/b/c\" }".to_owned(), "value"),
+        ("[peer.a]\nowner = { label = \"=x\" }".to_owned(), "value"),
+        ("[peer.a]\nowner = { container = \"x\", label = \"y\" }".to_owned(), "one_owner"),
+        ("[peer.a]\nowner = { container = \"x\" }\nremedies = [{ do = \"signal\" }]".to_owned(), "signal_needs_owner"),
+        ("[docker]\nhost = \"/var/run/docker.sock\"".to_owned(), "value"),
+        ("[docker]\nca = \"/ca.pem\"".to_owned(), "tls_only"),
+        ("[docker]\nhost = \"tcp://d:2376\"\nca = \"/ca.pem\"\nkey = \"/key.pem\"".to_owned(), "tls_only"),
+        ("[docker]\nhost = \"tcp://d:2376\"\ncert = \"/c.pem\"\nkey = \"/key.pem\"".to_owned(), "tls_only"),
         ("[peer.a.checks.process]".to_owned(), "process_needs_owner"),
         (with("checks.process = {}\nchecks.p2 = { type = \"process\" }"), "one_process"),
         (with("checks.x = {}"), "value"),
         (with("checks.htp = { url = \"http://h\" }"), "value"),
-        (with("checks.docker = {}"), "not_in_this_version"),
+        (with("checks.docker = {}"), "docker_needs_container"),
         (with("checks.x = { type = \"redis_key\", key = \"k\" }"), "not_in_this_version"),
         (with("checks.process = { needs = \"car\" }"), "unknown_expectation"),
         (with("checks.process = { fail_after = \"4 of 3\" }"), "value"),
@@ -509,7 +575,11 @@ fn rules_have_names() {
         (with("checks.http = { url = \"http://h\", json = \"a\", below = 1, above = 0 }"), "json_condition"),
         (with("checks.http = { url = \"http://h\", status = 99 }"), "value"),
         (with("checks.http = { url = \"http://h\", bearer = { env = \"NO\" } }"), "missing_variable"),
-        (with("remedies = [{ do = \"docker\" }]"), "not_in_this_version"),
+        (with("remedies = [{ do = \"systemd\" }]"), "not_in_this_version"),
+        (with("remedies = [{ do = \"docker\" }]"), "docker_needs_container"),
+        (with("remedies = [{ do = \"docker\", container = \"../x\" }]"), "value"),
+        (with("remedies = [{ do = \"docker\", container = \"x\", signal = \"SIGHUP\" }]"), "kill_signal"),
+        (with("remedies = [{ do = \"docker\", container = \"x\", action = \"start\", stop_timeout = \"1s\" }]"), "stop_timeout"),
         (with("remedies = [{ do = \"signl\" }]"), "value"),
         (with("remedies = [{ }]"), "missing"),
         (with("remedies = { do = \"log\" }"), "value"),

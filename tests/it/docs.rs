@@ -64,6 +64,10 @@ checks.traffic = { channels = ["can_messages"] }
 checks.process = {}
 checks.http = { url = "http://127.0.0.1:9080/health" }
 remedies = [{ do = "signal" }]
+[peer.cache]
+owner = { container = "cache" }
+checks.docker = {}
+remedies = [{ do = "docker" }]
 [peer.web]
 owner = { listens = 8080 }
 remedies = [{ do = "healthz" }]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use defib::checks::{Owner, Schedule};
 use defib::condemned::CondemnedTable;
+use defib::docker::{Docker, Settings};
 use defib::engine::cause::Cause;
 use defib::engine::decision::Grant;
 use defib::engine::event::{Incarnation, OwnerSeen, PeerId, RemedyOutcome};
@@ -50,6 +51,7 @@ fn surroundings(owners: OwnerTable) -> Surroundings {
         owners,
         latest: Arc::new(|_| Some(life("boot:1"))),
         condemned: CondemnedTable::default(),
+        docker: Docker::new(Settings::default()),
         lock_dir: None,
         scrub: Vec::new(),
         clock: TestClock::shared(),

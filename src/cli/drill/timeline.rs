@@ -47,7 +47,10 @@ impl Outcome {
 
 /// After the fault, in milliseconds, in the order in which they are due.
 #[derive(Default, Serialize)]
-#[allow(clippy::struct_field_names, reason = "the names in the report have their unit")]
+#[allow(
+    clippy::struct_field_names,
+    reason = "the names in the report have their unit"
+)]
 struct Times {
     suspected_ms: Option<u64>,
     condemned_ms: Option<u64>,

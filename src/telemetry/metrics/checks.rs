@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
 
-use crate::engine::event::Outcome;
+use crate::engine::event::{Outcome, OwnerSeen};
 
 /// What kind of run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,8 +13,10 @@ pub enum CheckKind {
     Http,
     /// An expectation.
     Expectation,
-    /// A look of the owner watch at its process.
+    /// A look of the owner watch at its process or container.
     Owner,
+    /// A `docker` check.
+    Docker,
 }
 
 /// How a run ended.
@@ -35,8 +37,14 @@ pub enum OwnerEvent {
     Running,
     /// Its exit was seen.
     Exited,
+    /// The same, and its own supervisor brings it back.
+    Restarting,
+    /// It was ended or suspended on purpose.
+    Stopped,
     /// None is there.
     Absent,
+    /// It cannot be looked at.
+    Unseen,
 }
 
 /// Metrics of `checks`.
@@ -77,7 +85,7 @@ impl CheckMetrics {
                 runs.with_label_values(&[kind.as_str(), outcome.as_str()]);
             }
         }
-        for event in [OwnerEvent::Running, OwnerEvent::Exited, OwnerEvent::Absent] {
+        for event in OwnerEvent::ALL {
             owner_events.with_label_values(&[event.as_str()]);
         }
         registry.register(Box::new(runs.clone()))?;
@@ -107,13 +115,14 @@ impl CheckMetrics {
 }
 
 impl CheckKind {
-    const ALL: [Self; 3] = [Self::Http, Self::Expectation, Self::Owner];
+    const ALL: [Self; 4] = [Self::Http, Self::Expectation, Self::Owner, Self::Docker];
 
     const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
             Self::Expectation => "expectation",
             Self::Owner => "owner",
+            Self::Docker => "docker",
         }
     }
 }
@@ -138,11 +147,35 @@ impl RunOutcome {
 }
 
 impl OwnerEvent {
+    const ALL: [Self; 6] = [
+        Self::Running,
+        Self::Exited,
+        Self::Restarting,
+        Self::Stopped,
+        Self::Absent,
+        Self::Unseen,
+    ];
+
+    /// That of what was seen.
+    pub const fn of(seen: &OwnerSeen) -> Self {
+        match seen {
+            OwnerSeen::Running(_) => Self::Running,
+            OwnerSeen::Exited(_) => Self::Exited,
+            OwnerSeen::Restarting(_) => Self::Restarting,
+            OwnerSeen::Stopped { .. } => Self::Stopped,
+            OwnerSeen::Absent { .. } => Self::Absent,
+            OwnerSeen::Unseen { .. } => Self::Unseen,
+        }
+    }
+
     const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
             Self::Exited => "exited",
+            Self::Restarting => "restarting",
+            Self::Stopped => "stopped",
             Self::Absent => "absent",
+            Self::Unseen => "unseen",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! What the tests share: real servers, namespaces, clients, and the rule for parts that a machine lacks.
 
 pub(crate) mod application;
+pub(crate) mod docker;
 pub(crate) mod netns;
 pub(crate) mod node;
 pub(crate) mod proxy;

@@ -1,0 +1,362 @@
+//! The owner watch over a container: follows the engine's events, looks at the container after each and at every
+//! interval, and tells what became of it. It says what it sees; what that means is the engine's business.
+//!
+//! An end counts as witnessed only if its `die` event came and nobody had asked for it: `docker stop`, `kill`,
+//! `restart` and `rm -f` are each told by a `kill` event before. An end whose event was not seen counts as meant.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::unfold;
+
+use super::{Reporting, Schedule};
+use crate::docker::{
+    Container, Docker, Error, Events, Found, Happening, Life, Selector, Sighting, State, What,
+};
+use crate::engine::event::{CheckId, Event, Observation, Outcome, OwnerSeen};
+use crate::telemetry::metrics::checks::{CheckKind, OwnerEvent, RunOutcome};
+
+/// Between two attempts to follow the events: doubled after each, up to the bound.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRY_BOUND: Duration = Duration::from_secs(30);
+/// A look may overtake the event of what it sees. So many looks wait for it.
+const PATIENCE: u8 = 3;
+/// What was seen is believed for three intervals and this long.
+const FRESH: Duration = Duration::from_secs(15);
+
+/// The watch over one peer's container.
+#[derive(Clone)]
+pub(super) struct Watch {
+    /// The peer's, for the log.
+    pub(super) name: String,
+    pub(super) selector: Selector,
+    /// The `process` check, which this is.
+    pub(super) check: CheckId,
+    pub(super) schedule: Schedule,
+    pub(super) docker: Docker,
+    pub(super) reporting: Reporting,
+}
+
+/// What one look saw.
+#[allow(clippy::large_enum_variant, reason = "short-lived")]
+enum Look {
+    Seen(Container),
+    /// No such container, in words.
+    Gone(String),
+    /// Not to be found out, in words.
+    Unseen(String),
+}
+
+impl Watch {
+    /// Watches until it is dropped.
+    ///
+    /// # Errors
+    /// If the event loop is gone.
+    pub(super) async fn run(self) -> anyhow::Result<Infallible> {
+        let mut news = pin!(unfold(Following::of(&self), Following::next));
+        let mut ticks = self.schedule.ticks();
+        let mut known = Known::default();
+        loop {
+            tokio::select! {
+                biased;
+                Some(news) = news.next() => match news {
+                    News::Happened(happening) => known.heard(&happening, self.is_ours(&happening.id)),
+                    News::Follows => known.follows = true,
+                    News::Lost(why) => {
+                        if std::mem::take(&mut known.follows) {
+                            tracing::warn!(peer = self.name, why, "lost Docker's events; polling goes on");
+                        }
+                        continue;
+                    }
+                },
+                _ = ticks.tick() => {}
+            }
+            self.look(&mut known).await?;
+        }
+    }
+
+    async fn look(&self, known: &mut Known) -> anyhow::Result<()> {
+        let began = self.reporting.clock.now();
+        let look = self.seek(known.life.as_ref()).await;
+        let now = self.reporting.clock.now();
+        let (counted, seen) = match &look {
+            Look::Seen(container) => (RunOutcome::Pass, Ok(Arc::new(container.clone()))),
+            Look::Gone(why) => (RunOutcome::Fail, Err(why.clone())),
+            Look::Unseen(why) => (RunOutcome::Unknown, Err(why.clone())),
+        };
+        let believed_until = now + self.schedule.interval.saturating_mul(3) + FRESH;
+        self.docker
+            .saw(self.check.peer, Sighting { seen, believed_until });
+        self.reporting
+            .metrics
+            .ran(CheckKind::Owner, counted, now.since(began));
+        let running = matches!(&look, Look::Seen(container) if container.state == State::Running);
+        let ours = match &look {
+            Look::Seen(container) => self.is_ours(&container.life.id),
+            Look::Gone(_) | Look::Unseen(_) => false,
+        };
+        for seen in known.looked(look, ours) {
+            self.tell(seen).await?;
+        }
+        if running {
+            let observation = Observation {
+                check: self.check,
+                began,
+                outcome: Outcome::Pass,
+            };
+            self.reporting.send(Event::Observation(observation)).await?;
+        }
+        Ok(())
+    }
+
+    /// While the container that was seen last is up it stays the owner, whoever else may match later.
+    async fn seek(&self, last: Option<&Life>) -> Look {
+        let held = match last {
+            Some(life) => match self.docker.held(&self.selector, &life.id).await {
+                Ok(held) => held,
+                Err(error) => return Look::Unseen(error.with_cure()),
+            },
+            None => None,
+        };
+        if let Some(up) = held.clone().filter(Container::is_up) {
+            return Look::Seen(up);
+        }
+        match (self.docker.find(&self.selector).await, held) {
+            (Ok(Found::One(container)), _) => Look::Seen(container),
+            // Several, none of them alone in being up: an update is under way.
+            (Ok(Found::Several(_)), Some(held)) => Look::Seen(held),
+            (Ok(Found::Several(why)), None) => Look::Unseen(why),
+            (Ok(Found::Nothing(why)), _) => Look::Gone(why),
+            (Err(error), _) => Look::Unseen(error.with_cure()),
+        }
+    }
+
+    fn is_ours(&self, id: &str) -> bool {
+        self.docker.is_our_doing(id, self.reporting.clock.now())
+    }
+
+    async fn tell(&self, seen: OwnerSeen) -> anyhow::Result<()> {
+        let peer = self.check.peer;
+        tracing::debug!(peer = self.name, ?seen, "container");
+        self.reporting.metrics.owner(OwnerEvent::of(&seen));
+        self.reporting.send(Event::Owner { peer, seen }).await
+    }
+}
+
+/// What comes of following the events.
+enum News {
+    Follows,
+    Happened(Happening),
+    Lost(String),
+}
+
+/// The stream of events, made again whenever it ends.
+struct Following {
+    docker: Docker,
+    selector: Selector,
+    events: Option<Events>,
+    pause: Duration,
+}
+
+impl Following {
+    fn of(watch: &Watch) -> Self {
+        Self {
+            docker: watch.docker.clone(),
+            selector: watch.selector.clone(),
+            events: None,
+            pause: Duration::ZERO,
+        }
+    }
+
+    async fn next(mut self) -> Option<(News, Self)> {
+        let news = match &mut self.events {
+            Some(events) => match events.next().await {
+                Ok(happening) => {
+                    self.pause = RETRY;
+                    News::Happened(happening)
+                }
+                Err(error) => self.lost(&error),
+            },
+            None => {
+                tokio::time::sleep(self.pause).await;
+                match self.docker.events(&self.selector).await {
+                    Ok(events) => {
+                        self.events = Some(events);
+                        News::Follows
+                    }
+                    Err(error) => self.lost(&error),
+                }
+            }
+        };
+        Some((news, self))
+    }
+
+    fn lost(&mut self, error: &Error) -> News {
+        self.events = None;
+        self.pause = self.pause.saturating_mul(2).clamp(RETRY, RETRY_BOUND);
+        News::Lost(error.with_cure())
+    }
+}
+
+/// What is known of the container, and what was told of it.
+#[derive(Default)]
+struct Known {
+    /// The life that was seen last.
+    life: Option<Life>,
+    phase: Phase,
+    /// Told as not to be looked at since, and why.
+    unseen: Option<String>,
+    /// The container, as it was seen last.
+    container: Option<Container>,
+    /// Somebody else asked for its end, by this signal.
+    asked: Option<String>,
+    /// Its end was told, with this code.
+    died: Option<i64>,
+    /// Looks that waited for the event of an end.
+    waited: u8,
+    /// The events are followed.
+    follows: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Nothing,
+    Running,
+    Paused,
+    Restarting,
+    /// Stopped, or exited. The engine does not forget that over a look that fails.
+    Over,
+    Absent,
+}
+
+impl Known {
+    /// An event, perhaps about this container. `ours`: an act of this node's upon it is under way.
+    fn heard(&mut self, happening: &Happening, ours: bool) {
+        let about = |life: &Life| life.id == happening.id && life.holds(happening.at);
+        if !self.life.as_ref().is_some_and(about) {
+            return;
+        }
+        match &happening.what {
+            What::Kill(signal) if !ours && self.asks_for_the_end(signal) => {
+                self.asked = Some(signal.clone());
+            }
+            What::Die(code) => self.died = Some(*code),
+            What::Kill(_) | What::Other => {}
+        }
+    }
+
+    fn asks_for_the_end(&self, signal: &str) -> bool {
+        let container = self.container.as_ref();
+        container.is_none_or(|container| container.asks_for_the_end(signal))
+    }
+
+    /// What is to be told after a look.
+    fn looked(&mut self, look: Look, ours: bool) -> Vec<OwnerSeen> {
+        let mut told = Vec::new();
+        match look {
+            Look::Unseen(detail) => {
+                if self.unseen.as_ref() != Some(&detail) {
+                    self.unseen = Some(detail.clone());
+                    told.push(OwnerSeen::Unseen { detail });
+                }
+                return told;
+            }
+            Look::Gone(why) => self.gone(why, &mut told),
+            Look::Seen(container) if container.state == State::Created => {
+                self.gone(format!("{} was never started", container.name), &mut told);
+            }
+            Look::Seen(container) => self.seen(&container, ours, &mut told),
+        }
+        self.unseen = None;
+        told
+    }
+
+    fn gone(&mut self, detail: String, told: &mut Vec<OwnerSeen>) {
+        match self.phase {
+            Phase::Running | Phase::Paused | Phase::Restarting => self.ended(self.died, false, told),
+            Phase::Over => {}
+            Phase::Nothing | Phase::Absent => self.becomes(Phase::Absent, OwnerSeen::Absent { detail }, told),
+        }
+    }
+
+    fn seen(&mut self, container: &Container, ours: bool, told: &mut Vec<OwnerSeen>) {
+        let running = container.state == State::Running;
+        let incarnation = container.life.incarnation();
+        self.container = Some(container.clone());
+        if self.life.as_ref() != Some(&container.life) {
+            let first = self.life.replace(container.life.clone()).is_none();
+            self.phase = Phase::Nothing;
+            self.waited = 0;
+            if running || first {
+                (self.asked, self.died) = (None, None);
+            } else {
+                // A life that is over already: it must be known before its end is.
+                self.becomes(Phase::Running, OwnerSeen::Running(incarnation.clone()), told);
+            }
+        }
+        match (container.state, self.phase) {
+            (State::Running, _) => self.becomes(Phase::Running, OwnerSeen::Running(incarnation), told),
+            (State::Restarting, _) => {
+                self.becomes(Phase::Restarting, OwnerSeen::Restarting(incarnation), told);
+            }
+            (State::Paused, _) => {
+                let detail = "it is paused".to_owned();
+                self.becomes(Phase::Paused, OwnerSeen::Stopped { detail }, told);
+            }
+            (State::Ended | State::Removing | State::Created, Phase::Nothing | Phase::Absent) => {
+                self.becomes(Phase::Over, unwitnessed(), told);
+            }
+            (State::Ended | State::Removing | State::Created, Phase::Over) => {}
+            (State::Ended | State::Removing | State::Created, _) => {
+                self.ended(Some(container.exit_code), ours, told);
+            }
+        }
+    }
+
+    /// The life that was there is over.
+    fn ended(&mut self, code: Option<i64>, ours: bool, told: &mut Vec<OwnerSeen>) {
+        let Some(incarnation) = self.life.as_ref().map(Life::incarnation) else {
+            return;
+        };
+        if ours {
+            return self.becomes(Phase::Restarting, OwnerSeen::Restarting(incarnation), told);
+        }
+        // Docker gave up on it, or our own remedy did not bring it back.
+        let given_up = self.phase == Phase::Restarting;
+        let witnessed = self.died.is_some() || given_up;
+        if self.asked.is_none() && !witnessed && self.follows && self.waited < PATIENCE {
+            self.waited += 1;
+            return;
+        }
+        let lets_go = |container: &Container| code.is_some_and(|code| container.policy.lets_go(code));
+        let seen = match &self.asked {
+            Some(signal) => OwnerSeen::Stopped {
+                detail: format!("its end was asked for (signal {signal})"),
+            },
+            None if !witnessed => unwitnessed(),
+            None if self.container.as_ref().is_some_and(lets_go) => OwnerSeen::Stopped {
+                detail: "it exited with 0, and its restart policy takes that for its end".to_owned(),
+            },
+            None => OwnerSeen::Exited(incarnation),
+        };
+        self.becomes(Phase::Over, seen, told);
+    }
+
+    /// Tells what it has become, unless that was told.
+    fn becomes(&mut self, phase: Phase, seen: OwnerSeen, told: &mut Vec<OwnerSeen>) {
+        if self.phase != phase || self.unseen.is_some() {
+            told.push(seen);
+        }
+        self.phase = phase;
+    }
+}
+
+fn unwitnessed() -> OwnerSeen {
+    OwnerSeen::Stopped {
+        detail: "it has ended, and its end was not seen: taken for on purpose".to_owned(),
+    }
+}

@@ -1,0 +1,386 @@
+//! Containers of a real Docker engine: scenarios 9, 14, 32, 34, 38, and what an owner that is a container promises.
+
+use defib::engine::peer::Liveness;
+use serde_json::Value;
+
+use super::config;
+use crate::support::docker::{Container, Engine, Gate, IDLE, Mode, docker, lives_anew};
+use crate::support::node::Node;
+use crate::support::until;
+
+const RESTART: &str = r#"remedies = [{ do = "docker", verify_within = "20s" }]"#;
+
+/// A peer `app`, which is this container, and `rest`.
+fn app(container: &Container, rest: &str) -> String {
+    format!(
+        "[peer.app]\nowner = {{ container = \"{}\" }}\ngrace = \"1s\"\nbackoff = {{ initial = \"200ms\" }}\n\
+         checks.process = {{ interval = \"200ms\" }}\n{rest}\n",
+        container.0
+    )
+}
+
+fn node(peers: &str) -> Node {
+    let node = Node::run(&config("embedded", peers));
+    node.is_calm();
+    node
+}
+
+fn nothing_was_done(node: &Node, events: &[Value]) {
+    for notice in events {
+        assert!(
+            !matches!(notice["event"].as_str(), Some("granted" | "acted" | "would_heal")),
+            "{notice:#}"
+        );
+    }
+    assert_eq!(node.peer("app").remedies_granted, 0);
+}
+
+#[test]
+fn a_container_that_crashes_is_started_again_and_proves_it() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.idle("app", &[]);
+    let node = node(&app(&container, RESTART));
+    let before = node.peer("app").incarnation.unwrap();
+    assert!(before.0.starts_with("ctr:"), "{before}");
+    assert!(before.0.ends_with(&container.started_at()), "{before}");
+    let events = node.events();
+
+    container.crash();
+    let granted = events.of("app", "granted");
+    assert_eq!(granted["cause"], "peer_exited", "{granted}");
+    events.of("app", "recovered");
+    assert!(container.is_running());
+    assert_ne!(node.peer("app").incarnation.unwrap(), before);
+    assert_eq!(node.peer("app").remedies_granted, 1);
+}
+
+#[test]
+fn s34_what_an_operator_stops_stays_stopped_and_a_deploy_is_a_new_life() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.idle("app", &[]);
+    let node = node(&app(&container, RESTART));
+    let events = node.events();
+    let first = node.peer("app").incarnation.unwrap();
+
+    // Stopped, and left so.
+    container.docker("stop");
+    node.sees("it was stopped on purpose", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Unknown && snapshot.peers[0].detail.contains("signal 15")
+    });
+    assert!(node.peer("app").episode.is_none());
+    // Started by hand: another life, of which nothing was done.
+    container.docker("start");
+    node.is_calm();
+    assert_ne!(node.peer("app").incarnation.unwrap(), first);
+
+    // Killed by hand, which is no less on purpose; and restarted by hand.
+    container.docker("kill");
+    node.sees("it was killed on purpose", |snapshot| {
+        snapshot.peers[0].detail.contains("signal 9")
+    });
+    container.docker("restart");
+    node.is_calm();
+
+    // A deploy: removed while it runs, and another container of the same name.
+    let before = node.peer("app").incarnation.unwrap();
+    docker(&["rm", "-f", &container.0]);
+    let container = engine.idle("app", &[]);
+    node.sees("the new container", |snapshot| {
+        let peer = &snapshot.peers[0];
+        peer.liveness == Liveness::Alive && peer.incarnation.as_ref() != Some(&before)
+    });
+    nothing_was_done(&node, &events.all());
+
+    // And that one is watched no less than the one before.
+    container.crash();
+    events.of("app", "recovered");
+    assert_eq!(node.peer("app").remedies_granted, 1);
+}
+
+#[test]
+fn s34_an_exit_with_0_and_a_pause_are_on_purpose() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.run("app", &[], "while ! test -e /tmp/end; do sleep 0.1; done");
+    let node = node(&app(&container, RESTART));
+    let events = node.events();
+    let life = node.peer("app").incarnation.unwrap();
+
+    container.docker("pause");
+    node.sees("it is paused", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Unknown && snapshot.peers[0].detail.contains("paused")
+    });
+    container.docker("unpause");
+    node.is_calm();
+    assert_eq!(
+        node.peer("app").incarnation.unwrap(),
+        life,
+        "the same life goes on"
+    );
+
+    container.exec(&["touch", "/tmp/end"]);
+    node.sees("it has done its work", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Unknown && snapshot.peers[0].detail.contains("exited with 0")
+    });
+    nothing_was_done(&node, &events.all());
+}
+
+#[test]
+fn s34_an_end_that_nobody_saw_is_on_purpose() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.run("app", &[], "exit 3");
+    until("it has ended", || {
+        container.inspect("{{.State.Status}}") == "exited"
+    });
+    let node = Node::run(&config("embedded", &app(&container, RESTART)));
+    let events = node.events();
+    node.sees("it was gone before", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Unknown && snapshot.peers[0].detail.contains("not seen")
+    });
+    nothing_was_done(&node, &events.all());
+}
+
+#[test]
+fn what_docker_itself_restarts_is_left_to_it_until_it_gives_up() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.idle("app", &["--restart", "on-failure:1"]);
+    let node = node(&app(&container, RESTART));
+    let events = node.events();
+    let before = container.started_at();
+    container.crash();
+    lives_anew(&container, &before);
+    node.is_calm();
+    nothing_was_done(&node, &events.all());
+
+    // The second time is one too many for Docker.
+    container.crash();
+    let granted = events.of("app", "granted");
+    assert_eq!(granted["cause"], "peer_exited", "{granted}");
+    events.of("app", "recovered");
+}
+
+#[test]
+fn an_unhealthy_container_is_restarted_and_a_starting_one_is_not() {
+    let Some(engine) = Engine::start() else { return };
+    let options = [
+        "--health-cmd",
+        "test -e /tmp/ok",
+        "--health-interval",
+        "300ms",
+        "--health-retries",
+        "2",
+        "--health-start-period",
+        "60s",
+    ];
+    let container = engine.run("app", &options, &format!("touch /tmp/ok; {IDLE}"));
+    let checks = r#"checks.docker = { interval = "200ms", fail_after = "1 of 1" }"#;
+    let node = Node::run(&config(
+        "embedded",
+        &app(&container, &format!("{checks}\n{RESTART}")),
+    ));
+    node.sees("it is healthy", |snapshot| {
+        let docker = snapshot.peers[0]
+            .checks
+            .iter()
+            .find(|check| &*check.name == "docker");
+        docker.is_some_and(|check| check.verdict == Liveness::Alive)
+    });
+    let events = node.events();
+    let before = container.started_at();
+    container.exec(&["rm", "/tmp/ok"]);
+    let granted = events.of("app", "granted");
+    assert_eq!(granted["cause"], "peer_stuck", "{granted}");
+    events.of("app", "recovered");
+    assert_ne!(container.started_at(), before);
+    assert_eq!(node.peer("app").remedies_granted, 1);
+}
+
+#[test]
+fn who_lives_in_its_network_is_restarted_after_it_and_nobody_else() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.idle("app", &[]);
+    let shares = format!("container:{}", container.0);
+    let needs = "com.docker.compose.depends_on=first:service_started:false";
+    let second = engine.idle(
+        "a-second",
+        &[
+            "--network",
+            &shares,
+            "--label",
+            needs,
+            "--label",
+            "com.docker.compose.service=second",
+        ],
+    );
+    let first = engine.idle(
+        "b-first",
+        &[
+            "--network",
+            &shares,
+            "--label",
+            "com.docker.compose.service=first",
+        ],
+    );
+    let frozen = engine.idle("frozen", &["--network", &shares]);
+    frozen.docker("pause");
+    let stranger = engine.idle("stranger", &[]);
+    let node = node(&app(&container, RESTART));
+    let events = node.events();
+    let before = [&first, &second, &frozen, &stranger].map(Container::started_at);
+
+    container.crash();
+    let acted = events.of("app", "acted");
+    assert_eq!(acted["outcome"], "acted", "{acted}");
+    let [first_at, second_at, frozen_at, stranger_at] =
+        [&first, &second, &frozen, &stranger].map(Container::started_at);
+    assert!(
+        before[0] < first_at && before[1] < second_at,
+        "{before:?} {acted}"
+    );
+    assert!(first_at < second_at, "in the order of what they need: {acted}");
+    assert_eq!((&before[2], &before[3]), (&frozen_at, &stranger_at));
+    let namespace = |of: &Container| {
+        let pid = of.inspect("{{.State.Pid}}");
+        std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap()
+    };
+    assert_eq!(namespace(&container), namespace(&first));
+    events.of("app", "recovered");
+}
+
+#[test]
+fn s32_a_restart_that_docker_calls_done_is_no_success_while_the_peer_is_silent() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.run(
+        "app",
+        &[
+            "--health-cmd",
+            "test -e /tmp/ok",
+            "--health-interval",
+            "200ms",
+            "--health-retries",
+            "1",
+        ],
+        // Healthy once, in its first life.
+        &format!("test -e /tmp/lived || touch /tmp/ok /tmp/lived; {IDLE}"),
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let checks = r#"checks.docker = { interval = "200ms", fail_after = "1 of 1" }"#;
+    let ladder = format!(
+        "remedies = [{{ do = \"docker\", verify_within = \"3s\" }},\n\
+         {{ do = \"exec\", command = [\"sh\", \"-c\", \"echo acted >{}\"], verify_within = \"60s\" }}]",
+        file.path().display()
+    );
+    let node = Node::run(&config(
+        "embedded",
+        &app(&container, &format!("{checks}\n{ladder}")),
+    ));
+    node.sees("it is healthy", |snapshot| {
+        let docker = snapshot.peers[0]
+            .checks
+            .iter()
+            .find(|check| &*check.name == "docker");
+        docker.is_some_and(|check| check.verdict == Liveness::Alive)
+    });
+    let events = node.events();
+    container.exec(&["rm", "/tmp/ok"]);
+    let acted = events.one("Docker restarted it", |notice| {
+        notice["event"] == "acted" && notice["kind"] == "docker"
+    });
+    assert_eq!(acted["outcome"], "acted", "{acted}");
+    assert!(container.is_running(), "the restart itself worked");
+    events.one("the next rung is taken", |notice| {
+        notice["event"] == "acted" && notice["kind"] == "exec"
+    });
+    assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "acted\n");
+    assert!(events.named("recovered").is_empty(), "{:#?}", events.all());
+}
+
+#[test]
+fn s38_a_socket_that_fails_in_any_way_is_unknown_and_told_and_comes_back() {
+    let Some(engine) = Engine::start() else { return };
+    let gate = Gate::start();
+    let container = engine.idle("app", &[]);
+    let docker_table = format!("[docker]\nhost = \"{}\"\ntimeout = \"500ms\"\n", gate.host());
+    let node = node(&format!("{docker_table}{}", app(&container, RESTART)));
+    let events = node.events();
+
+    let blind = |words: &str| {
+        node.sees(words, |snapshot| {
+            snapshot.peers[0].liveness == Liveness::Unknown && snapshot.peers[0].detail.contains(words)
+        });
+        let (status, body) = node.get("/readyz?verbose");
+        assert_eq!(status, 200, "{body}");
+        assert!(body.contains(words), "{body}");
+        assert_eq!(node.code("/livez"), 200);
+        assert_eq!(node.code("/healthz/app"), 200);
+    };
+    gate.set(Mode::Hang);
+    blind("has not answered within 500ms");
+    gate.set(Mode::Pass);
+    node.is_calm();
+    gate.set(Mode::Broken);
+    blind("out of order");
+    gate.set(Mode::Pass);
+    node.is_calm();
+    gate.set(Mode::Close);
+    blind("Docker");
+    gate.set(Mode::Pass);
+    node.is_calm();
+    gate.vanish();
+    blind("mount the socket");
+    // What ends meanwhile, nobody saw: it is left alone.
+    gate.listen();
+    node.is_calm();
+    nothing_was_done(&node, &events.all());
+
+    // The events are followed again.
+    until("its exit is seen again", || {
+        if container.is_running() {
+            container.crash();
+        }
+        node.peer("app").remedies_granted > 0 || {
+            if node.peer("app").detail.contains("not seen") {
+                container.docker("start");
+                node.is_calm();
+            }
+            false
+        }
+    });
+    events.of("app", "recovered");
+}
+
+#[test]
+fn s14_ten_containers_that_fall_silent_at_once_are_not_restarted_at_once() {
+    let Some(engine) = Engine::start() else { return };
+    let containers: Vec<Container> = (0..10)
+        .map(|index| engine.idle(&format!("c{index}"), &[]))
+        .collect();
+    let mut peers = String::from("[budget]\nspacing = \"10s\"\n");
+    for (index, container) in containers.iter().enumerate() {
+        let of = container.0.as_str();
+        let peer = format!(
+            "[peer.p{index}]\nowner = {{ container = {of:?} }}\nchecks.process = {{ interval = \"500ms\" }}\n"
+        );
+        peers.extend([peer.as_str(), RESTART, "\n"]);
+    }
+    let config = config("embedded", &peers).replace("[budget]\n        spacing = \"0s\"", "");
+    let node = Node::run(&config);
+    node.is_calm();
+    let events = node.events();
+    for container in &containers {
+        container.crash();
+    }
+    events.of_any("recovered");
+    // The first is back; all others that are still down waited for it.
+    let acted = events.named("acted");
+    assert!(acted.len() < 10, "{acted:#?}");
+    let refused = events
+        .named("refused")
+        .into_iter()
+        .filter(|notice| notice["refusal"]["guard"] == "budget");
+    assert!(refused.count() >= 5, "{:#?}", events.all());
+    let running = containers
+        .iter()
+        .filter(|container| container.is_running())
+        .count();
+    assert!(running < 10, "one after the other");
+}
