@@ -32,6 +32,8 @@ pub enum Command {
     Run(RunArgs),
     /// Check the configuration: one line if it is right, every mistake at once if it is not (exit 78).
     CheckConfig(CheckConfigArgs),
+    /// Look at what runs here, and write the configuration to begin with: in a dry run, without secrets.
+    Init(InitArgs),
     /// Look whether every configured check and remedy can work here, and say what is missing for it.
     Doctor(DoctorArgs),
     /// Show what a running node knows, as a table.
@@ -131,6 +133,29 @@ pub struct CheckConfigArgs {
     /// Say in words what is watched, what follows after how long, and what never happens.
     #[arg(long)]
     pub explain: bool,
+}
+
+/// `defib init`
+#[derive(Clone, Debug, Default, Args)]
+pub struct InitArgs {
+    /// Where to write; `-` is standard output.
+    #[arg(short, long, value_name = "FILE", default_value = "defib.toml")]
+    pub output: PathBuf,
+    /// Replace the file if it is there.
+    #[arg(long)]
+    pub force: bool,
+    /// A compose file, or what `docker compose config` prints.
+    #[arg(long, value_name = "FILE")]
+    pub compose: Option<PathBuf>,
+    /// The Redis to listen to [default: $REDIS_URL, the compose project's, or redis://127.0.0.1:6379].
+    #[arg(long, value_name = "URL")]
+    pub redis: Option<String>,
+    /// How long to listen.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub listen: Duration,
+    /// The group's name [default: the compose project's].
+    #[arg(long, value_name = "NAME")]
+    pub group: Option<String>,
 }
 
 /// `defib doctor`

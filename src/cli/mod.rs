@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod drill;
 pub mod explain;
 pub mod fault_proxy;
+pub mod init;
 pub mod probe;
 pub mod run;
 pub mod sim;
@@ -45,6 +46,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::execute(&args),
         Command::CheckConfig(args) => check_config::execute(&args),
+        Command::Init(args) => init::execute(&args),
         Command::Doctor(args) => doctor::execute(&args),
         Command::Status(args) => status::execute(&args),
         Command::Explain(args) => explain::execute(&args),

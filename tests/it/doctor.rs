@@ -243,7 +243,7 @@ fn a_question_that_is_answered_badly_can_be_asked_and_one_that_is_refused_cannot
     let site = Site::start();
     let doctor = Doctor::new(&format!(
         "[peer.feed]\nchecks.http = {{ url = \"{}\" }}\n\
-         checks.told = {{ type = \"http\", url = \"{}\", bearer = {{ env = \"NOT_SET\" }} }}\n\
+         checks.told = {{ type = \"http\", url = \"{}\", bearer = {{ file = \"/no/such/secret\" }} }}\n\
          checks.away = {{ type = \"http\", url = \"http://127.0.0.1:1/\" }}\n\
          checks.lost = {{ type = \"http\", url = \"http://no.such.name.invalid/\" }}\n\
          [when.car]\nhttp = \"{}\"\n",
@@ -254,7 +254,7 @@ fn a_question_that_is_answered_badly_can_be_asked_and_one_that_is_refused_cannot
     site.set("/health", 503, "");
     site.set("/car", 200, "");
     doctor.is("ok", "check", "http", "fails now: status 503");
-    doctor.is("missing", "check", "told", "NOT_SET");
+    doctor.is("missing", "check", "told", "/no/such/secret");
     doctor.is("ok", "check", "away", "refused");
     doctor.is("unknown", "check", "lost", "cannot resolve");
     doctor.is("ok", "expectation", "car", "");

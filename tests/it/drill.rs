@@ -245,6 +245,12 @@ fn a_silence_in_a_namespace_is_healed_and_its_rule_is_gone() {
         .replace("grace = \"1s\"", &feed);
     let node = Node::run_apart(&namespace.wrapper(), &config);
     application.start_again();
+    node.sees("its heartbeats are heard", |snapshot| {
+        snapshot.peers[0]
+            .checks
+            .iter()
+            .all(|check| check.verdict == Liveness::Alive)
+    });
     node.is_calm();
     let drill = |arguments: &[&str]| {
         let (url, file) = (format!("http://{}", node.http()), node.dir().join("defib.toml"));

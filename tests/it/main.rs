@@ -13,6 +13,7 @@ mod docs;
 mod doctor;
 mod drill;
 mod http;
+mod init;
 mod layers;
 mod remedies;
 mod runtime;
