@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 const AFTER_HELP: &str = "\
 Exit codes:
     0  done; for `probe`: it passes
-    1  not done; for `probe`: it fails
+    1  not done; for `probe`: it fails; for `doctor`: something cannot work
     2  usage; for `drill`: refused, nothing was touched
    70  an internal error, or a part of the node that would not stay up
    75  the network namespace is orphaned: start again to join the new one

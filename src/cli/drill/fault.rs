@@ -261,6 +261,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_panic_undoes_it_too() {
+        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = rustix::process::Pid::from_child(&child);
+        let pidfd = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()).unwrap();
+        let life = LiveOwner {
+            incarnation: crate::engine::event::Incarnation("test".into()),
+            pid: child.id(),
+            pidfd: std::sync::Arc::new(pidfd),
+        };
+        let is = |state: char| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", life.pid)).unwrap();
+            stat.rsplit_once(") ").unwrap().1.starts_with(state)
+        };
+        let drilled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _fault = Fault::make(Plan::Stop(life.clone())).unwrap();
+            while !is('T') {
+                std::thread::yield_now();
+            }
+            panic!("on purpose");
+        }));
+        assert!(drilled.is_err());
+        while is('T') {
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn a_connection_is_told_from_a_listener_and_from_others() {
         let line = |state: &str, remote: &str| {
             format!(

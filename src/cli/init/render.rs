@@ -41,6 +41,12 @@ pub(super) fn file(group: Option<&str>, found: &Found) -> String {
         for field in &peer.fields {
             line(&mut out, field);
         }
+        if !peer.fields.is_empty() {
+            line(
+                &mut out,
+                "remedies = [{ do = \"log\" }]        # nothing else is possible before it has an owner",
+            );
+        }
         if peer.fields.is_empty() {
             line(
                 &mut out,
