@@ -1,0 +1,329 @@
+//! From a verdict to a remedy, and from the remedy to the proof.
+
+use std::time::Duration;
+
+use super::{MS, S, World, http_check, node_beat, node_check, peer, process_check, process_peer, settings};
+use crate::engine::cause::Cause;
+use crate::engine::event::{
+    Body, Event, Incarnation, OperatorRequest, Outcome, PeerClaim, PeerId, RemedyOutcome,
+};
+use crate::engine::guards::GuardName;
+use crate::engine::peer::Liveness;
+use crate::engine::settings::{CheckKind, RemedyKind, Source};
+use crate::engine::snapshot::EpisodePhase;
+
+#[test]
+fn a_witnessed_exit_is_healed_once_an_echo_outlives_it() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 3);
+    world.exits(0, "a");
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    assert_eq!(world.view(0).cause, Some(Cause::PeerExited));
+    assert!(
+        world.grants.is_empty(),
+        "not before the bus is known to have outlived it"
+    );
+    let at = world.now;
+    world.run(5 * MS);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
+    assert!(
+        world.grants[0].0.since(at) <= 2 * MS,
+        "a heartbeat out of turn asks the bus at once"
+    );
+    assert!(world.grants[0].1.exited);
+    world.running(0, "b");
+    world.looks(0, 0, 1);
+    assert_eq!(world.liveness(0), Liveness::Alive);
+    assert!(world.saw("app: recovered, proven"), "{:?}", world.notices);
+}
+
+#[test]
+fn an_exit_that_outruns_the_news_of_the_outage_restarts_nothing() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 3);
+    world.run(10 * MS);
+    world.bus = false;
+    world.exits(0, "a");
+    world.run(9 * MS);
+    world.links(false);
+    world.run(420 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead, "a local exit is never hidden");
+    assert_eq!(
+        world.refusal(0),
+        Some(GuardName::SelfTrust),
+        "{:#?}",
+        world.notices
+    );
+    world.outage(false);
+    world.run(20 * S);
+    assert_eq!(world.refusal(0), Some(GuardName::BusSettle));
+    assert!(world.grants.is_empty());
+    world.run(20 * S);
+    assert_eq!(
+        world.grants.len(),
+        1,
+        "what is still gone after the settling time is healed"
+    );
+}
+
+#[test]
+fn a_pulse_lasts_until_a_new_life_or_its_hold() {
+    let app = || {
+        settings(vec![peer(
+            "app",
+            true,
+            vec![process_check(), http_check()],
+            Some(RemedyKind::Healthz),
+        )])
+    };
+    let sick = || {
+        let mut world = World::settled(app());
+        world.running(0, "a");
+        world.observe(0, 1, Outcome::Pass);
+        for _ in 0..3 {
+            world.run(S);
+            world.fail(0, 1);
+        }
+        world.run(S);
+        assert!(
+            world.view(0).healthz.unwrap().pulsing_until.is_some(),
+            "{:?}",
+            world.notices
+        );
+        world
+    };
+    let mut world = sick();
+    world.running(0, "b");
+    assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+    world.run(S);
+    world.observe(0, 0, Outcome::Pass);
+    world.observe(0, 1, Outcome::Pass);
+    assert!(world.saw("app: recovered, proven"), "{:?}", world.notices);
+
+    let mut world = sick();
+    world.run(46 * S);
+    assert_eq!(
+        world.view(0).healthz.unwrap().pulsing_until,
+        None,
+        "never for ever"
+    );
+    assert!(world.saw("is its probe wired?"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_fenced_remedy_costs_nothing_but_time() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.outcome = Some(RemedyOutcome::Fenced {
+        detail: "newer".into(),
+    });
+    world.exits(0, "a");
+    world.run(S);
+    assert_eq!(world.grants.len(), 1);
+    assert_eq!(world.view(0).budget_left, 3);
+    assert_eq!(world.refusal(0), Some(GuardName::Backoff));
+    world.run(30 * S);
+    assert!(
+        world.grants.len() >= 2,
+        "it may be tried again: {:?}",
+        world.notices
+    );
+}
+
+#[test]
+fn a_rung_is_used_once_for_each_life_and_then_given_up_loudly() {
+    let app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Signal),
+    );
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    for episode in 1..=2 {
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+        world.run(6 * S);
+        for _ in 0..2 {
+            world.fail(0, 1);
+            world.run(S);
+        }
+        assert_eq!(
+            world.grants.len(),
+            1,
+            "once is enough for one life: {:#?}",
+            world.notices
+        );
+        assert_eq!(world.saw("app: given up"), episode == 2, "{:#?}", world.notices);
+        for _ in 0..4 {
+            world.observe(0, 0, Outcome::Pass);
+            world.observe(0, 1, Outcome::Pass);
+            world.run(S);
+        }
+        assert!(world.view(0).episode.is_none(), "re-armed by its own recovery");
+        world.run(20 * S);
+    }
+}
+
+#[test]
+fn a_restarted_peer_is_not_proven_by_its_process_alone() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(S);
+    assert_eq!(world.grants.len(), 1);
+    world.running(0, "b");
+    for _ in 0..12 {
+        world.run(900 * MS);
+        world.observe(0, 0, Outcome::Pass);
+        assert!(!world.saw("app: recovered"), "{:#?}", world.notices);
+        world.fail(0, 1);
+    }
+}
+
+/// A peer whose `/healthz` answers 503 just now.
+fn pulsing() -> World {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Healthz),
+    )]));
+    world.running(0, "a");
+    world.observe(0, 1, Outcome::Pass);
+    for _ in 0..3 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    world.run(S);
+    assert!(world.view(0).healthz.unwrap().pulsing_until.is_some());
+    world
+}
+
+#[test]
+fn a_pause_takes_a_pulse_back() {
+    for whom in [None, Some(PeerId(0))] {
+        let mut world = pulsing();
+        world.feed(Event::Operator {
+            request: OperatorRequest::Pause {
+                peer: whom,
+                reason: "hands off".into(),
+                lasting: None,
+            },
+            by: "uid 0".into(),
+        });
+        assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+        world.run(S);
+        assert_eq!(world.refusal(0), Some(GuardName::Paused));
+    }
+}
+
+#[test]
+fn who_recovers_by_himself_during_his_pulse_is_not_killed() {
+    let mut world = pulsing();
+    for _ in 0..3 {
+        world.run(S);
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive);
+    assert_eq!(world.view(0).healthz.unwrap().pulsing_until, None);
+    assert!(world.saw("app: recovered"), "{:#?}", world.notices);
+}
+
+#[test]
+fn a_remedy_that_is_verified_at_once_does_not_wait_for_ever() {
+    let mut app = process_peer();
+    app.dry_run = true;
+    app.peers[0].remedies[0].verify_within = Duration::ZERO;
+    let mut world = World::settled(app);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(5 * S);
+    let phase = world.view(0).episode.unwrap().phase;
+    assert!(!matches!(phase, EpisodePhase::Verifying { .. }), "{phase:?}");
+    assert!(world.engine.group.down.is_empty(), "the slot is not kept");
+}
+
+#[test]
+fn a_goodbye_that_our_own_remedy_caused_is_no_purpose() {
+    let mut check = node_check("them");
+    if let CheckKind::Passive { source, .. } = &mut check.kind {
+        *source = Source::Claim {
+            node: "them".into(),
+            peer: "app".into(),
+        };
+    }
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        false,
+        vec![check],
+        Some(RemedyKind::Exec),
+    )]));
+    world.outcome = None;
+    let mut slot = 0;
+    let mut says = |world: &mut World, liveness, goodbye| {
+        slot += 1;
+        let Event::Message { channel, body } = node_beat("them", "b", slot, goodbye) else {
+            unreachable!()
+        };
+        let Body::Heartbeat(mut beat) = body else {
+            unreachable!()
+        };
+        beat.peers.push(PeerClaim {
+            name: "app".into(),
+            liveness,
+            incarnation: Some(Incarnation("a".into())),
+        });
+        world.feed(Event::Message {
+            channel,
+            body: Body::Heartbeat(beat),
+        });
+        world.run(S);
+    };
+    says(&mut world, Liveness::Alive, false);
+    for _ in 0..4 {
+        says(&mut world, Liveness::Dead, false);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    // The restart takes the node beside it along, which says goodbye; and both come back as they were.
+    says(&mut world, Liveness::Dead, true);
+    assert!(!world.saw("app: said goodbye"), "{:#?}", world.notices);
+    assert!(world.view(0).episode.is_some());
+}
+
+#[test]
+fn a_log_rung_is_logged_once_an_episode_and_costs_no_backoff() {
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check()],
+        Some(RemedyKind::Log),
+    )]));
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(120 * S);
+    assert_eq!(world.grants.len(), 1);
+    assert!(
+        world.saw("given up"),
+        "nothing is left to try: {:?}",
+        world.notices
+    );
+    world.running(0, "b");
+    world.looks(0, 0, 3);
+    world.exits(0, "b");
+    world.run(S);
+    assert_eq!(world.grants.len(), 2);
+}
