@@ -195,7 +195,7 @@ pub const HTTP: Section = Section {
             "max_connections",
             Int(1, 65_535),
             Is("256"),
-            "Concurrent connections on each listener.",
+            "Concurrent connections on each listener; past it, the one that has been idle longest is closed for the next.",
         ),
     ],
     tables: &[],

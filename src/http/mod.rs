@@ -12,6 +12,7 @@ mod long;
 mod patience;
 mod probes;
 mod public;
+mod seats;
 mod serve;
 mod status;
 mod view;

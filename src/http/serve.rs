@@ -1,14 +1,14 @@
 //! Accepting connections and bearing with hostile ones: how many, how slow, how large.
 //!
 //! Probes must be answered even while somebody floods the listener, or the flood would have the application
-//! restarted. So connections past the limit get a short second lane that answers probes and refuses the rest.
+//! restarted. So whoever comes when all places are taken gets that of the connection that has been idle longest; and
+//! if a request is in flight on each, one in a short second lane that answers probes and refuses the rest.
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -20,8 +20,7 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use super::listen::SocketFile;
 use super::patience::Patient;
 use super::public;
+use super::seats::{Room, Seat, Seats};
 use crate::telemetry::metrics::http::{Cut, HttpMetrics, Listener};
 
 /// A request's head must be complete within this; a connection that is kept alive may idle as long.
@@ -37,7 +37,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// How long an answer may make no progress.
 const WRITE_STALL: Duration = Duration::from_secs(10);
-/// After this a connection is asked to close at its next answer.
+/// After this a connection is asked to close at its next answer, and has no right to its place any more.
 const LIFETIME: Duration = Duration::from_secs(600);
 /// How long open connections have at shutdown.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
@@ -117,20 +117,20 @@ pub(super) struct Serving {
 impl Serving {
     /// Serves until cancelled, then lets what is open end within [`SHUTDOWN_GRACE`].
     pub(super) async fn run(self, door: Door, router: Router) {
-        let lanes = Lanes {
-            first: Arc::new(Semaphore::new(self.max_connections)),
-            second: Arc::new(Semaphore::new(SECOND_LANE)),
+        let mut lanes = Lanes {
+            first: Seats::new(self.max_connections),
+            second: Seats::new(SECOND_LANE),
         };
         let mut connections = JoinSet::new();
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
                 () = self.cancel.cancelled() => break,
-                Some(ended) = connections.join_next() => report(ended),
+                Some(ended) = connections.join_next_with_id() => lanes.leave(ended_task(ended)),
                 accepted = door.accept_after(pause) => match accepted {
                     Ok((stream, caller)) => {
                         pause = Duration::ZERO;
-                        self.admit(&lanes, stream, caller, &router, &mut connections);
+                        self.admit(&mut lanes, stream, caller, &router, &mut connections);
                     }
                     Err(error) => {
                         tracing::debug!(listener = self.listener.as_str(), %error, "accepting a connection failed");
@@ -142,8 +142,8 @@ impl Serving {
         }
         drop(door);
         let all_ended = async {
-            while let Some(ended) = connections.join_next().await {
-                report(ended);
+            while let Some(ended) = connections.join_next_with_id().await {
+                ended_task(ended);
             }
         };
         if timeout(SHUTDOWN_GRACE, all_ended).await.is_err() {
@@ -153,40 +153,70 @@ impl Serving {
 
     fn admit(
         &self,
-        lanes: &Lanes,
+        lanes: &mut Lanes,
         stream: Stream,
         caller: Caller,
         router: &Router,
         connections: &mut JoinSet<()>,
     ) {
+        let Some((lane, room)) = lanes.room() else {
+            self.metrics.cut(self.listener, Cut::Full);
+            return;
+        };
+        if room == Room::Made {
+            self.metrics.cut(self.listener, Cut::Idle);
+        }
         let open = self.metrics.connection(self.listener);
+        let seats = lanes.seats(lane);
+        let seat = seats.seat();
         let talk = Conversation {
             listener: self.listener,
             caller,
+            seat: seat.clone(),
             router: router.clone(),
             metrics: self.metrics.clone(),
             cancel: self.cancel.clone(),
         };
-        if let Ok(slot) = Arc::clone(&lanes.first).try_acquire_owned() {
-            connections.spawn(async move {
-                talk.full(stream).await;
-                drop((slot, open));
-            });
-        } else if let Ok(slot) = Arc::clone(&lanes.second).try_acquire_owned() {
-            connections.spawn(async move {
-                talk.probes_only(stream).await;
-                drop((slot, open));
-            });
-        } else {
-            self.metrics.cut(self.listener, Cut::Full);
-        }
+        let task = connections.spawn(async move {
+            match lane {
+                Lane::First => talk.full(stream).await,
+                Lane::Second => talk.probes_only(stream).await,
+            }
+            drop(open);
+        });
+        seats.take(seat, task);
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Lane {
+    First,
+    Second,
 }
 
 #[derive(Debug)]
 struct Lanes {
-    first: Arc<Semaphore>,
-    second: Arc<Semaphore>,
+    first: Seats,
+    second: Seats,
+}
+
+impl Lanes {
+    fn room(&mut self) -> Option<(Lane, Room)> {
+        let first = self.first.room().map(|room| (Lane::First, room));
+        first.or_else(|| self.second.room().map(|room| (Lane::Second, room)))
+    }
+
+    fn seats(&mut self, lane: Lane) -> &mut Seats {
+        match lane {
+            Lane::First => &mut self.first,
+            Lane::Second => &mut self.second,
+        }
+    }
+
+    fn leave(&mut self, task: Id) {
+        self.first.leave(task);
+        self.second.leave(task);
+    }
 }
 
 /// All that one connection needs.
@@ -194,6 +224,7 @@ struct Lanes {
 struct Conversation {
     listener: Listener,
     caller: Caller,
+    seat: Seat,
     router: Router,
     metrics: HttpMetrics,
     cancel: CancellationToken,
@@ -202,10 +233,17 @@ struct Conversation {
 impl Conversation {
     async fn full(self, stream: Stream) {
         let caller = self.caller;
+        let seat = self.seat.clone();
         let router = TowerToHyperService::new(self.router);
         let service = service_fn(move |mut request: Request<Incoming>| {
+            let busy = seat.busy();
             request.extensions_mut().insert(caller);
-            router.call(request)
+            let answer = router.call(request);
+            async move {
+                answer
+                    .await
+                    .map(|answer| answer.map(|body| busy.until_sent(body)))
+            }
         });
         let io = TokioIo::new(Patient::new(stream, WRITE_STALL));
         let mut connection = pin!(protocol(HEADER_TIMEOUT).serve_connection(io, service));
@@ -215,6 +253,7 @@ impl Conversation {
                 () = self.cancel.cancelled() => {}
                 () = sleep(LIFETIME) => {}
             } } => {
+                self.seat.overdue();
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -229,6 +268,7 @@ impl Conversation {
         let router = TowerToHyperService::new(self.router);
         let metrics = self.metrics.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
+            let busy = self.seat.busy();
             let answered = public::is_probe(request.uri().path()).then(|| {
                 request.extensions_mut().insert(caller);
                 router.call(request)
@@ -237,10 +277,11 @@ impl Conversation {
                 metrics.cut(self.listener, Cut::Busy);
             }
             async move {
-                match answered {
-                    Some(answer) => answer.await,
-                    None => Ok::<Response<Body>, Infallible>(public::busy()),
-                }
+                let answer = match answered {
+                    Some(answer) => answer.await?,
+                    None => public::busy(),
+                };
+                Ok::<Response<Body>, Infallible>(answer.map(|body| busy.until_sent(body)))
             }
         });
         let io = TokioIo::new(Patient::new(stream, SECOND_LANE_TIMEOUT));
@@ -265,10 +306,15 @@ fn protocol(header_timeout: Duration) -> http1::Builder {
     protocol
 }
 
-fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        tracing::error!(%error, "a connection's task panicked: a fault of defib, please report it");
+/// Which one has ended; one that was ended to make room is no news.
+fn ended_task(ended: Result<(Id, ()), JoinError>) -> Id {
+    match ended {
+        Ok((id, ())) => id,
+        Err(error) => {
+            if error.is_panic() {
+                tracing::error!(%error, "a connection's task panicked: a fault of defib, please report it");
+            }
+            error.id()
+        }
     }
 }

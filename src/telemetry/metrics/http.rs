@@ -42,8 +42,10 @@ impl Listener {
 pub enum Cut {
     /// Accepting failed: file descriptors or memory ran out.
     Accept,
-    /// Both lanes are full: closed without a word.
+    /// A request is in flight on every place: closed without a word.
     Full,
+    /// Idle longest when its place was needed.
+    Idle,
     /// Past the limit, and not a probe: answered 503.
     Busy,
     /// Too slow in sending its request or in taking its answer.
@@ -60,6 +62,7 @@ impl Cut {
         match self {
             Self::Accept => "accept",
             Self::Full => "full",
+            Self::Idle => "idle",
             Self::Busy => "busy",
             Self::Slow => "slow",
             Self::Malformed => "malformed",

@@ -107,8 +107,40 @@ async fn what_is_not_http_harms_nobody() {
     served.stop().await;
 }
 
+/// Connections that say nothing, or hardly anything, and stay.
+async fn idlers(served: &Served, count: usize) -> Vec<TcpStream> {
+    let mut idlers = Vec::new();
+    for index in 0..count {
+        let mut idler = TcpStream::connect(served.address).await.unwrap();
+        if index % 2 == 0 {
+            idler.write_all(b"GET /livez HTTP/1.1\r\nX: ").await.unwrap();
+        }
+        idlers.push(idler);
+    }
+    idlers
+}
+
 #[tokio::test]
-async fn a_flood_of_connections_starves_no_probe() {
+async fn a_flood_of_idle_connections_pushes_out_itself() {
+    let view = View::starting(&settings(&snapshot(vec![])));
+    let served = Served::with(view, |settings, _| settings.max_connections = 16);
+    let mut held = idlers(&served, 100).await;
+    for path in ["/livez", "/metrics"] {
+        assert_eq!(served.get(path).await.status, 200, "{path}");
+    }
+    let mut piece = [0; 1];
+    let first = timeout(LONG, held[0].read(&mut piece)).await.unwrap();
+    assert!(matches!(first, Ok(0) | Err(_)), "the longest idle went first");
+    let page = served.get("/metrics").await.body;
+    assert!(
+        page.contains(r#"defib_http_connections_cut_total{listener="public",reason="idle"}"#),
+        "{page}"
+    );
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_flood_past_requests_in_flight_starves_no_probe() {
     let seen = snapshot(vec![with_healthz(peer("feed"))]);
     let view = View::starting(&settings(&seen)).with_snapshot(Arc::new(seen));
     let served = Served::with(view, |settings, _| settings.max_connections = 2);
@@ -124,6 +156,7 @@ async fn a_flood_of_connections_starves_no_probe() {
         assert!(timeout(LONG, stream.read(&mut piece)).await.unwrap().unwrap() > 0);
         held.push(stream);
     }
+    let more = idlers(&served, 100).await;
     for (path, status) in [
         ("/livez", 200),
         ("/healthz/feed", 200),
@@ -134,17 +167,10 @@ async fn a_flood_of_connections_starves_no_probe() {
     ] {
         assert_eq!(served.get(path).await.status, status, "{path}");
     }
-    // Past the second lane, connections are closed at once.
-    let mut more = Vec::new();
-    for _ in 0..40 {
-        more.push(TcpStream::connect(served.address).await.unwrap());
+    for stream in &mut held {
+        let more = stream.try_read(&mut [0; 1]);
+        assert!(more.is_err(), "what is in flight goes on: {more:?}");
     }
-    let mut last = more.pop().unwrap();
-    let mut piece = [0; 1];
-    assert!(matches!(
-        timeout(LONG, last.read(&mut piece)).await.unwrap(),
-        Ok(0) | Err(_)
-    ));
     // It ends with the flood.
     drop((held, more));
     timeout(LONG, async {
