@@ -328,7 +328,9 @@ impl Check {
 
     /// A run's result. Runs begun in another life, or before an own pause, prove nothing.
     pub(super) fn observed(&mut self, outcome: Outcome, began: Time, now: Time) {
-        let (Evidence::Active { runs, .. } | Evidence::Process { runs, .. }) = &mut self.evidence else {
+        let (Evidence::Active { runs, fail_after, .. } | Evidence::Process { runs, fail_after, .. }) =
+            &mut self.evidence
+        else {
             return;
         };
         if began < self.since {
@@ -342,6 +344,10 @@ impl Check {
             runs.last_report = Some(now);
             runs.unmeasured = 0;
             return;
+        }
+        if runs.unmeasured >= fail_after.m && (passed || failed) {
+            // It could not be told for a while: failures of before that are no longer among its last runs.
+            runs.clear();
         }
         runs.push(outcome, now);
         if passed {

@@ -1,8 +1,10 @@
 //! When no word becomes suspicion and death, and whose word ends it.
 
-use super::{MS, S, World, heartbeat_check, node_beat, node_check, peer, process_check, settings};
+use super::{
+    MS, S, World, heartbeat_check, http_check, node_beat, node_check, peer, process_check, settings,
+};
 use crate::engine::cause::Cause;
-use crate::engine::event::{Event, ExpectationId, RemedyOutcome};
+use crate::engine::event::{Event, ExpectationId, Outcome, RemedyOutcome};
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
 use crate::engine::settings::{CheckKind, DetectorSettings, RemedyKind};
@@ -157,5 +159,32 @@ fn heartbeats_out_of_turn_do_not_put_off_the_proof_of_silence() {
         world.liveness(0),
         Liveness::Dead,
         "a crash loop elsewhere hides nobody"
+    );
+}
+
+#[test]
+fn failures_from_before_a_check_was_blind_are_not_among_its_last_runs() {
+    let mut world = World::settled(settings(vec![peer("app", true, vec![http_check()], None)]));
+    for _ in 0..3 {
+        world.run(S);
+        world.observe(0, 0, Outcome::Pass);
+    }
+    // It fails as long as an outage lasts, and then cannot be measured for a minute.
+    for second in 0..60 {
+        world.run(S);
+        let detail = "status 403".to_owned();
+        match second {
+            0..2 => world.fail(0, 0),
+            _ => world.observe(0, 0, Outcome::Unknown { detail }),
+        }
+    }
+    assert_eq!(world.liveness(0), Liveness::Unknown);
+    world.run(S);
+    world.observe(0, 0, Outcome::Pass);
+    assert_eq!(
+        world.liveness(0),
+        Liveness::Alive,
+        "a pass condemns nobody: {:?}",
+        world.notices
     );
 }
