@@ -403,13 +403,14 @@ impl World {
         let next = self.rng.millis(100, 900);
         self.after(next, Happening::Replay { node, lie });
         let mut place = self.rng.below(self.broker.history.len());
-        // What a silent sender said is told again more often: that is the lie that matters.
+        // What a silent sender said last is told again more often: that is the lie that matters. (Its past told again in
+        // order and at its pace would be a sender whose clock was set back, and that one must be believed.)
         if self.rng.chance(50) {
             let silent = |parcel: &Parcel| match parcel.sender {
                 Sender::Process(process) => !self.processes[process].healthy(),
                 Sender::Node { node, .. } => !self.nodes[node].healthy(self.now),
             };
-            place = self.broker.history.iter().position(silent).unwrap_or(place);
+            place = self.broker.history.iter().rposition(silent).unwrap_or(place);
         }
         let Some(parcel) = self.broker.history.get(place).cloned() else {
             return;

@@ -533,6 +533,7 @@ impl World {
             End::Blind { node } => self.nodes[node].blind = false,
             End::Car => {
                 self.car = true;
+                self.car_on = self.now;
                 self.tell("the car is on");
             }
         }

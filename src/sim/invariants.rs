@@ -93,7 +93,13 @@ impl World {
         let (healthy, since) = self.truth(node, peer);
         let speaker = self.speaker(node, peer);
         let ran = self.nodes[node].changed.max(self.nodes[speaker].changed);
-        (healthy, since.max(ran))
+        // Who speaks only while the car is on is heard only from then on.
+        let spoke = if self.needs_car(node, peer) {
+            self.car_on
+        } else {
+            since
+        };
+        (healthy, since.max(ran).max(spoke))
     }
 
     /// `false_death`, `false_suspicion`: nobody who is healthy, and whose messages were not lost, is doubted.
@@ -127,11 +133,7 @@ impl World {
         let Some(paused) = of.frozen.back().map(|(from, _)| *from) else {
             return;
         };
-        let not_expected = match self.nodes[node].watched[peer].target {
-            Target::Process(process) => self.scenario.processes[process].needs_car,
-            Target::Node(_) => false,
-        };
-        if not_expected || of.peers[peer].forgotten {
+        if self.needs_car(node, peer) || of.peers[peer].forgotten {
             return;
         }
         let long_before = paused - KNOWN_BY_BUS;
@@ -151,6 +153,13 @@ impl World {
             let detail =
                 format!("{name} is healthy since {since}; a pause from {paused} to {stalled} changed that");
             self.violate(node, "pause_changes", detail);
+        }
+    }
+
+    fn needs_car(&self, node: usize, peer: usize) -> bool {
+        match self.nodes[node].watched[peer].target {
+            Target::Process(process) => self.scenario.processes[process].needs_car,
+            Target::Node(_) => false,
         }
     }
 

@@ -239,7 +239,10 @@ impl Oracle {
         of.echoes.clear();
         of.stalled = None;
         of.draining = false;
-        of.down.clear();
+        for peer in std::mem::take(&mut of.down).into_keys() {
+            // Its remedy was not proven yet when the last run ended: it may be done to that life again.
+            of.peers[peer].used.pop();
+        }
         for peer in &mut of.peers {
             peer.dead_at = None;
             peer.lived = None;

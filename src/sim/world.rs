@@ -173,6 +173,8 @@ pub(super) struct World {
     pub(super) processes: Vec<Process>,
     pub(super) broker: Broker,
     pub(super) car: bool,
+    /// When it was last turned on.
+    pub(super) car_on: Time,
     pub(super) oracle: Oracle,
     pub(super) trail: VecDeque<Line>,
     pub(super) faults: BTreeMap<&'static str, u64>,
@@ -201,6 +203,7 @@ impl World {
             processes: scenario.processes.iter().map(|_| Process::new(now)).collect(),
             broker: Broker::new(),
             car: true,
+            car_on: now,
             oracle: Oracle::new(&scenario),
             trail: VecDeque::new(),
             faults: BTreeMap::new(),
