@@ -58,7 +58,7 @@ async fn authorised(token: Secret, request: Request, next: Next) -> Response<Bod
         .map(HeaderValue::as_bytes);
     let shown = shown.and_then(|value| value.strip_prefix(b"Bearer "));
     // Read at each request: a rotated token holds at once.
-    let known = match token.reveal() {
+    let known = match token.read().await {
         Ok(known) if !known.is_empty() => known,
         Ok(_) => return public::refusal(StatusCode::SERVICE_UNAVAILABLE, "the admin token is empty"),
         Err(error) => {

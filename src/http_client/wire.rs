@@ -232,7 +232,7 @@ async fn send_trusting(
     tls: impl Fn() -> Result<Arc<ClientConfig>, Error>,
 ) -> Result<Response, Error> {
     let target = Target::parse(&request.url)?;
-    let message = compose(request, &target)?;
+    let message = compose(request, &target).await?;
     let stage = Progress(AtomicU8::new(0));
     let exchange = async {
         let addresses = resolve(&target).await?;
@@ -260,7 +260,7 @@ async fn send_trusting(
         })
 }
 
-fn compose(request: &Request, target: &Target) -> Result<hyper::Request<Full<Bytes>>, Error> {
+async fn compose(request: &Request, target: &Target) -> Result<hyper::Request<Full<Bytes>>, Error> {
     let body = request.body.clone().unwrap_or_default();
     let mut message = hyper::Request::builder()
         .method(request.method.as_str())
@@ -274,7 +274,7 @@ fn compose(request: &Request, target: &Target) -> Result<hyper::Request<Full<Byt
         message = message.header(CONTENT_TYPE, if json { "application/json" } else { "text/plain" });
     }
     if let Some(secret) = &request.bearer {
-        let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.reveal()?)).map_err(|_| {
+        let mut value = HeaderValue::from_str(&format!("Bearer {}", secret.read().await?)).map_err(|_| {
             Error::Request("the bearer token holds a character that no header can carry".into())
         })?;
         value.set_sensitive(true);

@@ -132,11 +132,9 @@ pub(crate) async fn subscribe(
 }
 
 async fn authenticate(connection: &mut Connection, login: &Login, secret: &Secret) -> Result<(), Failure> {
-    let secret = secret.clone();
-    // A file may lie on a file system that hangs.
-    let password = tokio::task::spawn_blocking(move || secret.reveal())
+    let password = secret
+        .read()
         .await
-        .map_err(|_| Failure::down(Loss::Connect, "reading the bus password was cut off"))?
         .map_err(|error| Failure::refused(format!("no password for the bus: {error}")))?;
     let words: &[&[u8]] = match &login.user {
         Some(user) => &[b"AUTH", user.as_bytes(), password.as_bytes()],
