@@ -10,6 +10,7 @@ use std::path::Path;
 const LEAVES: &[&str] = &[
     "condemned",
     "docker",
+    "exposition",
     "http_client",
     "owner_table",
     "preflight",
@@ -29,6 +30,7 @@ const EDGES: &[&str] = &["bus", "checks", "http", "remedies", "store"];
 const LAYERS: &[(&str, &[&[&str]])] = &[
     ("engine", &[]),
     ("secret", &[]),
+    ("exposition", &[]),
     ("task", &[]),
     ("http_client", &[&["secret"]]),
     ("owner_table", &[&["engine"]]),
