@@ -1,13 +1,20 @@
 //! Active checks and the owner watch: they look at this machine and report observations. No policy.
 
 mod active;
+pub mod connections;
 mod container;
 mod docker;
 pub mod expectation;
 mod http;
+pub mod memory;
+pub mod metric;
 pub mod owner;
+pub mod page;
 mod preflight;
 mod process;
+mod rate;
+mod resident;
+mod trend;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,6 +36,9 @@ use crate::owner_table::OwnerTable;
 use crate::secret::Secret;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
+use connections::Connections;
+use memory::Memory;
+use metric::Metric;
 pub use preflight::preflight;
 pub use process::hold_again;
 
@@ -52,6 +62,20 @@ pub enum Probe {
     Http(Question),
     /// The health of the owner's container.
     Docker,
+    /// A number of its metrics page.
+    Metric(Metric),
+    /// How many connections it counts, beside how many there are.
+    Connections(Connections),
+    /// Its memory.
+    Memory(Memory),
+}
+
+/// A check's place in the configuration, by number and by names.
+#[derive(Clone)]
+struct Place {
+    id: CheckId,
+    peer: String,
+    check: String,
 }
 
 /// How a peer's process is found.
@@ -136,9 +160,14 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
     let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
+        let place = Place {
+            id,
+            peer: peer_name(id.peer),
+            check,
+        };
         let around = around.clone();
-        task(format!("check:{}/{check}", peer_name(id.peer)), move || {
-            probe.clone().run(id, schedule, around.clone())
+        task(format!("check:{}/{}", place.peer, place.check), move || {
+            probe.clone().run(place.clone(), schedule, around.clone())
         })
     });
     let expectations = settings.expectations.into_iter().map(|(id, question, schedule)| {
@@ -157,17 +186,37 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
 }
 
 impl Probe {
-    async fn run(self, id: CheckId, schedule: Schedule, around: Surroundings) -> anyhow::Result<Infallible> {
-        let reporting = around.reporting;
+    async fn run(self, place: Place, schedule: Schedule, around: Surroundings) -> anyhow::Result<Infallible> {
+        let Surroundings {
+            reporting,
+            owners,
+            docker,
+            ..
+        } = around;
+        let id = place.id;
+        let clock = Arc::clone(&reporting.clock);
         match self {
             Self::Http(question) => active::run(id, http::Http(question), schedule, reporting).await,
             Self::Docker => {
                 let prober = docker::Healthy {
                     peer: id.peer,
-                    docker: around.docker,
-                    clock: Arc::clone(&reporting.clock),
+                    docker,
+                    clock,
                 };
                 active::run(id, prober, schedule, reporting).await
+            }
+            Self::Metric(metric) => {
+                let measure = metric::Measure::new(metric, clock);
+                active::run(id, measure, schedule, reporting).await
+            }
+            Self::Connections(connections) => {
+                let ghosts = reporting.metrics.ghosts(place.peer, place.check);
+                let compare = connections::Compare::new(connections, clock, ghosts);
+                active::run(id, compare, schedule, reporting).await
+            }
+            Self::Memory(memory) => {
+                let measure = memory::Measure::new(memory, id.peer, owners, clock);
+                active::run(id, measure, schedule, reporting).await
             }
         }
     }
@@ -175,7 +224,8 @@ impl Probe {
     /// What its failures can mean.
     pub const fn proves(&self) -> &'static [Cause] {
         match self {
-            Self::Http(_) | Self::Docker => &[Cause::PeerStuck],
+            Self::Http(_) | Self::Docker | Self::Metric(_) => &[Cause::PeerStuck],
+            Self::Connections(_) | Self::Memory(_) => &[Cause::PeerLeaking],
         }
     }
 
@@ -183,7 +233,10 @@ impl Probe {
     pub fn secret(&self) -> Option<&Secret> {
         match self {
             Self::Http(question) => question.bearer.as_ref(),
-            Self::Docker => None,
+            Self::Metric(Metric { page, .. }) | Self::Connections(Connections { page, .. }) => {
+                page.bearer.as_ref()
+            }
+            Self::Docker | Self::Memory(_) => None,
         }
     }
 }

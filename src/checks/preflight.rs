@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities};
 
+use super::metric::Metric;
+use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound};
 use super::{Owner, Probe, Settings};
 use crate::docker::{Container, Docker, Found, Health, Selector};
@@ -28,19 +30,8 @@ pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker:
         let check = peer(id.peer).and_then(|peer| peer.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| "?".into(), |check| check.name.clone());
         let subject = Subject::peer(Part::Check, peer_name(id.peer), check);
-        let container = settings
-            .containers
-            .iter()
-            .find(|(_, check, _)| check.peer == id.peer);
-        let container = container.map(|(selector, ..)| selector.clone());
-        let (probe, timeout, docker) = (probe.clone(), schedule.timeout, docker.clone());
-        subject.look(async move {
-            match (probe, container) {
-                (Probe::Http(question), _) => asked(question, timeout).await,
-                (Probe::Docker, Some(selector)) => health(&docker, &selector).await,
-                (Probe::Docker, None) => Finding::unknown("this peer is no container"),
-            }
-        })
+        let of = Place::of(settings, id.peer);
+        subject.look(look(probe.clone(), of, docker.clone(), schedule.timeout))
     });
     let containers = settings.containers.iter().map(|(selector, check, _)| {
         let subject = Subject::peer(Part::Owner, peer_name(check.peer), "");
@@ -89,6 +80,60 @@ async fn health(docker: &Docker, selector: &Selector) -> Finding {
         ),
         Ok(_) => Finding::OK,
         Err(finding) => finding,
+    }
+}
+
+/// How the peer of a check is found.
+struct Place {
+    process: Option<Owner>,
+    container: Option<Selector>,
+}
+
+impl Place {
+    fn of(settings: &Settings, peer: PeerId) -> Self {
+        let process = settings.owners.iter().find(|(id, ..)| *id == peer);
+        let container = settings.containers.iter().find(|(_, id, _)| id.peer == peer);
+        Self {
+            process: process.map(|(_, owner, ..)| owner.clone()),
+            container: container.map(|(selector, ..)| selector.clone()),
+        }
+    }
+}
+
+async fn look(probe: Probe, of: Place, docker: Docker, timeout: Duration) -> Finding {
+    match probe {
+        Probe::Http(question) => asked(question, timeout).await,
+        Probe::Docker => match of.container {
+            Some(selector) => health(&docker, &selector).await,
+            None => Finding::unknown("this peer is no container"),
+        },
+        Probe::Metric(Metric { page, .. }) => read(page, timeout).await,
+        Probe::Connections(connections) => match connections.kernel(timeout).await {
+            Ok(_) => read(connections.page, timeout).await,
+            Err(why) => Finding::unknown(why),
+        },
+        Probe::Memory(memory) => {
+            let measured = tokio::task::spawn_blocking(move || {
+                let live = Finder::new(of.process?).find().ok()?;
+                Some(memory.of.measure(live.pid))
+            });
+            match measured.await {
+                Ok(Some(Ok(_))) => Finding::OK,
+                Ok(Some(Err(why))) => Finding::unknown(why),
+                Ok(None) | Err(_) => Finding::unknown("its process is not found"),
+            }
+        }
+    }
+}
+
+/// One reading of a metrics page.
+async fn read(page: Exposed, timeout: Duration) -> Finding {
+    match page.read(timeout).await {
+        Ok(_) => Finding::OK,
+        Err(Unread::Refused(why)) => {
+            Finding::missing(why, "give the check a `bearer` that may read the page")
+        }
+        Err(Unread::Other(why)) => Finding::unknown(why),
     }
 }
 

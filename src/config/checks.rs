@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fields;
+use super::measures;
 use super::peers::{Owner, Surroundings};
 use super::questions::{Expectations, question};
 use super::reader::{Bad, Read, Reader};
@@ -42,7 +43,7 @@ pub(super) struct Checks {
 pub(super) fn checks(
     peer: &Reader<'_>,
     grace: Duration,
-    owner: Option<&Option<Owner>>,
+    owner: &Read<Option<Owner>>,
     around: &Surroundings<'_>,
 ) -> Read<Checks> {
     let mut checks = Checks::default();
@@ -74,7 +75,7 @@ fn check(
     origin: &Origin,
     node: &Node,
     grace: Duration,
-    owner: Option<&Option<Owner>>,
+    owner: &Read<Option<Owner>>,
     around: &Surroundings<'_>,
     checks: &mut Checks,
 ) -> Read<()> {
@@ -92,11 +93,16 @@ fn check(
         "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
         "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
         "docker" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_DOCKER],
+        "metric" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_METRIC],
+        "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
+        "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
     let reader = all.child(name, origin, node, sections)?;
     let index = u16::try_from(checks.all.len()).map_err(|_| Bad)?;
     let common = common(&reader, grace, around.expectations);
+    // An owner that is wrong is reported, and is one.
+    let ownerless = matches!(owner, Ok(None));
     let (kind, plane) = match kind {
         "heartbeat" | "traffic" => {
             let data = kind == "traffic";
@@ -122,7 +128,7 @@ fn check(
             )
         }
         "process" => {
-            if matches!(owner, Some(None)) {
+            if ownerless {
                 return Err(reader.wrong(
                     &reader.origin,
                     "process_needs_owner",
@@ -149,13 +155,18 @@ fn check(
             )
         }
         kind => {
+            let run = run(&reader);
+            let interval = run
+                .as_ref()
+                .map_or(Duration::ZERO, |(schedule, _)| schedule.interval);
             let probe = match kind {
                 "docker" => health(&reader, owner),
+                "metric" => measures::metric(&reader, interval),
+                "connections" => measures::connections(&reader, owner.as_ref().ok().and_then(Option::as_ref)),
+                "memory" => measures::memory(&reader, interval, ownerless),
                 _ => question(&reader, "url").map(Probe::Http),
             };
-            let run = run(&reader);
-            let (schedule, fail_after) = run?;
-            let probe = probe?;
+            let ((schedule, fail_after), probe) = (run?, probe?);
             let kind = CheckKind::Active {
                 fail_after,
                 interval: schedule.interval,
@@ -177,17 +188,17 @@ fn check(
     Ok(())
 }
 
-fn health(reader: &Reader<'_>, owner: Option<&Option<Owner>>) -> Read<Probe> {
+fn health(reader: &Reader<'_>, owner: &Read<Option<Owner>>) -> Read<Probe> {
     match owner {
-        Some(Some(Owner::Container(_))) => Ok(Probe::Docker),
-        Some(_) => Err(reader.wrong(
+        Ok(Some(Owner::Container(_))) => Ok(Probe::Docker),
+        Ok(_) => Err(reader.wrong(
             &reader.origin,
             "docker_needs_container",
             "a `docker` check looks at the peer's owner, which is no container",
             "add owner = { container = \"NAME\" }, or compose, label",
         )),
         // The mistake in `owner` was told.
-        None => Err(Bad),
+        Err(bad) => Err(*bad),
     }
 }
 

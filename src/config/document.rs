@@ -138,14 +138,9 @@ pub fn sample() -> String {
         for line in section.sample.lines() {
             let _ = writeln!(out, "#{line}");
         }
-        // The first of an owner's fields is what makes the sample whole; so with a heartbeat's.
-        let needed = matches!(
-            section.sample,
-            "[peer.feed.owner]" | "[peer.feed.checks.heartbeat]"
-        );
-        for (index, field) in section.fields.iter().enumerate() {
+        for field in section.fields {
             explain(&mut out, field);
-            line(&mut out, field, needed && index == 0);
+            line(&mut out, field, makes_whole(section, field));
         }
         for common in shared(section) {
             if explained.contains(&common.title) {
@@ -165,6 +160,16 @@ pub fn sample() -> String {
         }
     }
     out
+}
+
+/// True for the one of several that must be given by which a sample table is whole.
+fn makes_whole(section: &Section, field: &Field) -> bool {
+    matches!(
+        (section.sample, field.key),
+        ("[peer.feed.owner]", "listens")
+            | ("[peer.feed.checks.heartbeat]", "channel")
+            | ("[peer.feed.checks.metric]" | "[peer.feed.checks.memory]", "below")
+    )
 }
 
 /// True for what says which kind a check or remedy is.

@@ -3,9 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::schema::time;
+use super::schema::{size, time};
 use super::{Config, remedy::signal_name, rules::unreachable};
 use crate::bus::Backend;
+use crate::checks::connections::Connections;
+use crate::checks::memory::{Memory, Of};
+use crate::checks::metric::{Aggregate, Bound, Metric};
+use crate::checks::page::Exposed;
 use crate::checks::{Owner, Probe};
 use crate::engine::cause::Cause;
 use crate::engine::event::PeerId;
@@ -172,6 +176,9 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
             let asked = match probe {
                 Some((Probe::Http(question), timeout)) => asks(question, timeout),
                 Some((Probe::Docker, _)) => "its container's own health check, looked at".to_owned(),
+                Some((Probe::Metric(metric), _)) => measures(metric),
+                Some((Probe::Connections(connections), _)) => compares(connections),
+                Some((Probe::Memory(memory), _)) => weighs(memory),
                 None => String::new(),
             };
             format!(
@@ -226,6 +233,58 @@ fn asks(question: &Question, timeout: Duration) -> String {
     }
     text.push_str(", asked");
     text
+}
+
+fn measures(metric: &Metric) -> String {
+    let Exposed { url, series, .. } = &metric.page;
+    let (word, bound) = match metric.bound {
+        Bound::Above(bound) => ("above", bound),
+        Bound::Below(bound) => ("below", bound),
+    };
+    let of = match metric.aggregate {
+        Aggregate::Sum => "",
+        Aggregate::Max => "the largest ",
+        Aggregate::Min => "the smallest ",
+    };
+    match metric.rate_over {
+        Some(over) => format!(
+            "`{series}` of {url} grows a second by a number {word} {bound}, over {}, read",
+            time(over)
+        ),
+        None => format!("{of}`{series}` of {url} is {word} {bound}, read"),
+    }
+}
+
+fn compares(connections: &Connections) -> String {
+    let Connections { page, ports, below } = connections;
+    let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+    format!(
+        "`{}` of {} counts fewer than {below} connections that the kernel does not have on port {}, compared",
+        page.series,
+        page.url,
+        ports.join(" or ")
+    )
+}
+
+fn weighs(memory: &Memory) -> String {
+    let whose = match memory.of {
+        Of::Process => "its process",
+        Of::Cgroup => "its cgroup",
+    };
+    let bounds = [
+        memory
+            .below
+            .map(|below| format!("holds less than {}", size(below))),
+        memory.growth.map(|growth| {
+            format!(
+                "grows by less than {} in {}",
+                size(growth.below),
+                time(growth.over)
+            )
+        }),
+    ];
+    let bounds: Vec<String> = bounds.into_iter().flatten().collect();
+    format!("{whose} {}, measured", bounds.join(" and "))
 }
 
 fn words(causes: &[Cause]) -> String {

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::schema::Takes::{
-    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Scalar, Secret, Statuses,
-    Text, Texts, Time, Url,
+    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
+    Series, Size, Statuses, Text, Texts, Time, Url,
 };
 use super::schema::Unless::{Absent, Derived, Is, Must};
 use super::schema::{Field, Section, Takes, Unless};
@@ -578,7 +578,7 @@ pub const CHECK: Section = Section {
 
 /// Of checks that are run.
 pub const CHECK_RUN: Section = Section {
-    title: "[peer.NAME.checks.CHECK], types `process`, `http` and `docker`",
+    title: "[peer.NAME.checks.CHECK], types that are run: `process`, `http`, `docker`, `metric`, `connections`, `memory`",
     sample: "",
     about: "",
     fields: &[
@@ -592,7 +592,7 @@ pub const CHECK_RUN: Section = Section {
             "timeout",
             Time(ms(10), secs(300)),
             Is("\"1s\""),
-            "Bound on one run; an `http` check that exceeds it fails.",
+            "Bound on one run. An `http` check that exceeds it fails; of others, nothing is known.",
         ),
         field(
             "fail_after",
@@ -750,6 +750,143 @@ pub const CHECK_DOCKER: Section = Section {
     about: "What the health check of the owner's container says. `unhealthy` fails; `starting` is unknown, and so is a container \
             without a health check. (Docker tries several times itself: `fail_after = \"1 of 1\"` is often enough.)",
     fields: &[],
+    tables: &[],
+    later: &[],
+};
+
+/// Bytes of a metrics page that are read at most.
+const PAGE: Field = field(
+    "body_limit",
+    Int(1, 8_388_608),
+    Is("1048576"),
+    "Bytes of the page that are read; a longer one is unknown.",
+);
+
+const PAGE_BEARER: Field = field(
+    "bearer",
+    Secret,
+    Absent("{ env = \"FEED_TOKEN\" }"),
+    "Sent as `Authorization: Bearer …`.",
+);
+
+/// `metric`
+pub const CHECK_METRIC: Section = Section {
+    title: "[peer.NAME.checks.metric]",
+    sample: "[peer.feed.checks.metric]",
+    about: "On this machine: a number of the application's metrics page (Prometheus text or OpenMetrics), or how fast \
+            it grows. A page that is refused, late, malformed, not there, or without the series is unknown, and so is \
+            a NaN. Series that the page declares (`# TYPE`) and has not used yet are 0, which passes or is unknown. \
+            Exactly one of `below` and `above`. Cause: `peer_stuck`.",
+    fields: &[
+        field(
+            "url",
+            Url,
+            Must("\"http://127.0.0.1:9080/metrics\""),
+            "The page. No redirects are followed.",
+        ),
+        field(
+            "series",
+            Series,
+            Must("'queue_depth{queue=\"out\"}'"),
+            "Which series, as in PromQL. An OpenMetrics counter's name ends in `_total`.",
+        ),
+        field("below", Number, Absent("1000"), "The number must be below this."),
+        field("above", Number, Absent("0"), "The number must be above this."),
+        field(
+            "aggregate",
+            OneOf(&["sum", "max", "min"]),
+            Is("\"sum\""),
+            "What is made of several series: with `max`, `below` holds for each; with `min`, `above` does.",
+        ),
+        field(
+            "rate_over",
+            Time(secs(1), DAY),
+            Absent("\"1m\""),
+            "Of counters: their growth a second over this time, in place of their value. At least twice the interval. \
+             A counter that falls began anew at 0. Where all fell, the process is a new one, and the time begins \
+             anew: it fails `below` only by what it grew since, and `above` when the time is over.",
+        ),
+        PAGE,
+        PAGE_BEARER,
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `connections`
+pub const CHECK_CONNECTIONS: Section = Section {
+    title: "[peer.NAME.checks.connections]",
+    sample: "[peer.feed.checks.connections]",
+    about: "On this machine: ghosts, connections that the application still counts in a gauge of its metrics page and \
+            the kernel no longer has. Only ESTABLISHED ones exist; those that the other end closed and the \
+            application did not (CLOSE_WAIT) are ghosts. Unknown where nobody listens on the ports in this network \
+            namespace, and for what makes a `metric` check unknown. Cause: `peer_leaking`.",
+    fields: &[
+        field(
+            "url",
+            Url,
+            Must("\"http://127.0.0.1:9080/metrics\""),
+            "The page with the gauge. No redirects are followed.",
+        ),
+        field(
+            "series",
+            Series,
+            Must("\"websocket_connections\""),
+            "The gauge: of TCP connections, not of HTTP/2 streams. Several series are added.",
+        ),
+        field(
+            "ports",
+            Ports,
+            Derived("the port of an owner that is found by `listens`", "[9080]"),
+            "Where the counted connections come in.",
+        ),
+        field(
+            "below",
+            Int(1, 1_000_000),
+            Is("10"),
+            "There must be fewer ghosts than this. Some at a time are life: the application learns of an end after the kernel.",
+        ),
+        PAGE,
+        PAGE_BEARER,
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `memory`
+pub const CHECK_MEMORY: Section = Section {
+    title: "[peer.NAME.checks.memory]",
+    sample: "[peer.feed.checks.memory]",
+    about: "On this machine: what the owner holds of the memory, against `below`, `growth`, or both. Unknown while its \
+            process is not found. Cause: `peer_leaking`.",
+    fields: &[
+        field(
+            "of",
+            OneOf(&["process", "cgroup"]),
+            Is("\"process\""),
+            "`process`: the resident memory (VmRSS) of the owner's process, without its children. `cgroup`: `anon` + \
+             `shmem` of the cgroup it runs in: a whole container or unit, without the files it read.",
+        ),
+        field(
+            "below",
+            Size(1 << 20, 1 << 50),
+            Absent("\"512MiB\""),
+            "It must be below this.",
+        ),
+        field(
+            "growth",
+            Size(1 << 10, 1 << 50),
+            Absent("\"50MiB\""),
+            "It must grow by less than this in `over`. Growth is `over` × the smaller of the slopes of its older and newer half; a \
+             slope is the median of those between every two samples. So a step and a garbage collector's saw are none.",
+        ),
+        field(
+            "over",
+            Time(secs(10), DAY),
+            Derived("10m with `growth`", "\"10m\""),
+            "See `growth`. At least 16 times the interval. A younger process passes while it has grown by less than `growth`, and is unknown after that.",
+        ),
+    ],
     tables: &[],
     later: &[],
 };
@@ -987,7 +1124,16 @@ pub const REMEDY_LOG: Section = Section {
 };
 
 /// Types of checks that there are.
-pub const CHECK_TYPES: &[&str] = &["heartbeat", "traffic", "process", "http", "docker"];
+pub const CHECK_TYPES: &[&str] = &[
+    "heartbeat",
+    "traffic",
+    "process",
+    "http",
+    "docker",
+    "metric",
+    "connections",
+    "memory",
+];
 
 /// Types of checks that the design knows and this version does not.
 pub const LATER_CHECKS: &[&str] = &[
@@ -1000,9 +1146,6 @@ pub const LATER_CHECKS: &[&str] = &[
     "tcp",
     "exec",
     "systemd",
-    "metric",
-    "memory",
-    "connections",
     "sockets",
 ];
 
@@ -1052,6 +1195,9 @@ pub const ALL: &[&Section] = &[
     &CHECK_PROCESS,
     &CHECK_HTTP,
     &CHECK_DOCKER,
+    &CHECK_METRIC,
+    &CHECK_CONNECTIONS,
+    &CHECK_MEMORY,
     &REMEDY,
     &REMEDY_SIGNAL,
     &REMEDY_HEALTHZ,

@@ -7,6 +7,7 @@ mod dirs;
 pub mod document;
 pub mod explain;
 pub mod fields;
+mod measures;
 mod peers;
 mod questions;
 mod reader;

@@ -53,7 +53,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         .open("budget", &[&fields::BUDGET])
         .and_then(|reader| budget(&reader));
     let owner = owner(reader);
-    let checks = checks(reader, grace.unwrap_or_default(), owner.as_ref().ok(), around);
+    let checks = checks(reader, grace.unwrap_or_default(), &owner, around);
     if let (Ok(backoff), Ok(budget)) = (&backoff, &budget) {
         backoff_within_budget(reader, *backoff, *budget);
     }

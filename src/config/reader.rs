@@ -14,6 +14,7 @@ use super::tree::{Node, Table, Value, variable};
 use super::values::{self, Wrong};
 use crate::engine::cause::Cause;
 use crate::engine::settings::FailAfter;
+use crate::exposition::Selector;
 use crate::secret::Secret;
 
 /// A mistake that has been recorded.
@@ -391,6 +392,15 @@ impl<'a> Reader<'a> {
     }
     pub(super) fn maybe_path(&self, key: &str) -> Read<Option<PathBuf>> {
         self.read(key, |node, field| values::text(node, field).map(PathBuf::from))
+    }
+    pub(super) fn maybe_size(&self, key: &str) -> Read<Option<u64>> {
+        self.read(key, values::size)
+    }
+    pub(super) fn maybe_ports(&self, key: &str) -> Read<Option<Vec<u16>>> {
+        self.read(key, values::ports)
+    }
+    pub(super) fn series(&self, key: &str) -> Read<Selector> {
+        self.must(key, values::series)
     }
     pub(super) fn fail_after(&self, key: &str) -> Read<FailAfter> {
         self.must(key, values::fail_after)

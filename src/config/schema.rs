@@ -69,6 +69,12 @@ pub enum Takes {
     FailAfter,
     /// A status or a range of them.
     Statuses,
+    /// A size in bytes with its unit, within bounds.
+    Size(u64, u64),
+    /// A list of ports.
+    Ports,
+    /// Series of a metrics page.
+    Series,
     /// What `tracing-subscriber` takes.
     LogFilter,
 }
@@ -100,9 +106,19 @@ pub fn time(value: Duration) -> String {
     humantime::format_duration(value).to_string()
 }
 
+/// Units of a size, the largest first.
+pub const UNITS: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// A size as people write it, in the largest unit of which it is a multiple.
+pub fn size(bytes: u64) -> String {
+    let fits = UNITS.into_iter().find(|(_, unit)| bytes.is_multiple_of(*unit));
+    let (name, unit) = fits.unwrap_or(("B", 1));
+    format!("{}{name}", bytes / unit)
+}
+
 use Takes::{
-    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Scalar, Secret, Statuses,
-    Text, Texts, Time, Url,
+    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
+    Series, Size, Statuses, Text, Texts, Time, Url,
 };
 use Unless::{Absent, Derived, Is, Must};
 
@@ -126,6 +142,9 @@ impl Takes {
             Url => "an http:// or https:// URL without a user or password".to_owned(),
             FailAfter => "\"m of n\" with 1 <= m <= n <= 64".to_owned(),
             Statuses => "a status or a range of them from 100 to 599, as in 204 or \"200-299\"".to_owned(),
+            Size(low, high) => format!("a size from {} to {}, as in \"512MiB\"", size(low), size(high)),
+            Ports => "a list of 1 to 16 ports".to_owned(),
+            Series => "series, as in open_connections or queue_depth{queue=\"out\"}; = and !=".to_owned(),
             LogFilter => "a level (error, warn, info, debug, trace), also per module".to_owned(),
         }
     }

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::report::Origin;
-use super::schema::{Field, Takes, Unless, peer_causes, time};
+use super::schema::{Field, Takes, UNITS, Unless, peer_causes, size as size_in_words, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use crate::engine::cause::Cause;
 use crate::engine::settings::FailAfter;
+use crate::exposition::Selector;
 use crate::secret::Secret;
 
 /// What is wrong with a value. An empty help: what the field takes.
@@ -148,6 +149,57 @@ pub(super) fn duration(node: &Node, field: &Field) -> Result<Duration, Wrong> {
         value if value > high => Err(Wrong::new(format!("{} is too long", time(value)))),
         value => Ok(value),
     }
+}
+
+/// Of units that mean what they say: an `MB` is 1000000 bytes to some and 1048576 to others, so it is refused.
+pub(super) fn size(node: &Node, field: &Field) -> Result<u64, Wrong> {
+    let Takes::Size(low, high) = field.takes else {
+        return Err(Wrong::kind(node));
+    };
+    let text = match &node.value {
+        Value::Text(text) => text.trim(),
+        Value::Integer(number) => {
+            let wrong = Wrong::new(format!("{number} has no unit"));
+            return Err(wrong.help(format!("write \"{number}MiB\" or \"{number}B\"")));
+        }
+        _ => return Err(Wrong::kind(node)),
+    };
+    let bytes = UNITS.into_iter().find_map(|(name, unit)| {
+        let number: u64 = text.strip_suffix(name)?.trim_end().parse().ok()?;
+        number.checked_mul(unit)
+    });
+    match bytes {
+        None => Err(Wrong::shown(text, "is not a size")
+            .help("a whole number and B, KiB, MiB or GiB, as in \"512MiB\"")),
+        Some(bytes) if bytes < low => Err(Wrong::new(format!("{} is too small", size_in_words(bytes)))),
+        Some(bytes) if bytes > high => Err(Wrong::new(format!("{} is too large", size_in_words(bytes)))),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+pub(super) fn ports(node: &Node, _: &Field) -> Result<Vec<u16>, Wrong> {
+    let Value::List(list) = &node.value else {
+        return Err(Wrong::kind(node).help("takes a list, as in [9080]"));
+    };
+    if !(1..=16).contains(&list.len()) {
+        return Err(Wrong::new(format!("there are {} of them", list.len())));
+    }
+    let port = |node: &Node| match node.value {
+        Value::Integer(number) => u16::try_from(number).ok().filter(|port| *port > 0),
+        _ => None,
+    };
+    list.iter()
+        .map(|node| port(node).ok_or_else(|| Wrong::new("there is something else than a port in the list")))
+        .collect()
+}
+
+pub(super) fn series(node: &Node, _: &Field) -> Result<Selector, Wrong> {
+    let ((Value::Text(text), _) | (_, Some(text))) = (&node.value, &node.bare) else {
+        return Err(Wrong::kind(node));
+    };
+    bounded(text, 1024)?;
+    text.parse()
+        .map_err(|_| Wrong::shown(text, "does not name series"))
 }
 
 pub(super) fn text(node: &Node, field: &Field) -> Result<String, Wrong> {

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::support::available;
 
 /// Generous: the machine may be loaded. Nothing here passes by being slow.
-const BOUND: Duration = Duration::from_secs(30);
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
 const SOON: Schedule = Schedule {
     interval: Duration::from_millis(50),
     timeout: Duration::from_secs(10),
@@ -40,8 +40,8 @@ const NEVER: Schedule = Schedule {
     interval: Duration::from_secs(3600),
     timeout: Duration::from_secs(10),
 };
-const PEER: PeerId = PeerId(0);
-const CHECK: CheckId = CheckId { peer: PEER, index: 0 };
+pub(crate) const PEER: PeerId = PeerId(0);
+pub(crate) const CHECK: CheckId = CheckId { peer: PEER, index: 0 };
 
 pub(crate) struct TestClock(Instant);
 
@@ -191,7 +191,7 @@ impl Server {
     }
 
     /// From here on its port refuses.
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.task.abort();
         let _ = self.task.await;
     }
@@ -500,11 +500,11 @@ pub(crate) struct Running {
     tasks: Vec<Task>,
     cancel: CancellationToken,
     joined: tokio::task::JoinSet<anyhow::Result<()>>,
-    metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 impl Running {
-    fn start(settings: Settings) -> Self {
+    pub(crate) fn start(settings: Settings) -> Self {
         let (sender, events) = channel(64);
         let metrics = Metrics::new().unwrap();
         let reporting = Reporting {
@@ -575,7 +575,7 @@ impl Running {
         event.expect("no event in time").expect("the tasks ended")
     }
 
-    async fn outcome(&mut self) -> Outcome {
+    pub(crate) async fn outcome(&mut self) -> Outcome {
         loop {
             if let Event::Observation(Observation { check, outcome, .. }) = self.next().await {
                 assert_eq!(check, CHECK);

@@ -5,6 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use defib::bus::Backend;
+use defib::checks::connections::Connections;
+use defib::checks::memory::{Growth, Memory, Of};
+use defib::checks::metric::{Aggregate, Bound, Metric};
+use defib::checks::page::Exposed;
 use defib::checks::{Owner, Probe};
 use defib::config::{Config, LogFormat, Report, Sources, load};
 use defib::docker::{Host, Identity, Selector};
@@ -101,7 +105,7 @@ defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspec
 defib.toml:13:8: error[not_in_this_version]: the check type `subscription` is not in this version
   13 | checks.subscription = { channels = ["can_messages"], min = 2 }
      |        ^^^^^^^^^^^^
-     = this version has heartbeat, traffic, process, http, docker
+     = this version has heartbeat, traffic, process, http, docker, metric, connections, memory
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -832,4 +836,121 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn the_checks_that_measure_are_read() {
+    let config = good(&sources(
+        r#"
+        [peer.feed]
+        owner = { listens = 9080 }
+        checks.queue = { type = "metric", url = "http://127.0.0.1:9080/metrics", series = 'depth{queue="out"}', below = 1000, aggregate = "max" }
+        checks.work = { type = "metric", url = "http://127.0.0.1:9080/metrics", series = "jobs_total", above = 0, rate_over = "1m", bearer = "sesame" }
+        checks.connections = { url = "http://127.0.0.1:9080/metrics", series = "open" }
+        checks.memory = { below = "512MiB", growth = "50 MiB", of = "cgroup" }
+        "#,
+    ));
+    let page = |series: &str| Exposed {
+        url: "http://127.0.0.1:9080/metrics".into(),
+        series: series.parse().unwrap(),
+        bearer: None,
+        body_limit: 1 << 20,
+    };
+    let probes: Vec<Probe> = config
+        .checks
+        .probes
+        .iter()
+        .map(|(_, probe, _)| probe.clone())
+        .collect();
+    assert_eq!(
+        probes,
+        [
+            Probe::Metric(Metric {
+                page: page("depth{queue=\"out\"}"),
+                aggregate: Aggregate::Max,
+                rate_over: None,
+                bound: Bound::Below(1000.0),
+            }),
+            Probe::Metric(Metric {
+                page: Exposed {
+                    bearer: Some(Secret::Inline("sesame".into())),
+                    ..page("jobs_total")
+                },
+                aggregate: Aggregate::Sum,
+                rate_over: Some(Duration::from_secs(60)),
+                bound: Bound::Above(0.0),
+            }),
+            Probe::Connections(Connections {
+                page: page("open"),
+                ports: vec![9080],
+                below: 10,
+            }),
+            Probe::Memory(Memory {
+                of: Of::Cgroup,
+                below: Some(512 << 20),
+                growth: Some(Growth {
+                    below: 50 << 20,
+                    over: Duration::from_secs(600),
+                }),
+            }),
+        ]
+    );
+    let words = defib::config::explain::explain(&config);
+    for said in [
+        "queue: the largest `depth{queue=\"out\"}` of http://127.0.0.1:9080/metrics is below 1000, read every 1s",
+        "work: `jobs_total` of http://127.0.0.1:9080/metrics grows a second by a number above 0, over 1m, read every 1s",
+        "connections: `open` of http://127.0.0.1:9080/metrics counts fewer than 10 connections that the kernel does not \
+         have on port 9080, compared every 1s; 3 failures of 3 condemn (peer_leaking)",
+        "memory: its cgroup holds less than 512MiB and grows by less than 50MiB in 10m, measured every 1s",
+    ] {
+        assert!(words.contains(said), "{words}");
+    }
+}
+
+#[test]
+fn a_check_that_measures_says_what_it_lacks() {
+    let metric = |rest: &str| {
+        format!("[peer.a]\nchecks.metric = {{ url = \"http://127.0.0.1/m\", series = \"a\", {rest} }}\n")
+    };
+    for (text, expected) in [
+        (metric(""), "metric_bound"),
+        (metric("above = 0, below = 1"), "metric_bound"),
+        (metric("above = 0, rate_over = \"1s\""), "window"),
+        (
+            metric("above = 0, rate_over = \"1m\", aggregate = \"max\""),
+            "rate_is_a_sum",
+        ),
+        (metric("above = 0").replace("\"a\"", "\"a{b=~'c'}\""), "value"),
+        (
+            metric("below = 5").replace("metric =", "connections ="),
+            "connections_need_ports",
+        ),
+        (
+            "[peer.a]\nchecks.memory = { below = \"1GiB\" }".into(),
+            "memory_needs_owner",
+        ),
+    ] {
+        assert_eq!(rule(&text), expected, "{text}");
+    }
+    let memory = |rest: &str| format!("[peer.a]\nowner = {{ listens = 80 }}\nchecks.memory = {{ {rest} }}\n");
+    for (rest, expected) in [
+        ("", "memory_bound"),
+        ("below = \"1GiB\", over = \"1m\"", "memory_bound"),
+        ("growth = \"1MiB\", over = \"15s\"", "window"),
+        ("below = \"512MB\"", "value"),
+        ("below = \"512\"", "value"),
+        ("below = 512", "value"),
+        ("below = \"-1MiB\"", "value"),
+        ("below = \"1KiB\"", "value"),
+        ("below = \"99999999999999999999GiB\"", "value"),
+        ("below = \"17179869184GiB\"", "value"),
+    ] {
+        assert_eq!(rule(&memory(rest)), expected, "{rest}");
+    }
+    let ports =
+        |ports: &str| metric(&format!("below = 5, ports = {ports}")).replace("metric =", "connections =");
+    for wrong in ["[]", "[0]", "[65536]", "[\"80\"]", "80"] {
+        assert_eq!(rule(&ports(wrong)), "value", "{wrong}");
+    }
+    good(&sources(&ports("[80, 443]")));
 }

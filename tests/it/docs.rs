@@ -63,6 +63,9 @@ checks.heartbeat = { channel = "telemetry_heartbeat" }
 checks.traffic = { channels = ["can_messages"] }
 checks.process = {}
 checks.http = { url = "http://127.0.0.1:9080/health" }
+checks.metric = { url = "http://127.0.0.1:9080/metrics", series = 'queue_depth{queue="out"}', below = 1000 }
+checks.connections = { url = "http://127.0.0.1:9080/metrics", series = "websocket_connections" }
+checks.memory = { below = "512MiB" }
 remedies = [{ do = "signal" }]
 [peer.cache]
 owner = { container = "cache" }

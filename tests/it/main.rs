@@ -15,6 +15,7 @@ mod drill;
 mod http;
 mod init;
 mod layers;
+mod measures;
 mod remedies;
 mod runtime;
 mod scenarios;

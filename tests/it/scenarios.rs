@@ -7,6 +7,7 @@
 
 mod docker;
 mod healing;
+mod leaks;
 mod links;
 mod node;
 mod outage;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::engine::event::{Outcome, OwnerSeen};
 
@@ -17,6 +17,12 @@ pub enum CheckKind {
     Owner,
     /// A `docker` check.
     Docker,
+    /// A `metric` check.
+    Metric,
+    /// A `connections` check.
+    Connections,
+    /// A `memory` check.
+    Memory,
 }
 
 /// How a run ended.
@@ -53,6 +59,15 @@ pub struct CheckMetrics {
     runs: IntCounterVec,
     duration: HistogramVec,
     owner_events: IntCounterVec,
+    ghosts: IntGaugeVec,
+}
+
+/// The ghosts of one `connections` check: its series goes with it.
+#[derive(Debug)]
+pub struct Ghosts {
+    of_all: IntGaugeVec,
+    /// `peer` and `check`.
+    labels: [String; 2],
 }
 
 impl CheckMetrics {
@@ -79,6 +94,13 @@ impl CheckMetrics {
             ),
             &["event"],
         )?;
+        let ghosts = IntGaugeVec::new(
+            Opts::new(
+                "defib_peer_ghost_connections",
+                "Connections that the peer counts and the kernel does not have; no series while that is unknown.",
+            ),
+            &["peer", "check"],
+        )?;
         for kind in CheckKind::ALL {
             duration.with_label_values(&[kind.as_str()]);
             for outcome in [RunOutcome::Pass, RunOutcome::Fail, RunOutcome::Unknown] {
@@ -91,11 +113,21 @@ impl CheckMetrics {
         registry.register(Box::new(runs.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(owner_events.clone()))?;
+        registry.register(Box::new(ghosts.clone()))?;
         Ok(Self {
             runs,
             duration,
             owner_events,
+            ghosts,
         })
+    }
+
+    /// Where a `connections` check tells how many ghosts there are.
+    pub fn ghosts(&self, peer: String, check: String) -> Ghosts {
+        Ghosts {
+            of_all: self.ghosts.clone(),
+            labels: [peer, check],
+        }
     }
 
     /// A run ended.
@@ -114,8 +146,37 @@ impl CheckMetrics {
     }
 }
 
+impl Ghosts {
+    /// So many; `None`: unknown.
+    pub fn set(&self, ghosts: Option<u64>) {
+        let labels: [&str; 2] = self.labels.each_ref().map(String::as_str);
+        match ghosts {
+            Some(ghosts) => {
+                let ghosts = i64::try_from(ghosts).unwrap_or(i64::MAX);
+                self.of_all.with_label_values(&labels).set(ghosts);
+            }
+            // It may be gone already, or never have been.
+            None => drop(self.of_all.remove_label_values(&labels)),
+        }
+    }
+}
+
+impl Drop for Ghosts {
+    fn drop(&mut self) {
+        self.set(None);
+    }
+}
+
 impl CheckKind {
-    const ALL: [Self; 4] = [Self::Http, Self::Expectation, Self::Owner, Self::Docker];
+    const ALL: [Self; 7] = [
+        Self::Http,
+        Self::Expectation,
+        Self::Owner,
+        Self::Docker,
+        Self::Metric,
+        Self::Connections,
+        Self::Memory,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -123,6 +184,9 @@ impl CheckKind {
             Self::Expectation => "expectation",
             Self::Owner => "owner",
             Self::Docker => "docker",
+            Self::Metric => "metric",
+            Self::Connections => "connections",
+            Self::Memory => "memory",
         }
     }
 }
