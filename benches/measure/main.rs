@@ -6,6 +6,7 @@ mod common;
 mod crowd;
 mod engine;
 mod exit_to_remedy;
+mod flood;
 mod idle;
 mod instructions;
 mod judge;
