@@ -4,6 +4,7 @@
 //! and the characters of names (they end up in logs and on terminals), the number of claims. `wall_ts` is
 //! written for others and never read for a judgement.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -112,6 +113,11 @@ pub fn decode(body: &[u8]) -> Body {
 
 /// Reads a heartbeat, or says why the body is none.
 pub fn read(body: &[u8]) -> Result<Heartbeat, Unreadable> {
+    read_with(body, |name| Arc::from(name))
+}
+
+/// The same; `share` makes the names that it holds.
+fn read_with(body: &[u8], mut share: impl FnMut(&str) -> Arc<str>) -> Result<Heartbeat, Unreadable> {
     if body.is_empty() {
         return Err(Unreadable::Empty);
     }
@@ -126,7 +132,7 @@ pub fn read(body: &[u8]) -> Result<Heartbeat, Unreadable> {
             Err(_) => Unreadable::NotJson,
         });
     }
-    let read: Read = serde_json::from_str(text).map_err(|error| match error.classify() {
+    let read: Read<'_> = serde_json::from_str(text).map_err(|error| match error.classify() {
         serde_json::error::Category::Data => Unreadable::BadField,
         _ => Unreadable::NotJson,
     })?;
@@ -137,23 +143,71 @@ pub fn read(body: &[u8]) -> Result<Heartbeat, Unreadable> {
         return Err(Unreadable::NotAHeartbeat);
     }
     Ok(Heartbeat {
-        node: read.node.map(|name| name.0),
-        group: read.group.map(|name| name.0),
-        boot: read.boot.map(|name| name.0),
+        node: read.node.map(|name| share(&name.0)),
+        group: read.group.map(|name| share(&name.0)),
+        boot: read.boot.map(|name| share(&name.0)),
         slot: read.slot,
         late_ms: read.late_ms,
         uptime_s,
         interval_ms: read.interval_ms,
         goodbye: read.goodbye,
-        peers: read.peers.0,
+        peers: read
+            .peers
+            .0
+            .into_iter()
+            .map(|claim| claim.shared(&mut share))
+            .collect(),
     })
+}
+
+/// Reads heartbeats of the same senders again and again: names that were read before are shared, not copied.
+#[derive(Debug)]
+pub(super) struct Reader {
+    /// Each name has one place, by [`place_of`]; who comes there puts out who was there. So nobody on the bus can
+    /// make it grow, or cost more than copies do.
+    names: Vec<Option<Arc<str>>>,
+}
+
+/// Names that a [`Reader`] may remember: a power of two.
+const REMEMBERED: usize = 1024;
+
+impl Reader {
+    pub(super) fn new() -> Self {
+        Self {
+            names: vec![None; REMEMBERED],
+        }
+    }
+
+    /// As [`read`].
+    pub(super) fn read(&mut self, body: &[u8]) -> Result<Heartbeat, Unreadable> {
+        read_with(body, |name| {
+            let remembered = &mut self.names[place_of(name)];
+            match remembered {
+                Some(known) if **known == *name => Arc::clone(known),
+                _ => Arc::clone(remembered.insert(Arc::from(name))),
+            }
+        })
+    }
+}
+
+/// By its first and last bytes: names of one kind differ at an end.
+fn place_of(name: &str) -> usize {
+    let bytes = name.as_bytes();
+    let word = match (bytes.first_chunk(), bytes.last_chunk()) {
+        (Some(first), Some(last)) => u64::from_le_bytes(*first).rotate_left(5) ^ u64::from_le_bytes(*last),
+        _ => bytes.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    let mixed = word.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    usize::try_from(mixed >> (u64::BITS - REMEMBERED.ilog2())).unwrap_or(0)
 }
 
 /// A name as it may stand in a heartbeat: bounded, printable, not empty.
 fn usable(name: Option<&str>) -> Option<&str> {
-    name.filter(|name| {
-        !name.is_empty() && name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control)
-    })
+    let printable = |name: &str| {
+        let plain = |byte| matches!(byte, b' '..=b'~');
+        name.bytes().all(plain) || !name.chars().any(char::is_control)
+    };
+    name.filter(|name| !name.is_empty() && name.len() <= MAX_NAME_BYTES && printable(name))
 }
 
 /// Bytes that a claim takes in a list, its comma included.
@@ -220,13 +274,13 @@ impl<'a> From<&'a PeerClaim> for WrittenClaim<'a> {
 }
 
 #[derive(Deserialize)]
-struct Read {
-    #[serde(default)]
-    node: Option<Name>,
-    #[serde(default)]
-    group: Option<Name>,
-    #[serde(default)]
-    boot: Option<Name>,
+struct Read<'a> {
+    #[serde(default, borrow)]
+    node: Option<Name<'a>>,
+    #[serde(default, borrow)]
+    group: Option<Name<'a>>,
+    #[serde(default, borrow)]
+    boot: Option<Name<'a>>,
     #[serde(default)]
     slot: Option<u64>,
     #[serde(default)]
@@ -239,25 +293,36 @@ struct Read {
     interval_ms: Option<u64>,
     #[serde(default)]
     goodbye: bool,
-    #[serde(default)]
-    peers: Claims,
+    #[serde(default, borrow)]
+    peers: Claims<'a>,
 }
 
-/// A bounded, printable name.
-struct Name(Arc<str>);
+/// A bounded, printable name. (Only one with an escape in it is copied.)
+struct Name<'a>(Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for Name {
+impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Name;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Name<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 write!(f, "a printable name of 1 to {MAX_NAME_BYTES} bytes")
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Name, E> {
-                usable(Some(text))
-                    .map(|name| Name(Arc::from(name)))
-                    .ok_or_else(|| E::invalid_value(de::Unexpected::Other("another string"), &self))
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Name<'de>, E> {
+                named(Cow::Borrowed(text), &self)
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Name<'de>, E> {
+                named(Cow::Owned(text.to_owned()), &self)
+            }
+        }
+        fn named<'a, E: de::Error>(text: Cow<'a, str>, expected: &Text) -> Result<Name<'a>, E> {
+            if usable(Some(&text)).is_some() {
+                Ok(Name(text))
+            } else {
+                Err(E::invalid_value(
+                    de::Unexpected::Other("another string"),
+                    expected,
+                ))
             }
         }
         deserializer.deserialize_str(Text)
@@ -266,20 +331,20 @@ impl<'de> Deserialize<'de> for Name {
 
 /// At most [`MAX_CLAIMS`] claims. Words for a liveness that this version does not know are skipped.
 #[derive(Default)]
-struct Claims(Vec<PeerClaim>);
+struct Claims<'a>(Vec<ReadClaim<'a>>);
 
-impl<'de> Deserialize<'de> for Claims {
+impl<'de: 'a, 'a> Deserialize<'de> for Claims<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct List;
         impl<'de> Visitor<'de> for List {
-            type Value = Claims;
+            type Value = Claims<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of claims")
             }
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Claims, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Claims<'de>, A::Error> {
                 let mut claims = Vec::new();
                 while claims.len() < MAX_CLAIMS {
-                    match list.next_element::<Claim>()? {
+                    match list.next_element::<Claim<'_>>()? {
                         Some(Claim(claim)) => claims.extend(claim),
                         None => return Ok(Claims(claims)),
                     }
@@ -292,32 +357,48 @@ impl<'de> Deserialize<'de> for Claims {
     }
 }
 
-struct Claim(Option<PeerClaim>);
+struct ReadClaim<'a> {
+    name: Name<'a>,
+    liveness: Liveness,
+    incarnation: Option<Name<'a>>,
+}
 
-impl<'de> Deserialize<'de> for Claim {
+impl ReadClaim<'_> {
+    fn shared(self, share: &mut impl FnMut(&str) -> Arc<str>) -> PeerClaim {
+        PeerClaim {
+            name: share(&self.name.0),
+            liveness: self.liveness,
+            incarnation: self.incarnation.map(|life| Incarnation(share(&life.0))),
+        }
+    }
+}
+
+struct Claim<'a>(Option<ReadClaim<'a>>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Claim<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = Claim;
+            type Value = Claim<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a claim: an object with name and liveness")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claim, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claim<'de>, A::Error> {
                 let (mut name, mut liveness, mut incarnation) = (None, None, None);
                 while let Some(key) = map.next_key::<Key>()? {
                     match key {
-                        Key::Name => name = Some(map.next_value::<Name>()?.0),
-                        Key::Liveness => liveness = liveness_of(&map.next_value::<Name>()?.0),
-                        Key::Incarnation => incarnation = map.next_value::<Option<Name>>()?,
+                        Key::Name => name = Some(map.next_value::<Name<'_>>()?),
+                        Key::Liveness => liveness = liveness_of(&map.next_value::<Name<'_>>()?.0),
+                        Key::Incarnation => incarnation = map.next_value::<Option<Name<'_>>>()?,
                         Key::Other => {
                             map.next_value::<IgnoredAny>()?;
                         }
                     }
                 }
-                Ok(Claim(name.zip(liveness).map(|(name, liveness)| PeerClaim {
+                Ok(Claim(name.zip(liveness).map(|(name, liveness)| ReadClaim {
                     name,
                     liveness,
-                    incarnation: incarnation.map(|life| Incarnation(life.0)),
+                    incarnation,
                 })))
             }
         }
@@ -501,7 +582,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_reader_shares_the_names_that_it_has_read_before() {
+        let body = encode(&plain(), 0.0);
+        let mut reader = Reader::new();
+        let (first, again) = (reader.read(&body).unwrap(), reader.read(&body).unwrap());
+        assert_eq!(first, again);
+        assert!(Arc::ptr_eq(&first.node.unwrap(), &again.node.unwrap()));
+        assert!(Arc::ptr_eq(&first.peers[0].name, &again.peers[0].name));
+    }
+
+    #[test]
+    fn a_reader_remembers_no_more_than_it_has_places_and_confuses_nobody() {
+        let mut reader = Reader::new();
+        for name in (0..4 * REMEMBERED).map(|number| format!("{number}")) {
+            let body = format!(r#"{{"uptime_s":1,"node":"{name}","boot":"node-{name}"}}"#);
+            let beat = reader.read(body.as_bytes()).unwrap();
+            assert_eq!(beat.node.as_deref(), Some(&*name));
+            assert_eq!(beat.boot.as_deref(), Some(&*format!("node-{name}")));
+        }
+        assert_eq!(reader.names.len(), REMEMBERED);
+    }
+
     proptest! {
+        #[test]
+        fn a_reader_reads_what_read_reads(heartbeats in proptest::collection::vec(heartbeat(), 1..5)) {
+            let mut reader = Reader::new();
+            for heartbeat in heartbeats {
+                let bytes = encode(&heartbeat, 0.0);
+                prop_assert_eq!(reader.read(&bytes), read(&bytes));
+            }
+        }
+
         #[test]
         fn comes_back_as_it_was_written(heartbeat in heartbeat(), wall_ts in 0.0..4e9f64) {
             let bytes = encode(&heartbeat, wall_ts);

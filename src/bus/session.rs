@@ -89,7 +89,8 @@ pub(super) struct Session {
     pub(super) proven: bool,
     /// Messages dropped since there was no room for them. None waits until there is some again.
     shed: u64,
-    /// What is to be told, in order.
+    reader: heartbeat::Reader,
+    /// What is still to be told, in order.
     pub(super) outbox: Vec<Event>,
 }
 
@@ -106,6 +107,7 @@ impl Session {
             publish_refused: None,
             proven: false,
             shed: 0,
+            reader: heartbeat::Reader::new(),
             outbox: Vec::new(),
         }
     }
@@ -230,7 +232,7 @@ impl Session {
         };
         let read = match body {
             Value::Oversized(_) => Err(Unreadable::TooBig),
-            body => heartbeat::read(body.text().unwrap_or_default()),
+            body => self.reader.read(body.text().unwrap_or_default()),
         };
         let body = match read {
             Ok(heartbeat) => {
@@ -242,7 +244,20 @@ impl Session {
                 Body::Opaque
             }
         };
-        self.outbox.push(Event::Message { channel, body });
+        self.pass_on(Event::Message { channel, body });
+    }
+
+    /// Hands a message to the event loop at once, if nothing is before it and there is room; else it waits.
+    fn pass_on(&mut self, message: Event) {
+        use mpsc::error::TrySendError::{Closed, Full};
+        if self.shed > 0 || !self.outbox.is_empty() {
+            self.outbox.push(message);
+            return;
+        }
+        match self.shared.events.try_send(message) {
+            Ok(()) | Err(Closed(_)) => {}
+            Err(Full(message)) => self.outbox.push(message),
+        }
     }
 
     fn take_answer(&mut self, value: &Value<'_>) -> Result<(), Failure> {
