@@ -1,12 +1,13 @@
 //! The loop that owns the engine. It waits for one event or the engine's own deadline, hands it over with the
 //! time, and carries the decisions out; it never waits for anybody who is told something. It judges nothing.
 
-use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, watch};
+use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::clock::{self, MonotonicClock};
@@ -33,12 +34,13 @@ pub const NOTICES: usize = 1024;
 const TURN: Duration = Duration::from_millis(250);
 /// Ticks are at least so far apart, even for an engine whose deadline has always passed.
 const TICK_SPACING: Duration = Duration::from_millis(1);
-/// Events handled in one turn; then the edges get the thread.
-const BATCH: u64 = 256;
-/// A snapshot after events that led to no decision, at most so often: nothing but ages has changed. (At 50 ms the
-/// snapshots were most of what an idle node with 100 peers cost.)
+/// Events taken from the queue in one turn; then the edges get the thread.
+const BATCH: usize = 256;
+/// A snapshot after what was seen on this machine and led to no decision, at most so often: it may still have changed
+/// a check's word.
 const SNAPSHOT_SPACING: Duration = Duration::from_millis(250);
-/// A snapshot in any case.
+/// A snapshot in any case. Messages that led to no decision change nothing but ages: with 100 peers, 4 snapshots a
+/// second for their sake were a good part of what an idle node costs.
 const SNAPSHOT_IDLE: Duration = Duration::from_secs(1);
 /// Between two snapshots lies so many times what one costs: with many peers they come seldomer, and the thread
 /// stays free.
@@ -98,8 +100,10 @@ pub struct EventLoop {
     outlets: Outlets,
     healing: Healing,
     metrics: TaskMetrics,
+    /// What is handled in this turn: empty in between.
+    batch: Vec<Event>,
     /// Answers that the loop owes the engine itself.
-    owed: VecDeque<Event>,
+    owed: Vec<Event>,
     progress: Progress,
     ticked: Time,
     published: Time,
@@ -110,13 +114,14 @@ pub struct EventLoop {
 /// How much there is to tell since the last snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum News {
-    Nothing,
-    Events,
+    Ages,
+    Evidence,
     Decisions,
 }
 
 enum Wake {
-    Event(Event),
+    /// There is something in the batch.
+    Events,
     Timer,
     Cancelled,
     Deserted,
@@ -143,7 +148,8 @@ impl EventLoop {
             ),
             outlets,
             metrics,
-            owed: VecDeque::new(),
+            batch: Vec::new(),
+            owed: Vec::new(),
             progress: Progress::default(),
             ticked: now,
             published: now,
@@ -156,10 +162,12 @@ impl EventLoop {
     /// Turns until cancelled. An error means that nobody is left who could send an event.
     pub async fn run(mut self, cancel: CancellationToken) -> anyhow::Result<()> {
         self.tick(self.clock.now());
+        let alarm = tokio::time::sleep(TURN);
+        tokio::pin!(alarm);
         loop {
             self.publish_if_due();
-            match self.wait(&cancel).await {
-                Wake::Event(event) => self.turn(event).await,
+            match self.wait(&cancel, alarm.as_mut()).await {
+                Wake::Events => self.turn().await,
                 Wake::Timer => self.turn_idle(),
                 Wake::Cancelled => break,
                 Wake::Deserted => anyhow::bail!("every sender of events is gone"),
@@ -169,34 +177,45 @@ impl EventLoop {
         Ok(())
     }
 
-    async fn wait(&mut self, cancel: &CancellationToken) -> Wake {
-        if let Some(event) = self.owed.pop_front() {
-            return Wake::Event(event);
+    async fn wait(&mut self, cancel: &CancellationToken, mut alarm: Pin<&mut Sleep>) -> Wake {
+        self.batch.append(&mut self.owed);
+        if !self.batch.is_empty() {
+            return Wake::Events;
         }
         let until = self.clock.instant(self.tick_due().min(self.publish_due()));
+        // An alarm that comes too early stays: to move it at each event costs more than to look once in vain.
+        if alarm.is_elapsed() || until < alarm.deadline() {
+            alarm.as_mut().reset(until);
+        }
         tokio::select! {
             biased;
             () = cancel.cancelled() => Wake::Cancelled,
-            Some(event) = self.healing.next() => Wake::Event(event),
-            event = self.events.recv() => event.map_or(Wake::Deserted, Wake::Event),
-            () = tokio::time::sleep_until(until) => Wake::Timer,
+            Some(event) = self.healing.next() => {
+                self.batch.push(event);
+                Wake::Events
+            }
+            taken = self.events.recv_many(&mut self.batch, BATCH) => {
+                if taken == 0 { Wake::Deserted } else { Wake::Events }
+            }
+            () = alarm => Wake::Timer,
         }
     }
 
-    async fn turn(&mut self, first: Event) {
-        let mut handled = 0;
-        let mut next = Some(first);
-        while let Some(event) = next {
-            self.take(event);
-            handled += 1;
-            next = if handled < BATCH {
-                self.owed.pop_front().or_else(|| self.events.try_recv().ok())
-            } else {
-                None
-            };
+    /// Hands over what was taken from the queue together, with the time at which it was. What time alone has changed
+    /// comes first: a node that was stopped must know it before it reads what piled up meanwhile.
+    async fn turn(&mut self) {
+        let now = self.turned_at();
+        if now >= self.tick_due() {
+            self.tick(now);
         }
-        self.metrics.turned(handled, self.events.len());
-        if handled == BATCH {
+        let mut batch = std::mem::take(&mut self.batch);
+        let handled = batch.len();
+        for event in batch.drain(..) {
+            self.take(event, now);
+        }
+        self.batch = batch;
+        self.metrics.turned(handled as u64, self.events.len());
+        if handled >= BATCH || !self.owed.is_empty() {
             self.publish_if_due();
             tokio::task::yield_now().await;
         }
@@ -210,14 +229,13 @@ impl EventLoop {
         self.metrics.turned(0, self.events.len());
     }
 
-    /// Hands over one event. What time alone has changed comes first: a node that was stopped must know it
-    /// before it reads what piled up meanwhile.
-    fn take(&mut self, event: Event) {
-        let now = self.turned_at();
-        if now >= self.tick_due() {
-            self.tick(now);
+    fn take(&mut self, event: Event, now: Time) {
+        if matches!(
+            event,
+            Event::Observation(_) | Event::Owner { .. } | Event::Expectation { .. }
+        ) {
+            self.news = self.news.max(News::Evidence);
         }
-        self.news = self.news.max(News::Events);
         let ended = matches!(event, Event::RemedyEnded { .. });
         let asked = drain_asked_by(&event);
         self.settle_goodbye(&event);
@@ -329,8 +347,8 @@ impl EventLoop {
         let rest = self.publishing_took.saturating_mul(SNAPSHOT_SHARE);
         let after = match self.news {
             News::Decisions => rest,
-            News::Events => rest.max(SNAPSHOT_SPACING),
-            News::Nothing => rest.max(SNAPSHOT_IDLE),
+            News::Evidence => rest.max(SNAPSHOT_SPACING),
+            News::Ages => rest.max(SNAPSHOT_IDLE),
         };
         self.published + after
     }
@@ -341,7 +359,7 @@ impl EventLoop {
             return;
         }
         (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(now)));
-        self.news = News::Nothing;
+        self.news = News::Ages;
         self.published = self.clock.now();
         self.publishing_took = self.published.since(now);
         self.metrics.fanned_out(FanOut::Snapshot, self.publishing_took);
@@ -350,7 +368,8 @@ impl EventLoop {
     /// Every grant gets its answer, and the store the last word.
     async fn end(&mut self) {
         for answer in self.healing.abort().await {
-            self.take(answer);
+            let now = self.turned_at();
+            self.take(answer, now);
         }
         self.persist(self.engine.persisted());
         (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(self.clock.now())));
