@@ -11,6 +11,7 @@ use super::episode::Episode;
 use super::event::{CheckId, Incarnation, OwnerSeen, PeerId};
 use super::evidence::{Check, Light, Verdict, Why};
 use super::peer::{Liveness, Peer};
+use super::self_trust::TICK;
 use super::settings::{CheckKind, CheckSettings, Decides};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
@@ -389,7 +390,13 @@ impl Engine {
 
     /// Sets the peer's alarm to whatever may happen to it next by the passing of time.
     pub(super) fn arm(&mut self, id: PeerId) {
-        let Some(peer) = self.peer(id) else { return };
+        if let Some(next) = self.next_change(id) {
+            self.timers.arm(id, next);
+        }
+    }
+
+    fn next_change(&self, id: PeerId) -> Option<Time> {
+        let peer = self.peer(id)?;
         let checks = peer.checks.iter().map(|check| check.next_change(self.now)).min();
         let pause = peer.pause.as_ref().and_then(|pause| pause.until);
         // A deadline that was set for now is looked at next.
@@ -400,10 +407,15 @@ impl Engine {
             .and_then(Episode::next_change)
             .map(|at| at.max(soon));
         let next = [checks, pause, episode, peer.pulse_until];
-        let next = next.into_iter().flatten().filter(|at| *at > self.now).min();
-        if let Some(next) = next {
-            self.timers.arm(id, next);
-        }
+        next.into_iter().flatten().filter(|at| *at > self.now).min()
+    }
+
+    /// Life puts deadlines off without moving the alarms. Those that would go off before the next tick are moved now:
+    /// a node that is idle is not woken by each of its peers.
+    pub(super) fn postpone_alarms(&mut self) {
+        let mut timers = std::mem::take(&mut self.timers);
+        timers.postpone(self.now + 2 * TICK, |id| self.next_change(id));
+        self.timers = timers;
     }
 
     /// Whether every check that must prove a recovery has done so.

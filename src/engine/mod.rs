@@ -129,6 +129,9 @@ impl Engine {
         }
         self.take_in(event);
         self.pass_time();
+        if suspended.is_some() {
+            self.postpone_alarms();
+        }
         // By time, not by ticks: a busy node may get none. And not for each peer that comes back: a thousand that
         // do so together would have each other asked for a million times.
         if self.ask || now.since(self.asked_at) >= TICK {

@@ -43,16 +43,33 @@ impl Timers {
 
     /// Takes the next alarm that is due, if one is.
     pub(super) fn pop_due(&mut self, now: Time) -> Option<PeerId> {
+        let (_, peer) = self.due(now)?;
+        self.heap.pop();
+        *self.armed.get_mut(peer.0 as usize)? = None;
+        Some(peer)
+    }
+
+    /// Moves the alarms that are due by `by` to where they belong by now, as `next` knows it, up to the first that
+    /// stays: nobody need be woken by them.
+    pub(super) fn postpone(&mut self, by: Time, next: impl Fn(PeerId) -> Option<Time>) {
+        while let Some((at, peer)) = self.due(by)
+            && let Some(later) = next(peer).filter(|later| *later > at)
+        {
+            self.pop_due(at);
+            self.arm(peer, later);
+        }
+    }
+
+    /// The next alarm that is due by `by`; those that were overtaken are dropped.
+    fn due(&mut self, by: Time) -> Option<(Time, PeerId)> {
         while let Some(Reverse((at, peer))) = self.heap.peek().copied() {
-            if at > now {
+            if at > by {
                 return None;
             }
-            self.heap.pop();
-            let slot = self.armed.get_mut(peer.0 as usize)?;
-            if *slot == Some(at) {
-                *slot = None;
-                return Some(peer);
+            if self.armed.get(peer.0 as usize) == Some(&Some(at)) {
+                return Some((at, peer));
             }
+            self.heap.pop();
         }
         None
     }
@@ -81,6 +98,24 @@ mod tests {
         assert_eq!(timers.pop_due(at(9)), Some(PeerId(1)));
         assert_eq!(timers.pop_due(at(9)), None, "the overtaken alarm at 5 is gone");
         assert_eq!(timers.next(), Time::MAX);
+    }
+
+    #[test]
+    fn an_alarm_is_postponed_to_where_it_belongs_and_never_lost() {
+        let mut timers = Timers::new(3);
+        timers.arm(PeerId(0), at(2));
+        timers.arm(PeerId(1), at(3));
+        timers.arm(PeerId(2), at(4));
+        timers.postpone(at(5), |peer| Some(at([6, 3, 9][peer.0 as usize])));
+        assert_eq!(timers.next(), at(3), "who stays, stays");
+        assert_eq!(timers.pop_due(at(3)), Some(PeerId(1)));
+        assert_eq!(
+            timers.pop_due(at(5)),
+            Some(PeerId(2)),
+            "behind one that stays: not looked at"
+        );
+        assert_eq!(timers.pop_due(at(5)), None);
+        assert_eq!(timers.pop_due(at(6)), Some(PeerId(0)));
     }
 
     #[test]
