@@ -22,7 +22,7 @@ use crate::telemetry::metrics::store::{Found, StoreMetrics};
 /// even while each is being healed.
 pub const MAX_BYTES: usize = 16 << 20;
 
-/// After a write, changes are gathered for so long.
+/// Changes are gathered for so long before they are written.
 const DEBOUNCE: Duration = Duration::from_millis(100);
 
 /// A write that failed is tried again after this, even if nothing changed since: the disk may have room again.
@@ -176,20 +176,18 @@ impl Store {
                 changed = latest.changed() => if changed.is_err() { break },
                 () = tokio::time::sleep(RETRY), if retry => {}
             }
+            // Before the write, not after it: the change that opens an episode is followed by its grant within
+            // milliseconds, and a remedy must not wait for two writes. An ended sender ends the wait.
+            let token = *written_down.borrow();
+            let mut grants = latest.clone();
+            let granted =
+                grants.wait_for(|record| record.as_ref().is_some_and(|record| record.state.token > token));
+            let _ = tokio::time::timeout(DEBOUNCE, granted).await;
             let record = latest.borrow_and_update().clone();
             if let Some(record) = record {
                 let token = record.state.token;
                 writer.write(record).await?;
                 written_down.send_replace(token);
-            }
-            // Nobody will change anything any more: what is left to write is written at once.
-            if latest.has_changed().is_ok() {
-                let token = *written_down.borrow();
-                let mut grants = latest.clone();
-                let granted = grants
-                    .wait_for(|record| record.as_ref().is_some_and(|record| record.state.token > token));
-                // Either way the next turn finds what has changed; an ended sender too.
-                let _ = tokio::time::timeout(DEBOUNCE, granted).await;
             }
         }
         Ok(())

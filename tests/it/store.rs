@@ -296,6 +296,27 @@ async fn the_latest_state_wins_and_is_on_disk_at_the_end() {
     assert!((1.0..100.0).contains(&writes), "{writes} writes");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_grant_waits_for_one_write_and_not_for_that_of_the_episode_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&dir.path().join("state.json"));
+    let (latest, receiver) = watch::channel(None);
+    let (writing_down, mut written_down) = watch::channel(0);
+    let metrics = Metrics::new().unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::start());
+    let task = tokio::spawn(store.run(receiver, writing_down, clock, metrics.store.clone()));
+    latest.send_replace(Some(Arc::new(record(0))));
+    // The store has seen the episode when it begins to look at what follows it.
+    while latest.receiver_count() < 2 {
+        tokio::task::yield_now().await;
+    }
+    latest.send_replace(Some(Arc::new(record(1))));
+    written_down.wait_for(|token| *token == 1).await.unwrap();
+    assert!(metric(&metrics, "defib_store_writes_total{result=\"ok\"}") < 2.0);
+    drop(latest);
+    task.await.unwrap().unwrap();
+}
+
 /// A file system of a few kilobytes, unmounted when dropped.
 struct TinyDisk(PathBuf);
 
