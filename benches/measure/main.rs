@@ -11,6 +11,7 @@ mod idle;
 mod instructions;
 mod judge;
 mod process;
+mod reconnect;
 #[allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -27,8 +28,9 @@ use anyhow::bail;
 /// In the order of docs/measurements.md.
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 6] = [
+const PARTS: [Part; 7] = [
     ("resubscribe", resubscribe::measure),
+    ("reconnect", reconnect::measure),
     ("exit_to_remedy", exit_to_remedy::measure),
     ("absorb", absorb::measure),
     ("engine", engine::measure),
