@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::args::{LogFormatArg, OnBadConfig, RunArgs};
 use crate::app::{App, Running, StartError};
 use crate::config::{self, Config, LogFormat, LogSettings, Report, Sources};
+use crate::docker::{Discover, Docker};
 use crate::runtime::shutdown::{Exit, Signals};
 use crate::telemetry::logs::{self, Format, LastWords, LogError};
 
@@ -32,6 +33,7 @@ pub fn execute(args: &RunArgs) -> ExitCode {
             return code(Exit::Internal);
         }
     };
+    let loaded = loaded.and_then(|config| runtime.block_on(discover(args, config)));
     let exit = match loaded {
         Ok(config) => runtime.block_on(run(config)),
         Err(report) => bad_config(args, &report, &runtime),
@@ -55,11 +57,38 @@ fn raise_descriptor_limit() {
 }
 
 fn load(args: &RunArgs) -> Result<Config, Box<Report>> {
-    let of = &args.config;
-    let sources = Sources::gather(of.config.as_deref(), &of.set, &of.peers, true)?;
-    let mut config = config::load(&sources)?;
+    let mut config = config::load(&sources(args)?)?;
     config.dry_run |= args.dry_run;
     Ok(config)
+}
+
+fn sources(args: &RunArgs) -> Result<Sources, Report> {
+    let of = &args.config;
+    Sources::gather(of.config.as_deref(), &of.set, &of.peers, true)
+}
+
+/// Adds the containers that ask to be watched. Without Docker the node watches whom it was told to watch.
+async fn discover(args: &RunArgs, config: Config) -> Result<Config, Box<Report>> {
+    if config.docker.discover == Discover::Off {
+        return Ok(config);
+    }
+    let found = match Docker::new(config.docker.clone())
+        .labelled(config.docker.discover)
+        .await
+    {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!("no container is discovered: {}", error.with_cure());
+            return Ok(config);
+        }
+    };
+    let (mut more, left_out) = config::with_discovered(&sources(args)?, &found)?;
+    for why in left_out {
+        tracing::warn!("{why}");
+    }
+    tracing::info!("{} containers ask to be watched", found.len());
+    more.dry_run |= args.dry_run;
+    Ok(more)
 }
 
 fn start_logging(args: &RunArgs, log: &LogSettings) -> Result<LastWords, LogError> {

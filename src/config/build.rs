@@ -347,7 +347,16 @@ fn docker(reader: &Reader<'_>) -> Read<docker::Settings> {
             return Err(reader.wrong(&reader.key_at(key), "tls_only", message, "give host and ca"));
         }
     };
-    Ok(docker::Settings { host, timeout })
+    let discover = match reader.text("discover")?.as_str() {
+        "project" => docker::Discover::Project,
+        "all" => docker::Discover::All,
+        _ => docker::Discover::Off,
+    };
+    Ok(docker::Settings {
+        host,
+        timeout,
+        discover,
+    })
 }
 
 fn credentials(

@@ -349,6 +349,15 @@ pub const DOCKER: Section = Section {
             Is("\"5s\""),
             "Bound on each call that only looks. A restart has its stop timeout on top.",
         ),
+        field(
+            "discover",
+            OneOf(&["off", "project", "all"]),
+            Is("\"off\""),
+            "Also watch containers with the label `defib.enable=true`, or `autoheal=true` as docker-autoheal's users have it: \
+             those of the compose project in which this node runs, or all. Once, at the start: let the node's service \
+             `depends_on` them. Further labels: `defib.name`, `defib.grace`, `defib.http` (a URL to check), \
+             `defib.stop_timeout`, `autoheal.stop.timeout`. The remedy is a restart, for `autoheal` only of what is unhealthy.",
+        ),
     ],
     tables: &[],
     later: &[],

@@ -4,6 +4,7 @@
 mod build;
 mod checks;
 mod dirs;
+mod discovered;
 pub mod document;
 pub mod explain;
 pub mod fields;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use crate::engine::settings::Settings as EngineSettings;
 use crate::{bus, http, remedies};
+pub use discovered::with_discovered;
 
 /// Where a configuration comes from. Later ones win: file, environment, `--set`.
 #[derive(Clone, Debug, Default)]

@@ -8,6 +8,7 @@
 mod acts;
 mod connect;
 mod container;
+mod discover;
 mod events;
 mod own;
 mod selector;
@@ -26,6 +27,7 @@ use bollard::query_parameters::{
 pub use acts::{Act, Sighting};
 pub use connect::{Host, HostError, Identity};
 pub use container::{Container, Health, Life, RestartPolicy, State};
+pub use discover::{Discover, ENABLED};
 pub use events::{End, Events, Happening, What};
 pub use own::own_id;
 pub use selector::{Found, Selector, SelectorError};
@@ -43,6 +45,8 @@ pub struct Settings {
     pub host: Host,
     /// Bound on each call that only looks, from connecting to the last byte. Default 5 s.
     pub timeout: Duration,
+    /// Where containers are looked for that ask to be watched, once, at the start. Default off.
+    pub discover: Discover,
 }
 
 impl Default for Settings {
@@ -50,6 +54,7 @@ impl Default for Settings {
         Self {
             host: Host::Unix("/var/run/docker.sock".into()),
             timeout: Duration::from_secs(5),
+            discover: Discover::Off,
         }
     }
 }

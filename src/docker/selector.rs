@@ -3,7 +3,7 @@
 use super::{Container, Docker, Error};
 use bollard::models::ContainerSummaryStateEnum as Listed;
 
-const PROJECT: &str = "com.docker.compose.project";
+pub(super) const PROJECT: &str = "com.docker.compose.project";
 pub(super) const SERVICE: &str = "com.docker.compose.service";
 const ONE_OFF: &str = "com.docker.compose.oneoff";
 
