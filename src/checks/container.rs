@@ -158,6 +158,8 @@ struct Following {
     docker: Docker,
     selector: Selector,
     events: Option<Events>,
+    /// The stream has told something: its end is no sign of trouble.
+    worked: bool,
     pause: Duration,
 }
 
@@ -167,6 +169,7 @@ impl Following {
             docker: watch.docker.clone(),
             selector: watch.selector.clone(),
             events: None,
+            worked: false,
             pause: Duration::ZERO,
         }
     }
@@ -175,7 +178,7 @@ impl Following {
         let news = match &mut self.events {
             Some(events) => match events.next().await {
                 Ok(happening) => {
-                    self.pause = RETRY;
+                    self.worked = true;
                     News::Happened(happening)
                 }
                 Err(error) => self.lost(&error),
@@ -196,7 +199,11 @@ impl Following {
 
     fn lost(&mut self, error: &Error) -> News {
         self.events = None;
-        self.pause = self.pause.saturating_mul(2).clamp(RETRY, RETRY_BOUND);
+        self.pause = if std::mem::take(&mut self.worked) {
+            Duration::ZERO
+        } else {
+            self.pause.saturating_mul(2).clamp(RETRY, RETRY_BOUND)
+        };
         News::Lost(error.with_cure())
     }
 }
@@ -358,5 +365,201 @@ impl Known {
 fn unwitnessed() -> OwnerSeen {
     OwnerSeen::Stopped {
         detail: "it has ended, and its end was not seen: taken for on purpose".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::docker::Health;
+
+    const STARTED: &str = "2026-11-22T06:00:00Z";
+    const AGAIN: &str = "2026-11-22T07:00:00Z";
+
+    fn container(state: State, started_at: &str, exit_code: i64) -> Container {
+        Container {
+            life: Life {
+                id: "abc".to_owned(),
+                started_at: started_at.to_owned(),
+            },
+            name: "app".to_owned(),
+            finished_at: String::new(),
+            state,
+            health: Health::NotChecked,
+            exit_code,
+            out_of_memory: false,
+            policy: crate::docker::RestartPolicy::No,
+            stop_timeout: None,
+            stop_signal: None,
+            network_of: None,
+            labels: std::collections::HashMap::default(),
+        }
+    }
+
+    fn happened(what: What) -> Happening {
+        Happening {
+            id: "abc".to_owned(),
+            what,
+            at: None,
+        }
+    }
+
+    /// Running, with the events followed.
+    fn running() -> Known {
+        let mut known = Known {
+            follows: true,
+            ..Known::default()
+        };
+        let told = known.looked(Look::Seen(container(State::Running, STARTED, 0)), false);
+        assert_eq!(told, [OwnerSeen::Running(life(STARTED))]);
+        known
+    }
+
+    fn life(started_at: &str) -> crate::engine::event::Incarnation {
+        container(State::Running, started_at, 0).life.incarnation()
+    }
+
+    fn ended(known: &mut Known, code: i64, ours: bool) -> Vec<OwnerSeen> {
+        known.looked(Look::Seen(container(State::Ended, STARTED, code)), ours)
+    }
+
+    fn is_on_purpose(told: &[OwnerSeen], word: &str) -> bool {
+        matches!(told, [OwnerSeen::Stopped { detail }] if detail.contains(word))
+    }
+
+    #[test]
+    fn only_an_end_that_was_told_and_not_asked_for_is_an_exit() {
+        let mut known = running();
+        known.heard(&happened(What::Die(1)), false);
+        assert_eq!(ended(&mut known, 1, false), [OwnerSeen::Exited(life(STARTED))]);
+        assert_eq!(ended(&mut known, 1, false), [], "once");
+
+        let mut known = running();
+        known.heard(&happened(What::Kill("15".to_owned())), false);
+        known.heard(&happened(What::Die(143)), false);
+        assert!(is_on_purpose(&ended(&mut known, 143, false), "signal 15"));
+
+        // A reload asks for no end.
+        let mut known = running();
+        known.heard(&happened(What::Kill("1".to_owned())), false);
+        known.heard(&happened(What::Die(1)), false);
+        assert_eq!(ended(&mut known, 1, false), [OwnerSeen::Exited(life(STARTED))]);
+
+        let mut known = running();
+        known.heard(&happened(What::Die(0)), false);
+        assert!(is_on_purpose(&ended(&mut known, 0, false), "exited with 0"));
+    }
+
+    #[test]
+    fn events_of_others_and_of_before_say_nothing() {
+        let mut known = running();
+        let other = Happening {
+            id: "other".to_owned(),
+            ..happened(What::Die(1))
+        };
+        let before = Happening {
+            at: Some(1),
+            ..happened(What::Kill("9".to_owned()))
+        };
+        known.heard(&other, false);
+        known.heard(&before, false);
+        assert_eq!((known.died, known.asked), (None, None));
+    }
+
+    #[test]
+    fn a_look_that_overtakes_the_event_waits_for_it_a_little() {
+        let mut known = running();
+        assert_eq!(ended(&mut known, 1, false), []);
+        known.heard(&happened(What::Die(1)), false);
+        assert_eq!(ended(&mut known, 1, false), [OwnerSeen::Exited(life(STARTED))]);
+
+        let mut known = running();
+        for _ in 0..PATIENCE {
+            assert_eq!(ended(&mut known, 1, false), []);
+        }
+        assert!(is_on_purpose(&ended(&mut known, 1, false), "not seen"));
+
+        let mut known = running();
+        known.follows = false;
+        assert!(
+            is_on_purpose(&ended(&mut known, 1, false), "not seen"),
+            "nobody could tell"
+        );
+    }
+
+    #[test]
+    fn our_own_stop_is_no_operators() {
+        let mut known = running();
+        known.heard(&happened(What::Kill("15".to_owned())), true);
+        known.heard(&happened(What::Die(143)), true);
+        assert_eq!(
+            ended(&mut known, 143, true),
+            [OwnerSeen::Restarting(life(STARTED))]
+        );
+        // It comes back: another life.
+        let told = known.looked(Look::Seen(container(State::Running, AGAIN, 0)), true);
+        assert_eq!(told, [OwnerSeen::Running(life(AGAIN))]);
+
+        // It does not come back: then it has exited, and may be healed again.
+        let mut known = running();
+        known.heard(&happened(What::Die(143)), true);
+        ended(&mut known, 143, true);
+        assert_eq!(ended(&mut known, 143, false), [OwnerSeen::Exited(life(STARTED))]);
+    }
+
+    #[test]
+    fn docker_restarts_and_gives_up() {
+        let mut known = running();
+        let restarting = |at| Look::Seen(container(State::Restarting, at, 1));
+        assert_eq!(
+            known.looked(restarting(STARTED), false),
+            [OwnerSeen::Restarting(life(STARTED))]
+        );
+        // A life so short that nobody saw it run.
+        let told = known.looked(restarting(AGAIN), false);
+        assert_eq!(
+            told,
+            [
+                OwnerSeen::Running(life(AGAIN)),
+                OwnerSeen::Restarting(life(AGAIN))
+            ]
+        );
+        let told = known.looked(Look::Seen(container(State::Ended, AGAIN, 1)), false);
+        assert_eq!(told, [OwnerSeen::Exited(life(AGAIN))]);
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_told_once_a_reason_and_then_what_is_there() {
+        let mut known = running();
+        let blind = |why: &str| Look::Unseen(why.to_owned());
+        assert_eq!(known.looked(blind("no socket"), false).len(), 1);
+        assert_eq!(known.looked(blind("no socket"), false), []);
+        assert_eq!(known.looked(blind("it hangs"), false).len(), 1);
+        let told = known.looked(Look::Seen(container(State::Running, STARTED, 0)), false);
+        assert_eq!(told, [OwnerSeen::Running(life(STARTED))]);
+        // What was over stays so.
+        known.heard(&happened(What::Die(1)), false);
+        ended(&mut known, 1, false);
+        known.looked(blind("no socket"), false);
+        assert_eq!(ended(&mut known, 1, false), []);
+    }
+
+    #[test]
+    fn what_is_not_there_is_absent_and_what_was_removed_was_meant() {
+        let mut known = Known::default();
+        let gone = || Look::Gone("there is no container app".to_owned());
+        assert!(matches!(
+            &known.looked(gone(), false)[..],
+            [OwnerSeen::Absent { .. }]
+        ));
+        assert_eq!(known.looked(gone(), false), []);
+        let mut known = running();
+        known.heard(&happened(What::Kill("9".to_owned())), false);
+        known.heard(&happened(What::Die(137)), false);
+        assert!(is_on_purpose(&known.looked(gone(), false), "signal 9"));
+        // `docker run --rm`: it crashed, and was removed by Docker.
+        let mut known = running();
+        known.heard(&happened(What::Die(3)), false);
+        assert_eq!(known.looked(gone(), false), [OwnerSeen::Exited(life(STARTED))]);
     }
 }

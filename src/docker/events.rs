@@ -12,8 +12,9 @@ use super::connect::{self, Driver};
 use super::container::since_1970;
 use super::{Container, Docker, Error, Selector};
 
-/// Most bytes that are read of one stream of events. At its end a new one is made: some ten thousand events.
-const MAX_STREAM: u64 = 16 * 1024 * 1024;
+/// Most bytes that are read of one stream of events: some thousand. At its end a new one is made. (bollard parses a line
+/// that does not end anew with each piece of it, so a longer one would cost the square of its length.)
+const MAX_STREAM: u64 = 1024 * 1024;
 
 /// The event of an end comes a little after it.
 const AFTERMATH: Duration = Duration::from_secs(1);

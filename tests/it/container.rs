@@ -255,7 +255,7 @@ fn usable() -> bool {
 }
 
 /// A root file system of the host's own programs, and the libraries that they and `binary` load.
-fn fill_root(root: &Path, binary: &Path) {
+pub(crate) fn fill_root(root: &Path, binary: &Path) {
     for folder in ["bin", "tmp", "data", "etc"] {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
@@ -264,7 +264,9 @@ fn fill_root(root: &Path, binary: &Path) {
     for program in [&busybox].into_iter().chain(&redis) {
         fs::copy(program, root.join("bin").join(program.file_name().unwrap())).unwrap();
     }
-    for applet in ["sh", "cat", "date", "kill", "ls", "pidof", "sleep"] {
+    for applet in [
+        "sh", "cat", "date", "kill", "ls", "pidof", "sleep", "test", "touch", "rm", "true", "false",
+    ] {
         std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
     }
     for program in redis.iter().map(PathBuf::as_path).chain([binary]) {

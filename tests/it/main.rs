@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod container;
 mod demo;
+mod docker;
 mod docs;
 mod doctor;
 mod drill;

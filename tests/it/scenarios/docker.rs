@@ -384,3 +384,57 @@ fn s14_ten_containers_that_fall_silent_at_once_are_not_restarted_at_once() {
         .count();
     assert!(running < 10, "one after the other");
 }
+
+#[test]
+fn containers_that_ask_for_it_by_a_label_are_watched_and_no_others() {
+    let Some(engine) = Engine::start() else { return };
+    let mine = format!("defib.name={}", engine.called("mine"));
+    let asking = engine.idle("app", &["--label", "defib.enable=true", "--label", &mine]);
+    let silent = engine.idle("silent", &["--label", "defib.enable=false"]);
+    // Other tests' containers carry no such label.
+    let node = Node::run(&config("embedded", "[docker]\ndiscover = \"all\"\n"));
+    node.is_calm();
+    let peers = node.snapshot().peers;
+    let names: Vec<&str> = peers.iter().map(|peer| &*peer.name).collect();
+    assert_eq!(names, [engine.called("mine")]);
+    let events = node.events();
+    asking.crash();
+    silent.crash();
+    events.of(&engine.called("mine"), "recovered");
+    assert!(asking.is_running());
+    assert!(!silent.is_running());
+}
+
+#[test]
+fn s09_a_redis_that_docker_restarts_and_kills_restarts_nobody() {
+    let Some(engine) = Engine::start() else { return };
+    let port = free_port();
+    let server = format!("exec redis-server --port {port} --bind 127.0.0.1 --save '' --protected-mode no");
+    let redis = engine.run("redis", &["--network", "host"], &server);
+    // Its client dies with its connection, as many do; then Docker restarts it.
+    let beat = format!("while redis-cli -p {port} publish app_heartbeat x; do sleep 0.3; done; exit 1");
+    let beating = engine.run("app", &["--network", "host", "--restart", "always"], &beat);
+    let peer = app(
+        &beating,
+        &format!("checks.heartbeat = {{ channel = \"app_heartbeat\" }}\n{RESTART}"),
+    );
+    let node = Node::run(&config(&format!("redis://127.0.0.1:{port}"), &peer));
+    node.is_calm();
+    let events = node.events();
+    for command in ["restart", "kill"] {
+        redis.docker(command);
+        if command == "kill" {
+            node.sees("the bus is gone", |snapshot| {
+                snapshot.trust.bus != defib::engine::self_trust::BusState::Trusted
+            });
+            redis.docker("start");
+        }
+        node.is_calm();
+    }
+    nothing_was_done(&node, &events.all());
+}
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}

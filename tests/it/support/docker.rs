@@ -23,8 +23,8 @@ impl Engine {
     /// `None`, and said so, if this machine has none.
     pub(crate) fn start() -> Option<Self> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let there = docker_says(&["info"]).is_some() && busybox().is_some();
-        if !available("Docker, and busybox for an image", there) {
+        let there = docker_says(&["info"]).is_some() && busybox().is_some() && super::redis_server::there();
+        if !available("Docker, busybox and redis-server", there) {
             return None;
         }
         remove_left_behind();
@@ -38,22 +38,15 @@ impl Engine {
 
     fn make_image(&self) {
         let root = tempfile::tempdir().unwrap();
-        let bin = root.path().join("bin");
-        std::fs::create_dir_all(&bin).unwrap();
-        std::fs::create_dir_all(root.path().join("tmp")).unwrap();
-        std::fs::copy(busybox().unwrap(), bin.join("busybox")).unwrap();
-        for applet in ["sh", "sleep", "test", "touch", "rm", "kill", "true", "false"] {
-            std::os::unix::fs::symlink("busybox", bin.join(applet)).unwrap();
-        }
+        crate::container::fill_root(&root.path().join("root"), Path::new(env!("CARGO_BIN_EXE_defib")));
         let archive = root.path().join("root.tar");
         let tar = Command::new("tar")
             .args([
                 "-C",
-                root.path().to_str().unwrap(),
+                root.path().join("root").to_str().unwrap(),
                 "-cf",
                 archive.to_str().unwrap(),
-                "bin",
-                "tmp",
+                ".",
             ])
             .status()
             .unwrap();
