@@ -144,9 +144,18 @@ pub struct InitArgs {
     /// Replace the file if it is there.
     #[arg(long)]
     pub force: bool,
-    /// A compose file, or what `docker compose config` prints.
+    /// A compose file, or what `docker compose config` prints [default: ask Docker what runs].
     #[arg(long, value_name = "FILE")]
     pub compose: Option<PathBuf>,
+    /// The running compose project [default: this container's own, or the only one].
+    #[arg(long, value_name = "NAME", conflicts_with = "compose")]
+    pub project: Option<String>,
+    /// The Docker engine [default: unix:///var/run/docker.sock].
+    #[arg(long, value_name = "HOST", env = "DOCKER_HOST")]
+    pub docker: Option<String>,
+    /// Do not ask Docker.
+    #[arg(long)]
+    pub no_docker: bool,
     /// The Redis to listen to [default: $REDIS_URL, the compose project's, or redis://127.0.0.1:6379].
     #[arg(long, value_name = "URL")]
     pub redis: Option<String>,

@@ -11,6 +11,7 @@ mod container;
 mod discover;
 mod events;
 mod own;
+mod project;
 mod selector;
 mod sharing;
 
@@ -30,6 +31,7 @@ pub use container::{Container, Health, Life, RestartPolicy, State};
 pub use discover::{Discover, ENABLED};
 pub use events::{End, Events, Happening, What};
 pub use own::own_id;
+pub use project::Composed;
 pub use selector::{Found, Selector, SelectorError};
 pub use sharing::Sharers;
 

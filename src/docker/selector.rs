@@ -5,7 +5,7 @@ use bollard::models::ContainerSummaryStateEnum as Listed;
 
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 pub(super) const SERVICE: &str = "com.docker.compose.service";
-const ONE_OFF: &str = "com.docker.compose.oneoff";
+pub(super) const ONE_OFF: &str = "com.docker.compose.oneoff";
 
 /// Which container is meant.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::available;
 use crate::support::python::Python;
 use crate::support::redis_server::{RedisServer, there};
 
@@ -110,7 +111,8 @@ fn what_runs_becomes_a_configuration_that_passes_its_check() {
         "checks.heartbeat = { channel = \"telemetry_heartbeat\" }",
         "checks.http = { url = \"http://telemetry:9080/health\" }",
         "checks.heartbeat = { channel = \"slow.alive\", suspect_after = \"6s\", dead_after = \"12s\" }",
-        "#[peer.recorder]",
+        "owner = { container = \"daq-telemetry\" }",
+        "owner = { compose = \"base-station/recorder\" }",
     ] {
         assert!(
             written.lines().any(|found| found == line),
@@ -133,7 +135,7 @@ fn what_runs_becomes_a_configuration_that_passes_its_check() {
 #[test]
 fn nothing_is_overwritten_unasked_and_nothing_needs_to_be_there() {
     let here = Here::new();
-    let written = here.init(&["--listen", "100ms"]);
+    let written = here.init(&["--listen", "100ms", "--no-docker"]);
     assert!(
         written.contains("no Redis was heard") || written.contains("Listened to"),
         "{written}"
@@ -143,7 +145,7 @@ fn nothing_is_overwritten_unasked_and_nothing_needs_to_be_there() {
     assert!(said.contains("--force"), "{said}");
     here.file("defib.toml", "precious");
     assert_eq!(
-        here.defib(&["init", "--redis", "redis://127.0.0.1:1", "--force"])
+        here.defib(&["init", "--no-docker", "--redis", "redis://127.0.0.1:1", "--force"])
             .0,
         Some(1)
     );
@@ -156,11 +158,83 @@ fn nothing_is_overwritten_unasked_and_nothing_needs_to_be_there() {
         2,
         "no draft is left"
     );
-    let (code, written, _) = here.defib(&["init", "-o", "-"]);
+    let (code, written, _) = here.defib(&["init", "--no-docker", "-o", "-"]);
     assert_eq!(code, Some(0));
     assert!(written.contains("dry_run = true"));
     let (code, _, said) = here.defib(&["init", "-o", "x.toml", "--compose", "defib.toml"]);
     assert_eq!(code, Some(1), "{said}");
+}
+
+/// Containers labelled as compose labels them, of an image made here.
+#[test]
+fn a_project_that_runs_is_taken_as_it_runs() {
+    let docker = |arguments: &[&str]| {
+        let output = Command::new("docker")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    if !available(
+        "Docker and busybox",
+        docker(&["info"]) && Path::new("/bin/busybox").exists(),
+    ) {
+        return;
+    }
+    let project = format!("defib-init-{}", std::process::id());
+    let here = Here::new();
+    let archive = here.0.path().join("image.tar");
+    let packed = Command::new("tar")
+        .args(["-C", "/", "-cf", path(&archive), "bin/busybox"])
+        .status();
+    assert!(packed.unwrap().success());
+    let image = format!("{project}:busybox");
+    assert!(docker(&["import", path(&archive), &image]));
+    let container = |service: &str| format!("{project}-{service}-1");
+    for service in ["telemetry", "postgres"] {
+        let of_project = format!("com.docker.compose.project={project}");
+        let of_service = format!("com.docker.compose.service={service}");
+        let tagged = format!("{project}/{service}:1");
+        assert!(docker(&["tag", &image, &tagged]));
+        let name = container(service);
+        let labels = ["--label", &of_project, "--label", &of_service, "--name", &name];
+        let command = [tagged.as_str(), "/bin/busybox", "sleep", "600"];
+        assert!(docker(
+            &[
+                &["run", "--detach", "--network", "none"],
+                &labels[..],
+                &command[..]
+            ]
+            .concat()
+        ));
+    }
+    let written = std::panic::catch_unwind(|| here.init(&["--project", &project, "--listen", "100ms"]));
+    let (code, _, said) = here.defib(&["init", "--project", "no-such", "-o", "x.toml"]);
+    for service in ["telemetry", "postgres"] {
+        docker(&["rm", "--force", &container(service)]);
+        docker(&["rmi", "--force", &format!("{project}/{service}:1")]);
+    }
+    docker(&["rmi", "--force", &image]);
+    assert_eq!(code, Some(1), "{said}");
+    let written = written.unwrap();
+    for line in [
+        format!("group = \"{project}\""),
+        format!("owner = {{ compose = \"{project}/telemetry\" }}"),
+        format!("owner = {{ compose = \"{project}/postgres\" }}"),
+    ] {
+        assert!(
+            written.lines().any(|found| found == line),
+            "no {line} in\n{written}"
+        );
+    }
+    let remedies: Vec<&str> = written
+        .lines()
+        .filter(|line| line.starts_with("remedies"))
+        .collect();
+    assert!(
+        remedies[0].contains("log") && remedies[1].contains("docker"),
+        "{written}"
+    );
 }
 
 /// The user and the place are written, the password's name alone; a server that refuses to tell is written around.
@@ -173,7 +247,7 @@ fn a_password_is_referred_to_and_never_written() {
     server.tell("ACL SETUSER alice on >hunter2 -@all +subscribe &defib:*");
     let here = Here::new();
     let url = server.url().replace("redis://", "redis://alice:hunter2@");
-    let written = here.init(&["--redis", &url, "--listen", "200ms"]);
+    let written = here.init(&["--no-docker", "--redis", &url, "--listen", "200ms"]);
     for line in ["user = \"alice\"", "password = { env = \"REDIS_PASSWORD\" }"] {
         assert!(
             written.lines().any(|found| found == line),
@@ -185,7 +259,13 @@ fn a_password_is_referred_to_and_never_written() {
         written.contains(&format!("url = \"{}\"", server.url())),
         "{written}"
     );
-    let (code, _, said) = here.defib(&["init", "--force", "--redis", &url.replace("hunter2", "hunter3")]);
+    let (code, _, said) = here.defib(&[
+        "init",
+        "--no-docker",
+        "--force",
+        "--redis",
+        &url.replace("hunter2", "hunter3"),
+    ]);
     assert_eq!(code, Some(1));
     assert!(said.contains("WRONGPASS") && !said.contains("hunter3"), "{said}");
 }

@@ -1,12 +1,13 @@
-//! What a compose file says of its services, as far as a configuration can be made of it. It is read loosely: what
-//! is not as expected is as good as not said, and no variable is looked up. `docker compose config` prints one file
-//! that has everything in it.
+//! A compose project: as it runs, or as its file describes it. A file is read loosely: what is not as expected is as
+//! good as not said, and no variable is looked up. `docker compose config` prints one file that has everything in it.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;
 
 use serde_json::Value;
+
+use crate::docker::Composed;
 
 /// Longest file that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -57,7 +58,9 @@ impl Project {
             // As compose does it.
             let dir = file.canonicalize().ok();
             let dir = dir.as_deref().and_then(Path::parent).and_then(Path::file_name);
-            project.name = dir.map(|dir| dir.to_string_lossy().into_owned());
+            project.name = dir
+                .map(|dir| project_name(&dir.to_string_lossy()))
+                .filter(|name| !name.is_empty());
         }
         Ok(project)
     }
@@ -83,6 +86,54 @@ impl Project {
                 .take(MAX_SERVICES)
                 .map(|(name, said)| Service::of(name, said))
                 .collect(),
+        })
+    }
+
+    /// The one that runs: `wanted`, or the only one.
+    ///
+    /// # Errors
+    /// Why none was taken.
+    pub(super) fn running(all: &[Composed], wanted: Option<&str>) -> Result<Self, String> {
+        let mut names: Vec<&str> = all.iter().map(|container| container.project.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let name = match (wanted, names.as_slice()) {
+            (Some(wanted), _) if names.contains(&wanted) => wanted,
+            (None, [only]) => only,
+            (_, []) => return Err("no compose project runs here".to_owned()),
+            (Some(wanted), _) => {
+                return Err(format!(
+                    "no project {wanted:?} runs here; there are {}",
+                    names.join(", ")
+                ));
+            }
+            (None, _) => {
+                return Err(format!(
+                    "several projects run here: {}; name one with --project",
+                    names.join(", ")
+                ));
+            }
+        };
+        let containers: Vec<&Composed> = all.iter().filter(|container| container.project == name).collect();
+        let mut services: BTreeMap<&str, Service> = BTreeMap::new();
+        for container in containers.iter().take(MAX_SERVICES) {
+            let network = container.network_of.as_ref();
+            let other = containers.iter().find(|other| network == Some(&other.id));
+            services.insert(
+                &container.service,
+                Service {
+                    name: container.service.clone(),
+                    image: container.image.clone(),
+                    published: container.published.clone(),
+                    network_of: other.map(|other| other.service.clone()),
+                    ..Service::default()
+                },
+            );
+        }
+        Ok(Self {
+            source: format!("the running project {name:?}"),
+            name: Some(name.to_owned()),
+            services: services.into_values().collect(),
         })
     }
 
@@ -142,9 +193,35 @@ impl Service {
         self.runs(&["redis", "valkey", "redis-stack", "redis-stack-server", "keydb"])
     }
 
+    /// One whose restart is no small shock.
+    pub(super) fn is_store(&self) -> bool {
+        self.runs(&[
+            "postgres",
+            "timescaledb",
+            "timescaledb-ha",
+            "mysql",
+            "mariadb",
+            "mongo",
+            "influxdb",
+            "clickhouse-server",
+            "rabbitmq",
+            "kafka",
+            "nats",
+            "minio",
+            "elasticsearch",
+        ])
+    }
+
     fn is_defib(&self) -> bool {
         self.runs(&["defib"])
     }
+}
+
+/// What compose calls a project after its directory.
+fn project_name(dir: &str) -> String {
+    let kept = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+    let name: String = dir.to_lowercase().chars().filter(kept).collect();
+    name.trim_start_matches(['_', '-']).to_owned()
 }
 
 fn text_of(of: &Value, key: &str) -> Option<String> {
@@ -257,6 +334,32 @@ services:
         assert_eq!(watched[1].container, None);
         assert_eq!(speaker(&watched, "telemetry_heartbeat"), Some(telemetry));
         assert_eq!(speaker(&watched, "can_messages"), None);
+    }
+
+    #[test]
+    fn of_several_projects_that_run_one_has_to_be_named() {
+        let container = |project: &str, service: &str, network: Option<&str>| Composed {
+            id: format!("id-{service}"),
+            project: project.to_owned(),
+            service: service.to_owned(),
+            image: service.to_owned(),
+            published: vec![(16379, 6379)],
+            network_of: network.map(str::to_owned),
+        };
+        let mut all = vec![
+            container("daq", "redis", None),
+            container("daq", "app", None),
+            container("daq", "side", Some("id-app")),
+        ];
+        let project = Project::running(&all, None).unwrap();
+        assert_eq!(project.name.as_deref(), Some("daq"));
+        assert_eq!(project.published_redis(), Some(16379));
+        assert_eq!(project.services[2].network_of.as_deref(), Some("app"));
+        all.push(container("sim", "app", None));
+        assert!(Project::running(&all, None).unwrap_err().contains("daq, sim"));
+        assert_eq!(Project::running(&all, Some("sim")).unwrap().services.len(), 1);
+        assert!(Project::running(&all, Some("x")).is_err());
+        assert!(Project::running(&[], None).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::process::ExitCode;
 use super::args::InitArgs;
 use super::{api, exit};
 use crate::config::{Sources, load};
+use crate::docker::{self, Docker, Host};
 use crate::redis_client::Endpoint;
 use compose::Project;
 use listen::{Heard, Redis};
@@ -73,8 +74,16 @@ async fn init(args: &InitArgs) -> Result<String, String> {
 
 async fn find(args: &InitArgs) -> Result<Found, String> {
     let mut found = Found::default();
-    if let Some(file) = &args.compose {
-        found.project = Some(Project::read(file)?);
+    match (&args.compose, args.no_docker) {
+        (Some(file), _) => found.project = Some(Project::read(file)?),
+        (None, true) => {}
+        (None, false) => match running(args).await {
+            Ok(project) => found.project = Some(project),
+            Err(why) if args.project.is_some() => return Err(why),
+            Err(why) => found
+                .notes
+                .push(format!("Docker was asked for nothing that could be used: {why}")),
+        },
     }
     let named = args.redis.clone().or_else(|| std::env::var("REDIS_URL").ok());
     let published = found.project.as_ref().and_then(Project::published_redis);
@@ -100,6 +109,20 @@ async fn find(args: &InitArgs) -> Result<Found, String> {
         Err(why) => found.notes.push(format!("no Redis was heard at {place}: {why}")),
     }
     Ok(found)
+}
+
+async fn running(args: &InitArgs) -> Result<Project, String> {
+    let settings = match &args.docker {
+        Some(host) => docker::Settings {
+            host: Host::parse(host).map_err(|error| error.to_string())?,
+            ..docker::Settings::default()
+        },
+        None => docker::Settings::default(),
+    };
+    let docker = Docker::new(settings);
+    let all = docker.composed().await.map_err(|error| error.to_string())?;
+    let own = docker.own_project().await.unwrap_or_default();
+    Project::running(&all, args.project.as_deref().or(own.as_deref()))
 }
 
 /// What is handed out has to pass its own check.

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::Found;
-use super::compose::{Service, speaker};
+use super::compose::{Project, Service, speaker};
 use super::listen::Channel;
+use crate::docker::Selector;
 use crate::telemetry::logs::printable;
 
 /// The variable that the configuration will read the bus's password from.
@@ -18,11 +19,28 @@ const LISTED: usize = 20;
 const SUSPECT_AFTER: Duration = Duration::from_secs(2);
 
 /// One peer to be.
-#[derive(Default)]
 struct Peer {
     comments: Vec<String>,
-    fields: Vec<String>,
+    /// How it is found, if it has an owner.
+    owner: Option<String>,
+    checks: Vec<String>,
+    remedies: &'static str,
 }
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            comments: Vec::new(),
+            owner: None,
+            checks: Vec::new(),
+            remedies: LOG,
+        }
+    }
+}
+
+const LOG: &str = "remedies = [{ do = \"log\" }]";
+const DOCKER: &str =
+    "remedies = [{ do = \"docker\" }]     # restarts the container; not before dry_run is gone";
 
 /// The text of the configuration.
 pub(super) fn file(group: Option<&str>, found: &Found) -> String {
@@ -35,24 +53,22 @@ pub(super) fn file(group: Option<&str>, found: &Found) -> String {
         for comment in &peer.comments {
             remark(&mut out, comment);
         }
-        // Nothing to watch it by is an error: it is left for its owner to fill in.
-        let off = if peer.fields.is_empty() { "#" } else { "" };
-        line(&mut out, &format!("{off}[peer.{}]", key(name)));
-        for field in &peer.fields {
-            line(&mut out, field);
+        if peer.owner.is_none() && peer.checks.is_empty() {
+            remark(&mut out, "Neither an owner nor a check of it could be made out.");
+            continue;
         }
-        if !peer.fields.is_empty() {
-            line(
+        line(&mut out, &format!("[peer.{}]", key(name)));
+        match &peer.owner {
+            Some(owner) => line(&mut out, owner),
+            None => line(
                 &mut out,
-                "remedies = [{ do = \"log\" }]        # nothing else is possible before it has an owner",
-            );
+                "#owner = { command = \"…\" }        # with an owner it could be healed",
+            ),
         }
-        if peer.fields.is_empty() {
-            line(
-                &mut out,
-                "#owner = { command = \"…\" }      # or listens, pid_file; see docs/configuration.md",
-            );
+        for check in &peer.checks {
+            line(&mut out, check);
         }
+        line(&mut out, peer.remedies);
     }
     if peers.is_empty() {
         out.push('\n');
@@ -105,7 +121,7 @@ fn head(out: &mut String, group: Option<&str>, found: &Found) {
 
 fn bus(out: &mut String, found: &Found) {
     let Some((redis, heard)) = &found.redis else {
-        let inside = found.project.as_ref().and_then(super::Project::redis_inside);
+        let inside = found.project.as_ref().and_then(Project::redis_inside);
         line(out, "[bus]");
         match inside {
             Some(url) => line(out, &format!("url = {}", text(&format!("${{REDIS_URL:-{url}}}")))),
@@ -147,36 +163,60 @@ fn bus(out: &mut String, found: &Found) {
 }
 
 fn from_services(found: &Found) -> BTreeMap<String, Peer> {
-    let services = found.project.iter().flat_map(super::Project::watched);
-    let peer = |service: &Service| {
-        let mut peer = Peer::default();
-        let image = if service.image.is_empty() {
-            "built here"
-        } else {
-            &service.image
-        };
-        let mut what = format!("Service {} ({image})", service.name);
-        if let Some(container) = &service.container {
-            let _ = write!(what, ", container {container}");
-        }
-        if let Some(other) = &service.network_of {
-            let _ = write!(what, ", in the network namespace of {other}");
-        }
-        peer.comments.push(what);
-        if let Some(url) = &service.health {
-            peer.comments
-                .push("Asked as its own health check asks.".to_owned());
-            peer.fields
-                .push(format!("checks.http = {{ url = {} }}", text(&escaped(url))));
-        }
-        (name_of(&service.name), peer)
+    let of_project = found.project.iter().flat_map(|project| {
+        let services = project.watched();
+        services.map(|service| (name_of(&service.name), from_service(project, service)))
+    });
+    of_project.collect()
+}
+
+fn from_service(project: &Project, service: &Service) -> Peer {
+    let mut peer = Peer::default();
+    let image = if service.image.is_empty() {
+        "built here"
+    } else {
+        &service.image
     };
-    services.map(peer).collect()
+    let mut what = format!("Service {} ({image})", service.name);
+    if let Some(other) = &service.network_of {
+        let _ = write!(what, ", in the network namespace of {other}");
+    }
+    peer.comments.push(what);
+    peer.owner = owner(project, service);
+    if peer.owner.is_some() {
+        peer.remedies = DOCKER;
+        if service.is_store() {
+            peer.remedies = LOG;
+            peer.comments
+                .push("Its restart is no small shock: watched, and left to people.".to_owned());
+        }
+    }
+    if let Some(url) = &service.health {
+        peer.comments
+            .push("Asked as its own health check asks.".to_owned());
+        peer.checks
+            .push(format!("checks.http = {{ url = {} }}", text(&escaped(url))));
+    }
+    peer
+}
+
+/// By the name that is fixed, else by its labels: names that compose makes up change with the number of containers.
+fn owner(project: &Project, service: &Service) -> Option<String> {
+    if let Some(container) = service
+        .container
+        .as_deref()
+        .filter(|name| Selector::name(name).is_ok())
+    {
+        return Some(format!("owner = {{ container = {} }}", text(container)));
+    }
+    let both = format!("{}/{}", project.name.as_deref()?, service.name);
+    let known = Selector::compose(&both).is_ok();
+    known.then(|| format!("owner = {{ compose = {} }}", text(&both)))
 }
 
 /// A channel of heartbeats is a peer's own: that of the service which it is called after, or one for itself.
 fn from_channels(found: &Found, peers: &mut BTreeMap<String, Peer>) {
-    let services: Vec<&Service> = found.project.iter().flat_map(super::Project::watched).collect();
+    let services: Vec<&Service> = found.project.iter().flat_map(Project::watched).collect();
     let own =
         channels(found).filter(|(name, channel)| is_heartbeat(name, channel) && node(channel).is_none());
     for (name, channel) in own {
@@ -184,13 +224,10 @@ fn from_channels(found: &Found, peers: &mut BTreeMap<String, Peer>) {
         let peer =
             speaker(&services, name).map_or_else(|| name_of(bare(name)), |service| name_of(&service.name));
         let peer = peers.entry(peer).or_default();
-        if !peer
-            .fields
-            .iter()
-            .any(|field| field.starts_with("checks.heartbeat"))
-        {
+        let beats = |check: &String| check.starts_with("checks.heartbeat");
+        if !peer.checks.iter().any(beats) {
             peer.comments.push(said);
-            peer.fields.insert(0, check);
+            peer.checks.insert(0, check);
         }
     }
 }
