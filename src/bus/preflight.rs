@@ -6,7 +6,6 @@
 //! would need a permission of its own that a careful ACL does not give.)
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Backend, Settings};
@@ -15,7 +14,7 @@ use crate::preflight::{Finding, Look, Part, Subject};
 use crate::redis_client::Redis;
 use crate::redis_client::connection::Connection;
 use crate::redis_client::dial::{Dial, Login};
-use crate::redis_client::failure::{Failure, Loss, printable};
+use crate::redis_client::failure::{Asked, Failure, Loss, judge, printable};
 use crate::redis_client::greeting::{self, Greeting, connection_name};
 use crate::redis_client::resp::Value;
 
@@ -58,16 +57,16 @@ async fn try_all(redis: &Redis, settings: &Settings) -> Result<Finding, Failure>
         connection.ask(&[b"HELLO", b"2"], |_| ()).await?;
     }
     let mut lacks = Lacks::default();
-    lacks.learn("ping", None, &ask(&mut connection, &[b"PING"]).await?);
+    lacks.learn(Asked::Ping, &ask(&mut connection, &[b"PING"]).await?, &login)?;
     for channel in &settings.channels {
         let answer = ask(&mut connection, &[b"SUBSCRIBE", channel.as_bytes()]).await?;
-        lacks.learn("subscribe", Some(channel), &answer);
+        lacks.learn(Asked::Subscribe(channel), &answer, &login)?;
         lacks.subscribed |= answer.is_ok();
     }
     if lacks.subscribed {
         let channel = &settings.publish_channel;
         let answer = ask(&mut connection, &[b"PUBLISH", channel.as_bytes(), b""]).await?;
-        lacks.learn("publish", Some(channel), &answer);
+        lacks.learn(Asked::Publish(channel), &answer, &login)?;
     }
     connection.close().await;
     Ok(lacks.told(&redis.place(), &login, greeting))
@@ -75,12 +74,12 @@ async fn try_all(redis: &Redis, settings: &Settings) -> Result<Finding, Failure>
 
 /// One question on a connection that is perhaps subscribed, so that even answers look like messages. What others
 /// publish meanwhile is no answer.
-async fn ask(connection: &mut Connection, words: &[&[u8]]) -> Result<Result<(), String>, Failure> {
+async fn ask(connection: &mut Connection, words: &[&[u8]]) -> Result<Result<(), Vec<u8>>, Failure> {
     connection.queue(words);
     connection.flush().await?;
     connection
         .await_value(|value| match value {
-            Value::Error(error) => Some(Err(printable(error))),
+            Value::Error(error) => Some(Err(error.to_vec())),
             Value::List(items) | Value::Push(items)
                 if items.first().and_then(Value::text) == Some(b"message") =>
             {
@@ -91,6 +90,15 @@ async fn ask(connection: &mut Connection, words: &[&[u8]]) -> Result<Result<(), 
         .await
 }
 
+/// As redis-cli takes a word.
+fn word(rule: String) -> String {
+    if rule.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) {
+        format!("{rule:?}")
+    } else {
+        rule
+    }
+}
+
 /// What the server would not let us do.
 #[derive(Default)]
 struct Lacks {
@@ -98,39 +106,43 @@ struct Lacks {
     commands: BTreeSet<String>,
     /// `&can_messages`.
     channels: BTreeSet<String>,
-    /// What is refused for another reason than its ACL.
-    others: Vec<String>,
     subscribed: bool,
 }
 
 impl Lacks {
-    fn learn(&mut self, command: &str, channel: Option<&Arc<str>>, answer: &Result<(), String>) {
-        let Err(error) = answer else { return };
-        let of_channel = error.contains("channel");
-        if error.starts_with("NOPERM") {
-            if !of_channel {
-                self.commands.insert(format!("+{command}"));
-            }
-            // A command that is refused hides whether its channel is, too. Since Redis 7 a new user has none.
-            self.channels.extend(channel.map(|channel| format!("&{channel}")));
-        } else if command != "publish" || !error.contains("context") {
-            self.others.push(format!("{}: {error}", command.to_uppercase()));
+    /// # Errors
+    /// If the server refuses for another reason than its ACL.
+    fn learn(
+        &mut self,
+        asked: Asked<'_>,
+        answer: &Result<(), Vec<u8>>,
+        login: &Login,
+    ) -> Result<(), Failure> {
+        let Err(error) = answer else { return Ok(()) };
+        let text = printable(error);
+        if matches!(asked, Asked::Publish(_)) && text.contains("context") {
+            return Ok(());
         }
+        if !text.starts_with("NOPERM") {
+            return Err(judge(error, asked, login.user_name()));
+        }
+        if !text.contains("channel") {
+            self.commands
+                .insert(format!("+{}", asked.command().to_lowercase()));
+        }
+        // A command that is refused hides whether its channel is, too. Since Redis 7 a new user has none.
+        self.channels
+            .extend(asked.channel().map(|channel| format!("&{channel}")));
+        Ok(())
     }
 
     fn told(mut self, place: &str, login: &Login, greeting: Greeting) -> Finding {
         let user = login.user_name();
-        if let Some(other) = self.others.first() {
-            return Finding::missing(
-                format!("{place} refuses {other}"),
-                "look into the server's configuration",
-            );
-        }
         if !self.commands.is_empty() || !self.channels.is_empty() {
             if !self.subscribed {
                 self.commands.insert("+publish".to_owned());
             }
-            let rules: Vec<String> = self.commands.into_iter().chain(self.channels).collect();
+            let rules: Vec<String> = self.commands.into_iter().chain(self.channels).map(word).collect();
             let rules = rules.join(" ");
             return Finding::missing(
                 format!("user '{user}' of {place} lacks {rules}"),

@@ -86,7 +86,7 @@ pub(crate) enum Asked<'a> {
 }
 
 impl Asked<'_> {
-    const fn command(self) -> &'static str {
+    pub(crate) const fn command(self) -> &'static str {
         match self {
             Self::Auth => "AUTH",
             Self::Hello => "HELLO",
@@ -96,7 +96,7 @@ impl Asked<'_> {
         }
     }
 
-    const fn channel(&self) -> Option<&str> {
+    pub(crate) const fn channel(&self) -> Option<&str> {
         match self {
             Self::Publish(channel) | Self::Subscribe(channel) => Some(channel),
             Self::Auth | Self::Hello | Self::Ping => None,

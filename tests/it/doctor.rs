@@ -128,14 +128,14 @@ fn missing_acl_rules_are_named_in_one_line_that_cures() {
     let url = server.url().replace("redis://", "redis://alice:pw@");
     let doctor = Doctor::new(&format!(
         "group = \"g\"\nbus.url = \"{url}\"\n\
-         [peer.feed]\nchecks.traffic = {{ channels = [\"can_messages\", \"more\"] }}\n"
+         [peer.feed]\nchecks.traffic = {{ channels = [\"can_messages\", \"and more\"] }}\n"
     ));
     for rules in [
         "-@all",
         "-@all +ping",
         "+@all resetchannels",
         "-@all +subscribe &defib:g",
-        "-@all +ping +subscribe +client|setname &defib:g &can_messages &more",
+        "-@all +ping +subscribe +client|setname &defib:g &can_messages \"&and more\"",
         "-@all +publish &defib:g",
     ] {
         server.tell(&format!("ACL SETUSER alice reset on >pw {rules}"));
