@@ -177,14 +177,13 @@ fn shown(path: &OsStr) -> String {
 }
 
 async fn reachable(url: &str, bearer: Option<Secret>, timeout: Duration) -> Finding {
-    if let Some(bearer) = bearer {
-        let read = tokio::task::spawn_blocking(move || bearer.reveal()).await;
-        if let Ok(Err(error)) = read {
-            return Finding::missing(
-                error.to_string(),
-                "give it to defib's environment, or let its user read it",
-            );
-        }
+    if let Some(bearer) = bearer
+        && let Err(error) = bearer.read().await
+    {
+        return Finding::missing(
+            error.to_string(),
+            "give it to defib's environment, or let its user read it",
+        );
     }
     match http_client::reach(url, timeout).await {
         Ok(()) => Finding::OK,
