@@ -90,13 +90,10 @@ async fn ask(connection: &mut Connection, words: &[&[u8]]) -> Result<Result<(), 
         .await
 }
 
-/// As redis-cli takes a word.
-fn word(rule: String) -> String {
-    if rule.contains(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '\\')) {
-        format!("{rule:?}")
-    } else {
-        rule
-    }
+/// A channel as an ACL rule can name it, and as it can be pasted: no rule takes a blank, but each takes `?` for it.
+fn rule(channel: &str) -> String {
+    let unfit = |c: char| c.is_ascii_whitespace() || matches!(c, '"' | '\'' | '\\');
+    format!("&{}", channel.replace(unfit, "?"))
 }
 
 /// What the server would not let us do.
@@ -131,8 +128,7 @@ impl Lacks {
                 .insert(format!("+{}", asked.command().to_lowercase()));
         }
         // A command that is refused hides whether its channel is, too. Since Redis 7 a new user has none.
-        self.channels
-            .extend(asked.channel().map(|channel| format!("&{channel}")));
+        self.channels.extend(asked.channel().map(rule));
         Ok(())
     }
 
@@ -142,7 +138,7 @@ impl Lacks {
             if !self.subscribed {
                 self.commands.insert("+publish".to_owned());
             }
-            let rules: Vec<String> = self.commands.into_iter().chain(self.channels).map(word).collect();
+            let rules: Vec<String> = self.commands.into_iter().chain(self.channels).collect();
             let rules = rules.join(" ");
             return Finding::missing(
                 format!("user '{user}' of {place} lacks {rules}"),

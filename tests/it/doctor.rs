@@ -135,7 +135,7 @@ fn missing_acl_rules_are_named_in_one_line_that_cures() {
         "-@all +ping",
         "+@all resetchannels",
         "-@all +subscribe &defib:g",
-        "-@all +ping +subscribe +client|setname &defib:g &can_messages \"&and more\"",
+        "-@all +ping +subscribe +client|setname &defib:g &can_messages &and?more",
         "-@all +publish &defib:g",
     ] {
         server.tell(&format!("ACL SETUSER alice reset on >pw {rules}"));
