@@ -16,7 +16,7 @@ mod selector;
 mod sharing;
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bollard::ClientVersion;
@@ -130,7 +130,7 @@ struct Inner {
     settings: Settings,
     /// The API's version that both sides know, once it was asked for.
     version: Mutex<Option<ClientVersion>>,
-    own_project: tokio::sync::OnceCell<Option<String>>,
+    own_project: OnceLock<Option<String>>,
     acts: acts::Acts,
 }
 
@@ -140,7 +140,7 @@ impl Docker {
         Self(Arc::new(Inner {
             settings,
             version: Mutex::default(),
-            own_project: tokio::sync::OnceCell::new(),
+            own_project: OnceLock::new(),
             acts: acts::Acts::default(),
         }))
     }

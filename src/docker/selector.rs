@@ -229,15 +229,16 @@ impl Docker {
         let Some(id) = super::own_id() else {
             return Ok(None);
         };
-        let asking = self
-            .0
-            .own_project
-            .get_or_try_init(async || match self.inspect(&id).await {
-                Ok(container) => Ok(container.labels.get(PROJECT).cloned()),
-                Err(error) if error.is_missing() => Ok(None),
-                Err(error) => Err(error),
-            });
-        asking.await.cloned()
+        // No lock is held while it is asked: a watch asks twice at once, and pauses one asking while it waits for the other.
+        if let Some(known) = self.0.own_project.get() {
+            return Ok(known.clone());
+        }
+        let project = match self.inspect(&id).await {
+            Ok(container) => container.labels.get(PROJECT).cloned(),
+            Err(error) if error.is_missing() => None,
+            Err(error) => return Err(error),
+        };
+        Ok(self.0.own_project.get_or_init(|| project).clone())
     }
 
     /// The id of the only container with these labels, else how many there are. Among several the only one that is
