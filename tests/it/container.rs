@@ -1,27 +1,39 @@
-//! The image and docker-compose.yml, brought up for real. No image can be pulled here, so they are made of what the
-//! host has: a root with busybox, redis-server and redis-cli, and upon it the binary under test.
+//! The image, docker-compose.yml and the stacks of deploy/compose, brought up for real.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+
+use defib::engine::peer::Liveness;
+use defib::engine::snapshot::{PeerView, Snapshot};
+use defib::http::Status;
 
 use crate::support::available;
+use crate::support::docker::docker;
+use crate::support::node::{defib, is_calm};
+use crate::support::python::Python;
+use crate::support::stack::{Images, Stack, get, of_project, until, usable};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-const PREFIX: &str = "defib-it-";
-const SERVICES: [&str; 4] = ["redis", "publisher", "subscriber", "node"];
+const NEEDED: &str = "Docker with docker-compose, redis-server and busybox";
+/// Settling takes a minute by default.
+const OVERLAY: &str = "services: { node: { environment: { DEFIB__BUS__SETTLE: 5s } } }";
 
 #[test]
 fn compose_comes_up_with_local_images_and_the_node_survives_its_namespace() {
-    if !available("Docker with docker-compose, redis-server and busybox", usable()) {
+    if !available(NEEDED, usable()) {
         return;
     }
-    let stack = Stack::new();
-    stack.make_images();
-    stack.compose(&["config", "--quiet"]);
+    let images = Images::make(None);
+    images.build_defib();
+    let environment = vec![
+        ("REDIS_IMAGE", images.tag("root")),
+        ("PUBLISHER_IMAGE", images.tag("root")),
+        ("SUBSCRIBER_IMAGE", images.tag("root")),
+        ("DEFIB_IMAGE", images.tag("defib")),
+        ("DEFIB_PORT", String::new()),
+    ];
+    let stack = Stack::new(images, "docker-compose.yml", environment);
     stack.compose(&["up", "-d", "--no-build"]);
 
     assert_eq!(stack.inspect("redis", "{{.State.Running}}"), "true");
@@ -39,20 +51,13 @@ fn compose_comes_up_with_local_images_and_the_node_survives_its_namespace() {
     until("the subscriber hears the publisher", || {
         stack.logs("subscriber").contains("{\"id\": 291")
     });
-    let port: u16 = stack
-        .compose(&["port", "subscriber", "7337"])
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    until("the node is ready", || get(port, "/readyz") == Some(200));
+    let port = stack.port("subscriber", 7337).unwrap();
+    let is_200 = |port, path| get(port, path).is_some_and(|(status, _)| status == 200);
+    until("the node is ready", || is_200(port, "/readyz"));
     until("Docker calls the node healthy", || {
         stack.inspect("node", "{{.State.Health.Status}}") == "healthy"
     });
-    until("the publisher is seen", || {
-        get(port, "/startupz/publisher") == Some(200)
-    });
+    until("the publisher is seen", || is_200(port, "/startupz/publisher"));
 
     // The application ends, Docker restarts it in a new network namespace, and the node must follow (scenario 39).
     stack.exec("subscriber", &["sh", "-c", "kill -9 $(pidof redis-cli)"]);
@@ -62,26 +67,101 @@ fn compose_comes_up_with_local_images_and_the_node_survives_its_namespace() {
     until("the node leaves the dead namespace", || {
         stack.inspect("node", "{{.RestartCount}}") != "0"
     });
-    let port: u16 = stack
-        .compose(&["port", "subscriber", "7337"])
-        .rsplit(':')
-        .next()
-        .unwrap()
-        .parse()
-        .unwrap();
-    until("the node is ready again", || get(port, "/readyz") == Some(200));
+    let port = stack.port("subscriber", 7337).unwrap();
+    until("the node is ready again", || is_200(port, "/readyz"));
+}
+
+#[test]
+fn the_telemetry_stack_outlives_its_redis_and_is_healed_through_docker() {
+    let Some(watched) = Watched::up("telemetry", "telemetry") else {
+        return;
+    };
+    watched.is_calm();
+
+    // Redis as a whole is restarted: everybody is silent, and nobody is touched (scenario 9).
+    let lives = || ["telemetry", "bridge"].map(|service| watched.stack.life(service));
+    let before = lives();
+    docker(&["restart", "--time", "1", &watched.stack.container("redis")]);
+    until("the node has seen it", || watched.logs("bus link down"));
+    watched.is_calm();
+    assert_eq!(lives(), before);
+    assert_eq!(watched.grants(), 0, "a remedy because Redis was away");
+
+    // One of several children is killed: to Docker, Redis and the status page the container is well.
+    watched
+        .stack
+        .exec("telemetry", &["sh", "-c", "kill -9 $(pidof recorder)"]);
+    until("the telemetry container is restarted", || {
+        watched.stack.life("telemetry") != before[0]
+    });
+    watched.is_calm();
+    assert!(watched.logs("docker granted for peer_silent"));
+    assert_eq!(watched.stack.life("bridge"), before[1]);
+
+    // The bridge hangs.
+    watched
+        .stack
+        .exec("bridge", &["sh", "-c", "kill -STOP $(pidof python3)"]);
+    until("the bridge is restarted", || {
+        watched.stack.life("bridge") != before[1]
+    });
+    watched.is_calm();
+    assert!(watched.logs("docker granted for peer_stuck"));
+
+    watched.stays_stopped("bridge");
+}
+
+#[test]
+fn the_realtime_stack_restarts_who_shares_a_network_drains_and_pulses() {
+    let Some(watched) = Watched::up("realtime", "realtime") else {
+        return;
+    };
+    watched.is_calm();
+
+    // The application hangs. Whoever lives in its network is restarted after it.
+    let lives = || ["app", "cron", "realtime"].map(|service| watched.stack.life(service));
+    let before = lives();
+    watched
+        .stack
+        .exec("app", &["sh", "-c", "kill -STOP $(pidof python3)"]);
+    until("both are restarted", || {
+        let now = lives();
+        now[0] != before[0] && now[1] != before[1]
+    });
+    watched.is_calm();
+    assert_eq!(lives()[2], before[2]);
+
+    // Clients leave a quiet room, and the server goes on counting them.
+    for _ in 0..12 {
+        let port = watched.stack.port("realtime", 3002).unwrap();
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.write_all(b"GET /stream?quiet HTTP/1.1\r\n\r\n").unwrap();
+        client.read_exact(&mut [0; 12]).unwrap();
+    }
+    until("the realtime server is restarted", || lives()[2] != before[2]);
+    watched.is_calm();
+    assert!(watched.logs("http granted for peer_leaking"));
+    assert!(watched.logs("healthz granted for peer_leaking"));
+
+    watched.stays_stopped("cron");
 }
 
 #[test]
 fn every_image_is_a_variable_and_nothing_runs_as_root_in_ours() {
-    let compose = fs::read_to_string(Path::new(ROOT).join("docker-compose.yml")).unwrap();
-    for line in compose
-        .lines()
-        .filter(|line| line.trim_start().starts_with("image:"))
-    {
-        assert!(line.contains("_IMAGE:-"), "not a variable: {line}");
+    for file in [
+        "docker-compose.yml",
+        "deploy/compose/telemetry/compose.yml",
+        "deploy/compose/realtime/compose.yml",
+    ] {
+        let compose = fs::read_to_string(of_project(file)).unwrap();
+        let images = compose
+            .lines()
+            .filter(|line| line.trim_start().starts_with("image:"));
+        for line in images {
+            assert!(line.contains("_IMAGE:-"), "not a variable: {line}");
+        }
     }
-    let dockerfile = fs::read_to_string(Path::new(ROOT).join("Dockerfile")).unwrap();
+    let dockerfile = fs::read_to_string(of_project("Dockerfile")).unwrap();
     assert!(dockerfile.contains("\nUSER 65532:65532\n"));
     for base in dockerfile.lines().filter_map(|line| line.strip_prefix("FROM ")) {
         assert!(
@@ -91,271 +171,80 @@ fn every_image_is_a_variable_and_nothing_runs_as_root_in_ours() {
     }
 }
 
-/// A compose project of this test's own. Everything that it made is removed when it is dropped.
-struct Stack {
-    project: String,
-    files: tempfile::TempDir,
+/// One of the stacks below deploy/compose, with a node in the network of one of its services.
+struct Watched {
+    stack: Stack,
+    beside: &'static str,
 }
 
-impl Stack {
-    fn new() -> Self {
-        remove_left_behind();
-        Self {
-            project: format!("{PREFIX}{}", std::process::id()),
-            files: tempfile::tempdir().unwrap(),
+impl Watched {
+    fn up(name: &str, beside: &'static str) -> Option<Self> {
+        let python = Python::newest()?;
+        if !available(NEEDED, usable()) {
+            return None;
         }
-    }
+        let config = of_project(&format!("deploy/compose/{name}/defib.toml"));
+        let (code, said) = defib(&["check-config", "--config", config.to_str().unwrap()]);
+        assert_eq!(code, Some(0), "{said}");
 
-    /// `…:root`, the host's programs; `…:defib`, the binary under test upon them.
-    fn make_images(&self) {
-        let root = self.files.path().join("root");
-        let defib = Path::new(env!("CARGO_BIN_EXE_defib"));
-        fill_root(&root, defib);
-        let archive = self.files.path().join("root.tar");
-        run("tar", &["-C", text(&root), "-cf", text(&archive), "."]);
-        let path = "ENV PATH=/bin:/usr/local/bin";
-        run(
-            "docker",
-            &["import", "--change", path, text(&archive), &self.image("root")],
+        let images = Images::make(Some(&python));
+        images.make_defib();
+        let socket = fs::metadata("/var/run/docker.sock").unwrap();
+        let mut environment = vec![
+            ("REDIS_IMAGE", images.tag("root")),
+            ("APP_IMAGE", images.tag("root")),
+            ("DEFIB_IMAGE", images.tag("defib")),
+            ("DOCKER_GID", socket.gid().to_string()),
+        ];
+        let ports = ["DEFIB_PORT", "BRIDGE_PORT", "APP_PORT", "REALTIME_PORT"];
+        environment.extend(ports.map(|port| (port, String::new())));
+        let file = format!("deploy/compose/{name}/compose.yml");
+        let mut stack = Stack::new(images, &file, environment);
+        stack.overlay(OVERLAY);
+        stack.compose(&["up", "-d", "--no-build"]);
+        let format = "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.Privileged}} \
+                      {{.HostConfig.CapDrop}} {{.HostConfig.CapAdd}} {{.HostConfig.GroupAdd}}";
+        assert_eq!(
+            stack.inspect("node", format),
+            format!("65532:65532 true false [ALL] [] [{}]", socket.gid())
         );
-
-        let context = self.files.path().join("context");
-        fs::create_dir_all(context.join("state")).unwrap();
-        fs::copy(defib, context.join("defib")).unwrap();
-        let dockerfile = Path::new(ROOT).join("Dockerfile");
-        let base = format!("RUNTIME_IMAGE={}", self.image("root"));
-        run(
-            "docker",
-            &[
-                "build",
-                "--quiet",
-                "--target",
-                "prebuilt",
-                "--build-arg",
-                &base,
-                "--tag",
-                &self.image("defib"),
-                "--file",
-                text(&dockerfile),
-                text(&context),
-            ],
-        );
+        Some(Self { stack, beside })
     }
 
-    fn image(&self, tag: &str) -> String {
-        format!("{}:{tag}", self.project)
+    fn snapshot(&self) -> Option<Snapshot> {
+        let (_, body) = get(self.stack.port(self.beside, 7337)?, "/api/v1/status")?;
+        let status: Status = serde_json::from_str(&body).ok()?;
+        status.snapshot.map(std::sync::Arc::unwrap_or_clone)
     }
 
-    fn compose_command(&self) -> Command {
-        let mut command = compose_of(&self.project);
-        for service in ["REDIS_IMAGE", "PUBLISHER_IMAGE", "SUBSCRIBER_IMAGE"] {
-            command.env(service, self.image("root"));
-        }
-        command
-            .env("DEFIB_IMAGE", self.image("defib"))
-            .env("DEFIB_PORT", "");
-        command
+    fn peer(&self, name: &str) -> Option<PeerView> {
+        let peers = self.snapshot()?.peers;
+        peers.into_iter().find(|peer| &*peer.name == name)
     }
 
-    fn compose(&self, arguments: &[&str]) -> String {
-        must(self.compose_command().args(arguments))
+    fn is_calm(&self) {
+        until("the node is calm", || {
+            self.snapshot().is_some_and(|seen| is_calm(&seen))
+        });
     }
 
-    fn container(&self, service: &str) -> String {
-        let of_project = format!("label=com.docker.compose.project={}", self.project);
-        let of_service = format!("label=com.docker.compose.service={service}");
-        run(
-            "docker",
-            &[
-                "ps",
-                "--all",
-                "--quiet",
-                "--no-trunc",
-                "--filter",
-                &of_project,
-                "--filter",
-                &of_service,
-            ],
-        )
+    fn logs(&self, text: &str) -> bool {
+        self.stack.logs("node").contains(text)
     }
 
-    fn inspect(&self, service: &str, format: &str) -> String {
-        run(
-            "docker",
-            &["inspect", "--format", format, &self.container(service)],
-        )
+    fn grants(&self) -> usize {
+        self.stack.logs("node").matches(" granted for ").count()
     }
 
-    fn exec(&self, service: &str, command: &[&str]) -> String {
-        run("docker", &[&["exec", &self.container(service)], command].concat())
+    /// An operator stops the container of a peer of that name: nobody starts it again (scenario 34).
+    fn stays_stopped(&self, service: &str) {
+        let before = self.grants();
+        docker(&["stop", &self.stack.container(service)]);
+        until("the node takes it for on purpose", || {
+            self.peer(service)
+                .is_some_and(|peer| peer.liveness == Liveness::Unknown)
+        });
+        assert_eq!(self.stack.inspect(service, "{{.State.Status}}"), "exited");
+        assert_eq!(self.grants(), before);
     }
-
-    fn logs(&self, service: &str) -> String {
-        run("docker", &["logs", &self.container(service)])
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            for service in SERVICES {
-                let logs =
-                    output(
-                        self.compose_command()
-                            .args(["logs", "--no-color", "--tail", "40", service]),
-                    );
-                eprintln!("{}", String::from_utf8_lossy(&logs.stdout));
-            }
-        }
-        remove(&self.project);
-    }
-}
-
-/// Ends and removes the containers, networks, volumes and images of `project`.
-fn remove(project: &str) {
-    output(compose_of(project).args(["down", "--volumes", "--remove-orphans", "--timeout", "1"]));
-    for tag in ["defib", "root"] {
-        output(Command::new("docker").args(["rmi", "--force", &format!("{project}:{tag}")]));
-    }
-}
-
-/// A test that was killed could not remove its project; the project's name says whose it was.
-fn remove_left_behind() {
-    let images = run("docker", &["images", "--format", "{{.Repository}}"]);
-    for project in images.lines() {
-        let owner = project.strip_prefix(PREFIX);
-        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
-            remove(project);
-        }
-    }
-}
-
-fn compose_of(project: &str) -> Command {
-    let file = Path::new(ROOT).join("docker-compose.yml");
-    let mut command = Command::new("docker-compose");
-    command.args([
-        "--project-name",
-        project,
-        "--file",
-        text(&file),
-        "--project-directory",
-        ROOT,
-    ]);
-    command
-}
-
-fn usable() -> bool {
-    let docker = output(Command::new("docker").arg("info"));
-    let compose = output(Command::new("docker-compose").arg("version"));
-    docker.status.success()
-        && compose.status.success()
-        && ["busybox", "redis-server", "redis-cli"]
-            .iter()
-            .all(|program| which(program).is_some())
-}
-
-/// A root file system of the host's own programs, and the libraries that they and `binary` load.
-pub(crate) fn fill_root(root: &Path, binary: &Path) {
-    for folder in ["bin", "tmp", "data", "etc"] {
-        fs::create_dir_all(root.join(folder)).unwrap();
-    }
-    let busybox = which("busybox").unwrap();
-    let redis = ["redis-server", "redis-cli"].map(|program| which(program).unwrap());
-    for program in [&busybox].into_iter().chain(&redis) {
-        fs::copy(program, root.join("bin").join(program.file_name().unwrap())).unwrap();
-    }
-    for applet in [
-        "sh", "cat", "date", "kill", "ls", "pidof", "sleep", "test", "touch", "rm", "true", "false",
-    ] {
-        std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
-    }
-    for program in redis.iter().map(PathBuf::as_path).chain([binary]) {
-        for library in libraries(program) {
-            let copy = root.join(library.strip_prefix("/").unwrap());
-            fs::create_dir_all(copy.parent().unwrap()).unwrap();
-            fs::copy(&library, &copy).unwrap();
-        }
-    }
-}
-
-/// The paths in what `ldd` says; none for a static program, which it refuses.
-fn libraries(program: &Path) -> Vec<PathBuf> {
-    let said = output(Command::new("ldd").arg(program));
-    let said = String::from_utf8_lossy(&said.stdout).into_owned();
-    said.split_whitespace()
-        .filter(|word| word.starts_with('/'))
-        .map(PathBuf::from)
-        .collect()
-}
-
-fn which(program: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders)
-        .map(|folder| folder.join(program))
-        .find(|path| path.is_file())
-}
-
-/// The status with which `path` is answered.
-fn get(port: u16, path: &str) -> Option<u16> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-    )
-    .ok()?;
-    let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer).ok()?;
-    String::from_utf8_lossy(&answer)
-        .split_whitespace()
-        .nth(1)?
-        .parse()
-        .ok()
-}
-
-/// Waits for `condition`; Docker tells of none of these by an event.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..300 {
-        if condition() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-    panic!("waited in vain until {what}");
-}
-
-fn run(program: &str, arguments: &[&str]) -> String {
-    must(Command::new(program).args(arguments))
-}
-
-fn must(command: &mut Command) -> String {
-    let output = output(command);
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    assert!(
-        output.status.success(),
-        "{command:?}: {said}{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    said
-}
-
-fn output(command: &mut Command) -> Output {
-    // The classic builder: the engine's own, where the BuildKit client is not installed.
-    command.env("DOCKER_BUILDKIT", "0").stdin(Stdio::null());
-    match command.output() {
-        Ok(output) => output,
-        Err(error) => {
-            // A program that is missing has failed; `usable` asks so.
-            let failed = std::os::unix::process::ExitStatusExt::from_raw(127 << 8);
-            Output {
-                status: failed,
-                stdout: Vec::new(),
-                stderr: error.to_string().into_bytes(),
-            }
-        }
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
 }

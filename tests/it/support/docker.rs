@@ -38,7 +38,7 @@ impl Engine {
 
     fn make_image(&self) {
         let root = tempfile::tempdir().unwrap();
-        crate::container::fill_root(&root.path().join("root"), Path::new(env!("CARGO_BIN_EXE_defib")));
+        super::stack::fill_root(&root.path().join("root"));
         let archive = root.path().join("root.tar");
         let tar = Command::new("tar")
             .args([

@@ -8,6 +8,7 @@ pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod redis_server;
 pub(crate) mod snapshots;
+pub(crate) mod stack;
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use defib::engine::peer::Liveness;
 use defib::engine::persist::{Persisted, VERSION};
+use defib::engine::self_trust::BusState;
 use defib::engine::snapshot::{PeerView, Snapshot};
 use defib::http::Status;
 use defib::runtime::clock;
@@ -210,18 +212,7 @@ impl Node {
 
     /// Waits until the bus is trusted, nothing settles, and every peer is alive without an episode.
     pub(crate) fn is_calm(&self) {
-        use defib::engine::{peer::Liveness, self_trust::BusState};
-        self.sees("the node is calm", |snapshot| {
-            snapshot.trust.bus == BusState::Trusted
-                && snapshot
-                    .trust
-                    .settling_until
-                    .is_none_or(|until| until <= snapshot.at)
-                && snapshot
-                    .peers
-                    .iter()
-                    .all(|peer| peer.liveness == Liveness::Alive && peer.episode.is_none())
-        });
+        self.sees("the node is calm", is_calm);
     }
 
     /// A series of `/metrics`, written as there; 0 if it is not there.
@@ -418,6 +409,17 @@ fn ask(mut stream: impl Read + Write + Timed, path: &str) -> Option<(u16, String
     stream.read_to_string(&mut text).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+/// The bus is trusted, nothing settles, and every peer is alive without an episode.
+pub(crate) fn is_calm(snapshot: &Snapshot) -> bool {
+    let trust = &snapshot.trust;
+    trust.bus == BusState::Trusted
+        && trust.settling_until.is_none_or(|until| until <= snapshot.at)
+        && snapshot
+            .peers
+            .iter()
+            .all(|peer| peer.liveness == Liveness::Alive && peer.episode.is_none())
 }
 
 /// Status and body of a GET of a node's public listener.

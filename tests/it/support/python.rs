@@ -65,6 +65,16 @@ impl Python {
         }
     }
 
+    /// What it prints for these lines of Python.
+    pub(crate) fn says(&self, lines: &str) -> String {
+        let said = Command::new(&self.interpreter)
+            .args(["-c", lines])
+            .output()
+            .unwrap();
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        String::from_utf8(said.stdout).unwrap()
+    }
+
     /// Runs `tests/python/<script>` to its end; fails the test if that is not a success.
     pub(crate) fn run(&self, script: &str, arguments: &[&str]) {
         self.spawn(script, arguments).succeeds();
