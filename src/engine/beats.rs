@@ -497,14 +497,17 @@ impl Engine {
         if peer.incarnation.as_ref() == Some(&incarnation) {
             return;
         }
-        let first = peer.incarnation.replace(incarnation.clone()).is_none();
-        if first {
-            for check in &mut peer.checks {
-                check.first_life(now);
+        match peer.incarnation.replace(incarnation.clone()) {
+            None => {
+                for check in &mut peer.checks {
+                    check.first_life(now);
+                }
             }
-        } else {
-            peer.incarnations += 1;
-            self.begin_life(id);
+            Some(before) => {
+                peer.incarnations += 1;
+                self.life_ended(id, &before);
+                self.begin_life(id);
+            }
         }
         self.notice(Some(id), What::Incarnation { incarnation });
         self.end_pulse_of(id);

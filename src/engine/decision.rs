@@ -152,6 +152,15 @@ pub enum What {
         /// In words.
         detail: String,
     },
+    /// A remedy that restarts nothing was answered with an exit: counted as a restart, and the next rung follows.
+    ExitedInstead {
+        /// The episode.
+        episode: u64,
+        /// The remedy's fencing token.
+        token: u64,
+        /// What was done.
+        kind: RemedyKind,
+    },
     /// The episode ended: every check that condemned the peer passes again.
     Recovered {
         /// The episode.
@@ -216,6 +225,7 @@ impl What {
             Self::WouldHeal { .. } => "would_heal",
             Self::Granted { .. } => "granted",
             Self::Acted { .. } => "acted",
+            Self::ExitedInstead { .. } => "exited_instead",
             Self::Recovered { .. } => "recovered",
             Self::GaveUp { .. } => "gave_up",
             Self::EpisodeClosed { .. } => "episode_closed",
@@ -272,6 +282,11 @@ impl fmt::Display for What {
             } => {
                 write!(f, "{} {}: {detail}", kind.as_str(), outcome.replace('_', " "))
             }
+            Self::ExitedInstead { kind, .. } => write!(
+                f,
+                "it exited after {} instead of recovering: counted as a restart",
+                kind.as_str()
+            ),
             Self::Recovered {
                 remedies: 0,
                 after_ms,

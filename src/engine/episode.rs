@@ -43,6 +43,8 @@ pub(super) struct Remedy {
     pub(super) incarnation: Incarnation,
     /// Taken for failed if its executor has not answered by then.
     pub(super) lost_at: Time,
+    /// That life ended while the executor was at work.
+    pub(super) ended: bool,
 }
 
 impl Episode {

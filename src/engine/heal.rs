@@ -146,6 +146,7 @@ impl Engine {
             rung,
             incarnation: incarnation.clone(),
             lost_at: now + act_within,
+            ended: false,
         });
         if !dry_run {
             peer.granted += 1;
@@ -277,7 +278,7 @@ impl Engine {
         let (kind, verify_within) = rung.map_or((RemedyKind::Log, Duration::ZERO), |rung| {
             (rung.kind, rung.verify_within)
         });
-        let (number, token) = (episode.id, remedy.token);
+        let (number, token, ended) = (episode.id, remedy.token, remedy.ended);
         episode.remedies = episode.remedies.saturating_add(1);
         episode.healed_at = Some(now);
         episode.phase = EpisodePhase::Verifying {
@@ -293,6 +294,9 @@ impl Engine {
                 detail,
             },
         );
+        if ended {
+            self.exited_instead(id);
+        }
         self.saving.soon();
         self.judge(id);
     }
@@ -386,6 +390,15 @@ impl Engine {
             }
             return self.arm(id);
         }
+        self.leave_rung(id);
+    }
+
+    /// The remedy that was at work did not help.
+    pub(super) fn leave_rung(&mut self, id: PeerId) {
+        let now = self.now;
+        let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
+            return;
+        };
         episode.phase = EpisodePhase::Waiting;
         episode
             .failed

@@ -369,6 +369,9 @@ impl Engine {
         for check in &mut peer.checks {
             check.owner_exited(restarting);
         }
+        if let Some(life) = peer.incarnation.clone() {
+            self.life_ended(id, &life);
+        }
         self.ask = true;
         self.judge(id);
     }

@@ -1,10 +1,12 @@
 //! The ladder: which remedy is next. Mildest first; a rung that did not help in this episode is left behind.
 
 use super::Engine;
+use super::decision::What;
 use super::episode::Episode;
-use super::event::PeerId;
+use super::event::{Incarnation, PeerId};
 use super::peer::Peer;
 use super::settings::{RemedyKind, RemedySettings};
+use super::snapshot::EpisodePhase;
 
 /// What the ladder says of a condemned peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,50 @@ impl Engine {
         next(&settings.remedies, episode, |rung| {
             peer.ledger.is_done(&life, rung)
         })
+    }
+
+    /// This life ended. Was a remedy at work on it that restarts nothing? Then it is the answer to that: some
+    /// clients exit when their connection is cut, instead of making a new one (redis-py 5's `listen()`).
+    pub(super) fn life_ended(&mut self, id: PeerId, life: &Incarnation) {
+        if self.settings.dry_run {
+            return;
+        }
+        let settings = &self.settings.peers[id.0 as usize];
+        let Some(episode) = self.peers[id.0 as usize].episode.as_mut() else {
+            return;
+        };
+        let Some(remedy) = &mut episode.remedy else { return };
+        let rung = settings.remedies.get(usize::from(remedy.rung));
+        let gentle = rung.is_some_and(|rung| !rung.restarts && rung.kind != RemedyKind::Log);
+        if !gentle || remedy.incarnation != *life || remedy.ended {
+            return;
+        }
+        match episode.phase {
+            // Whether it was touched at all, its executor will say.
+            EpisodePhase::Acting { .. } => remedy.ended = true,
+            EpisodePhase::Verifying { .. } => self.exited_instead(id),
+            EpisodePhase::Suspected | EpisodePhase::Waiting | EpisodePhase::GaveUp { .. } => {}
+        }
+    }
+
+    /// It was meant to restart nothing, and cost a life: said so, charged as a restart, and the next rung follows.
+    pub(super) fn exited_instead(&mut self, id: PeerId) {
+        let now = self.now;
+        let settings = &self.settings.peers[id.0 as usize];
+        let peer = &mut self.peers[id.0 as usize];
+        let Some(episode) = &mut peer.episode else { return };
+        let Some(remedy) = &episode.remedy else { return };
+        let rung = settings.remedies.get(usize::from(remedy.rung));
+        let what = What::ExitedInstead {
+            episode: episode.id,
+            token: remedy.token,
+            kind: rung.map_or(RemedyKind::Log, |rung| rung.kind),
+        };
+        peer.ledger.charge(now + settings.budget.window);
+        episode.restarted = true;
+        self.group.not_before = Some(now + self.settings.group_budget.spacing);
+        self.notice(Some(id), what);
+        self.leave_rung(id);
     }
 }
 

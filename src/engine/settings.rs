@@ -260,18 +260,21 @@ pub enum RemedyKind {
     Http,
     /// A restart, start or kill by the Docker engine.
     Docker,
+    /// The end of exactly the connections that a check condemned.
+    SocketReset,
     /// A line in the log.
     Log,
 }
 
 impl RemedyKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Healthz,
         Self::Signal,
         Self::Exec,
         Self::Http,
         Self::Docker,
+        Self::SocketReset,
         Self::Log,
     ];
 
@@ -283,6 +286,7 @@ impl RemedyKind {
             Self::Exec => "exec",
             Self::Http => "http",
             Self::Docker => "docker",
+            Self::SocketReset => "socket_reset",
             Self::Log => "log",
         }
     }

@@ -129,6 +129,7 @@ fn level(what: &What) -> Level {
         | What::WouldHeal { .. }
         | What::MassSilenceTripped { .. }
         | What::DuplicateNode { .. }
+        | What::ExitedInstead { .. }
         | What::Acted {
             outcome: "failed" | "not_acted",
             ..

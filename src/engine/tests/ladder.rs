@@ -149,3 +149,109 @@ fn rungs_that_failed_are_remembered_across_a_restart_of_the_node() {
     let episode = kept.peers["app"].episode.as_ref().unwrap();
     assert_eq!(episode.failed, [0].into(), "{:?}", world.notices);
 }
+
+/// As redis-py 5's `listen()` does when its connection is cut.
+fn kicked(restarts_first: bool, outcome: Option<RemedyOutcome>) -> World {
+    let mut world = laddered(&[
+        (RemedyKind::SocketReset, &[Cause::PeerStuck], restarts_first),
+        (RemedyKind::Exec, &[], true),
+    ]);
+    world.outcome = outcome;
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0]);
+    world
+}
+
+fn reset() -> RemedyOutcome {
+    RemedyOutcome::Acted {
+        detail: "1 connection reset".to_owned(),
+    }
+}
+
+impl World {
+    fn restarts_charged(&self) -> usize {
+        self.persisted.as_ref().unwrap().peers["app"].restarts.len()
+    }
+}
+
+#[test]
+fn s06_an_exit_in_answer_to_a_gentle_remedy_is_said_counted_as_a_restart_and_the_next_rung_follows() {
+    let mut world = kicked(false, Some(reset()));
+    world.exits(0, "a");
+    assert!(world.saw("exited after socket_reset"), "{:?}", world.notices);
+    world.run(60 * S);
+    assert_eq!(world.rungs(), [0, 1], "{:?}", world.notices);
+    assert_eq!(world.grants[1].1.cause, Cause::PeerExited);
+    assert_eq!(
+        world.restarts_charged(),
+        2,
+        "the exit, and the remedy that restarts"
+    );
+    // It comes back, and everything that ever worked must work again.
+    world.running(0, "b");
+    world.observe(0, 0, Outcome::Pass);
+    world.run(S);
+    assert!(world.view(0).episode.is_some(), "its probe has not passed again");
+    world.well_for(3);
+    assert!(world.view(0).episode.is_none(), "{:?}", world.notices);
+}
+
+#[test]
+fn an_exit_that_is_seen_before_the_executor_has_answered_counts_too() {
+    let mut world = kicked(false, None);
+    world.exits(0, "a");
+    assert!(
+        !world.saw("exited after"),
+        "whether it was touched is not known yet"
+    );
+    let token = world.grants[0].1.token;
+    world.feed(Event::RemedyEnded {
+        token,
+        outcome: reset(),
+    });
+    assert!(world.saw("exited after socket_reset"), "{:?}", world.notices);
+    world.run(60 * S);
+    assert_eq!(world.rungs(), [0, 1]);
+    assert_eq!(world.restarts_charged(), 2);
+}
+
+#[test]
+fn an_exit_that_is_no_answer_is_not_counted() {
+    // Nothing was touched.
+    let mut world = kicked(false, None);
+    world.exits(0, "a");
+    let token = world.grants[0].1.token;
+    let outcome = RemedyOutcome::NotActed {
+        detail: "that connection is gone".to_owned(),
+    };
+    world.feed(Event::RemedyEnded { token, outcome });
+    world.run(S);
+    assert!(!world.saw("exited after"), "{:?}", world.notices);
+    // The remedy restarts, and was charged as that already.
+    let mut world = kicked(true, Some(reset()));
+    world.exits(0, "a");
+    world.run(S);
+    assert!(!world.saw("exited after"), "{:?}", world.notices);
+    assert_eq!(world.restarts_charged(), 1);
+    // It was over, and had helped.
+    let mut world = kicked(false, Some(reset()));
+    world.well_for(60);
+    world.exits(0, "a");
+    world.run(S);
+    assert!(!world.saw("exited after"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_new_life_whose_predecessors_end_nobody_saw_counts_as_an_exit() {
+    let mut world = kicked(false, Some(reset()));
+    world.running(0, "b");
+    assert!(world.saw("exited after socket_reset"), "{:?}", world.notices);
+    world.well_for(30);
+    assert!(
+        world.view(0).episode.is_none(),
+        "it helped after all: {:?}",
+        world.notices
+    );
+    assert_eq!(world.rungs(), [0]);
+    assert_eq!(world.restarts_charged(), 1);
+}

@@ -290,6 +290,11 @@ impl EngineMetrics {
                     .with_label_values(&[peer, kind.as_str(), outcome])
                     .inc();
             }
+            What::ExitedInstead { kind, .. } => {
+                self.remedies
+                    .with_label_values(&[peer, kind.as_str(), "exited_instead"])
+                    .inc();
+            }
             What::Recovered {
                 remedies, after_ms, ..
             } => {
