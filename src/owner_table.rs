@@ -1,5 +1,5 @@
-//! The processes that are held by a pidfd right now: written by the owner watch, read by the executors' fence.
-//! A leaf, so that the two need not know each other. It decides nothing.
+//! Who is a peer's owner right now: written by the owner watch, read by the executors' fence and by the checks that
+//! look at an owner's sockets. A leaf, so that they need not know each other. It decides nothing.
 //!
 //! A pid is only a number that the kernel gives to somebody else later; a pidfd is one life. Whoever wants to
 //! touch a process takes the pidfd from here, and can then only ever touch the life that was looked at.
@@ -74,6 +74,37 @@ pub async fn wait_exit(pidfd: &OwnedFd) -> io::Result<()> {
     }
 }
 
+/// A life of which only the LISTEN socket can be seen: its process is in another pid namespace. The socket's cookie
+/// is given to no other one, so a restart changes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Which life it is.
+    pub incarnation: Incarnation,
+    /// The port it listens on.
+    pub port: u16,
+    /// Why its process cannot be seen, with the cure.
+    pub why: String,
+}
+
+/// What is held of an owner.
+#[derive(Clone, Debug)]
+pub enum Held {
+    /// Its process.
+    Process(LiveOwner),
+    /// No more than its LISTEN socket: nothing can be signalled.
+    Listener(Listener),
+}
+
+impl Held {
+    /// Which life it is.
+    pub const fn incarnation(&self) -> &Incarnation {
+        match self {
+            Self::Process(live) => &live.incarnation,
+            Self::Listener(listener) => &listener.incarnation,
+        }
+    }
+}
+
 /// Looks for a peer's process anew, by the peer's own rule. May block for the time of a walk through /proc.
 pub type Look = Arc<dyn Fn() -> Option<Incarnation> + Send + Sync>;
 
@@ -86,6 +117,8 @@ pub enum Holding {
     Nothing,
     /// This process is held. It may have ended a moment ago: ask [`LiveOwner::exited`].
     Live(LiveOwner),
+    /// This LISTEN socket was there when it was last looked for.
+    Listening(Listener),
 }
 
 /// All held processes of this node. Clones share one table.
@@ -94,7 +127,7 @@ pub struct OwnerTable(Arc<Mutex<BTreeMap<PeerId, Entry>>>);
 
 struct Entry {
     look: Look,
-    live: Option<LiveOwner>,
+    held: Option<Held>,
 }
 
 impl OwnerTable {
@@ -102,30 +135,31 @@ impl OwnerTable {
     /// held stays.
     pub fn watch(&self, peer: PeerId, look: Look) {
         let mut table = self.lock();
-        let live = table.remove(&peer).and_then(|entry| entry.live);
-        table.insert(peer, Entry { look, live });
+        let held = table.remove(&peer).and_then(|entry| entry.held);
+        table.insert(peer, Entry { look, held });
     }
 
-    /// This process is the peer's from now on.
-    pub fn hold(&self, peer: PeerId, live: LiveOwner) {
+    /// This is the peer's from now on.
+    pub fn hold(&self, peer: PeerId, held: Held) {
         if let Some(entry) = self.lock().get_mut(&peer) {
-            entry.live = Some(live);
+            entry.held = Some(held);
         }
     }
 
     /// Nothing is held for the peer any more.
     pub fn release(&self, peer: PeerId) {
         if let Some(entry) = self.lock().get_mut(&peer) {
-            entry.live = None;
+            entry.held = None;
         }
     }
 
     /// What is held for the peer.
     pub fn get(&self, peer: PeerId) -> Holding {
-        match self.lock().get(&peer) {
+        match self.lock().get(&peer).map(|entry| entry.held.clone()) {
             None => Holding::Unwatched,
-            Some(Entry { live: None, .. }) => Holding::Nothing,
-            Some(Entry { live: Some(live), .. }) => Holding::Live(live.clone()),
+            Some(None) => Holding::Nothing,
+            Some(Some(Held::Process(live))) => Holding::Live(live),
+            Some(Some(Held::Listener(listener))) => Holding::Listening(listener),
         }
     }
 
@@ -144,7 +178,7 @@ impl std::fmt::Debug for OwnerTable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let table = self.lock();
         f.debug_map()
-            .entries(table.iter().map(|(peer, entry)| (peer, &entry.live)))
+            .entries(table.iter().map(|(peer, entry)| (peer, &entry.held)))
             .finish()
     }
 }

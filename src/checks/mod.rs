@@ -6,6 +6,7 @@ mod container;
 mod docker;
 pub mod expectation;
 mod http;
+mod listener;
 pub mod memory;
 pub mod metric;
 pub mod owner;

@@ -1,6 +1,9 @@
 //! The owner watch: takes hold of a peer's process by a pidfd, tells of its exit at once, and looks for the next
 //! one. It says what it sees; what that means is the engine's business.
 //!
+//! A process in another pid namespace cannot be held. Of one that listens, the LISTEN socket is its life: looked for
+//! again and again, and ended when it is not there twice in a row.
+//!
 //! Which life a process is: boot id, number and start time, read while its pidfd is open. While it runs it stays
 //! the owner, whoever else may match later, with one exception: when the pid file names another running process,
 //! that one is the owner from then on, although the old one may live (a daemon that replaced itself; the old one's
@@ -18,10 +21,11 @@ use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
 use super::process::{Finder, Stat, incarnation};
-use super::{Owner, Reporting, Schedule};
+use super::{Owner, Reporting, Schedule, listener};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, Observation, Outcome, OwnerSeen, PeerId};
-use crate::owner_table::{Holding, LiveOwner, OwnerTable};
+use crate::engine::time::Time;
+use crate::owner_table::{Held, Holding, Listener, LiveOwner, OwnerTable};
 use crate::telemetry::metrics::checks::{CheckKind, OwnerEvent, RunOutcome};
 
 /// After an exit the next life is looked for at once, and again after this, doubling up to the interval.
@@ -55,7 +59,7 @@ impl Watch {
         let look = Arc::clone(&finder);
         table.watch(
             peer,
-            Arc::new(move || look.hold().ok().map(|live| live.incarnation)),
+            Arc::new(move || look.hold().ok().map(|held| held.incarnation().clone())),
         );
         Self {
             peer,
@@ -74,36 +78,52 @@ impl Watch {
     /// If the event loop is gone, or a pidfd cannot be watched.
     pub async fn run(self) -> anyhow::Result<Infallible> {
         let mut held = match self.table.get(self.peer) {
-            Holding::Live(live) => Some(live),
+            Holding::Live(live) => Some(Held::Process(live)),
+            Holding::Listening(listener) => Some(Held::Listener(listener)),
             Holding::Nothing | Holding::Unwatched => None,
         };
         let mut witnessed = false;
         loop {
-            let live = match held.take() {
-                Some(live) => live,
+            let current = match held.take() {
+                Some(current) => current,
                 None => self.seek(witnessed).await?,
             };
+            let life = current.incarnation().clone();
             // Into the table first: whoever hears of this life finds it there.
-            self.table.hold(self.peer, live.clone());
-            self.tell(OwnerSeen::Running(live.incarnation.clone())).await?;
-            held = self.follow(&live).await?;
+            self.table.hold(self.peer, current.clone());
+            self.tell(OwnerSeen::Running(life.clone())).await?;
+            held = match current {
+                Held::Process(live) => self.follow(&live).await?.map(Held::Process),
+                Held::Listener(listener) => self.follow_listener(&listener).await?,
+            };
             witnessed = held.is_none();
             if witnessed {
                 self.table.release(self.peer);
-                self.tell(OwnerSeen::Exited(live.incarnation)).await?;
+                self.tell(OwnerSeen::Exited(life)).await?;
             }
         }
     }
 
     /// Looks until a process is there. Absence is told only when no exit explains it, and again only when its
     /// reason is another.
-    async fn seek(&self, witnessed: bool) -> anyhow::Result<LiveOwner> {
+    async fn seek(&self, witnessed: bool) -> anyhow::Result<Held> {
         let mut looking = Looking::default();
         let mut pause = if witnessed { SOON } else { self.schedule.interval };
-        let mut told = None;
+        let (mut told, mut unseen) = (None, None);
         loop {
             let detail = match looking.next(&self.finder, self.schedule.timeout).await {
-                Ok(live) => return Ok(live),
+                // A port that is being passed on is held by nobody for a moment.
+                Ok(Held::Listener(listener)) if unseen.as_ref() != Some(&listener) => {
+                    unseen = Some(listener);
+                    tokio::time::sleep(SOON).await;
+                    continue;
+                }
+                Ok(Held::Listener(listener)) => {
+                    let (peer, why) = (&self.name, &listener.why);
+                    tracing::info!(peer, why, "owner known by its LISTEN socket only");
+                    return Ok(Held::Listener(listener));
+                }
+                Ok(held) => return Ok(held),
                 Err(detail) => detail,
             };
             if told.as_ref() != Some(&detail) {
@@ -138,7 +158,7 @@ impl Watch {
         let mut looking = Looking::default();
         loop {
             tokio::time::sleep(self.schedule.interval).await;
-            if let Ok(newer) = looking.next(&self.finder, self.schedule.timeout).await
+            if let Ok(Held::Process(newer)) = looking.next(&self.finder, self.schedule.timeout).await
                 && newer.incarnation != live.incarnation
             {
                 return newer;
@@ -155,17 +175,51 @@ impl Watch {
             ticks.tick().await;
             let began = self.reporting.clock.now();
             let Some(outcome) = state(live) else { continue };
-            let took = self.reporting.clock.now().since(began);
-            self.reporting
-                .metrics
-                .ran(CheckKind::Owner, RunOutcome::of(&outcome), took);
-            let observation = Observation {
-                check,
-                began,
-                outcome,
-            };
-            self.reporting.send(Event::Observation(observation)).await?;
+            self.report(check, began, outcome).await?;
         }
+    }
+
+    /// Stays with this life until its socket is gone. Once is not enough: a dump is no snapshot.
+    async fn follow_listener(&self, listener: &Listener) -> anyhow::Result<Option<Held>> {
+        let mut ticks = self.schedule.ticks();
+        let mut missed = false;
+        loop {
+            ticks.tick().await;
+            let began = self.reporting.clock.now();
+            let wanted = listener.clone();
+            let look = tokio::task::spawn_blocking(move || listener::listens(&wanted));
+            let seen = match tokio::time::timeout(self.schedule.timeout, look).await {
+                Ok(Ok(seen)) => seen,
+                Ok(Err(error)) => Err(format!("looking for the LISTEN socket failed: {error}")),
+                Err(_) => Err("looking for the LISTEN socket has not ended in time".to_owned()),
+            };
+            let outcome = match seen {
+                Ok(true) => Outcome::Pass,
+                Ok(false) if missed => return Ok(None),
+                Ok(false) => {
+                    missed = true;
+                    ticks.reset_after(SOON.min(self.schedule.interval));
+                    continue;
+                }
+                Err(detail) => Outcome::Unknown { detail },
+            };
+            missed = false;
+            if let Some(check) = self.check {
+                self.report(check, began, outcome).await?;
+            }
+        }
+    }
+
+    async fn report(&self, check: CheckId, began: Time, outcome: Outcome) -> anyhow::Result<()> {
+        let took = self.reporting.clock.now().since(began);
+        let counted = RunOutcome::of(&outcome);
+        self.reporting.metrics.ran(CheckKind::Owner, counted, took);
+        let observation = Observation {
+            check,
+            began,
+            outcome,
+        };
+        self.reporting.send(Event::Observation(observation)).await
     }
 
     async fn tell(&self, seen: OwnerSeen) -> anyhow::Result<()> {
@@ -204,10 +258,10 @@ fn state(live: &LiveOwner) -> Option<Outcome> {
 /// One look at a time, on a thread that cannot be cancelled: a look that hangs (a pid file on a dead network
 /// mount) is waited for by the next ones, never started twice.
 #[derive(Default)]
-struct Looking(Option<JoinHandle<Result<LiveOwner, String>>>);
+struct Looking(Option<JoinHandle<Result<Held, String>>>);
 
 impl Looking {
-    async fn next(&mut self, finder: &Arc<Finder>, within: Duration) -> Result<LiveOwner, String> {
+    async fn next(&mut self, finder: &Arc<Finder>, within: Duration) -> Result<Held, String> {
         let look = self.0.get_or_insert_with(|| {
             let finder = Arc::clone(finder);
             tokio::task::spawn_blocking(move || finder.hold())

@@ -13,7 +13,7 @@ use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client::{Answer, Question, fetch, judge};
-use crate::owner_table::OwnerTable;
+use crate::owner_table::{Held, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
@@ -139,11 +139,23 @@ async fn read(page: Exposed, timeout: Duration) -> Finding {
 
 fn find(peer: PeerId, owner: Owner, found: &OwnerTable) -> Finding {
     let by_command = matches!(owner, Owner::Command(_));
-    match Finder::new(owner).find() {
+    let finder = Finder::new(owner);
+    let leave = |held: Held| {
+        found.watch(peer, std::sync::Arc::new(|| None));
+        found.hold(peer, held);
+    };
+    if let Ok(Held::Listener(listener)) = finder.hold() {
+        let noted = format!(
+            "known by its LISTEN socket only, so that it cannot be signalled: {}",
+            listener.why
+        );
+        leave(Held::Listener(listener));
+        return Finding::noted(noted);
+    }
+    match finder.find() {
         Ok(live) => {
             let pid = live.pid;
-            found.watch(peer, std::sync::Arc::new(|| None));
-            found.hold(peer, live);
+            leave(Held::Process(live));
             Finding::noted(format!("process {pid}"))
         }
         Err(Unfound::Blind { reason, cure }) => Finding::missing(reason, cure),

@@ -1,5 +1,6 @@
-//! Finding a peer's process and taking hold of it. Blocking: it walks through /proc, so it runs on a thread of
-//! its own (reading a command line can even wait for the other process's memory lock).
+//! Finding a peer's process and taking hold of it; or, where it cannot be seen, its LISTEN socket. Blocking: it walks
+//! through /proc, so it runs on a thread of its own (reading a command line can even wait for the other process's
+//! memory lock).
 
 use std::fmt;
 use std::fs;
@@ -12,9 +13,9 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::Owner;
+use super::{Owner, listener};
 use crate::engine::event::Incarnation;
-use crate::owner_table::{LiveOwner, exited};
+use crate::owner_table::{Held, LiveOwner, exited};
 
 /// Most bytes of a command line that are compared.
 const MAX_COMMAND: u64 = 64 * 1024;
@@ -99,17 +100,27 @@ impl Finder {
         matches!(self.owner, Owner::PidFile(_))
     }
 
-    /// Finds the process and takes hold of it by a pidfd. The incarnation is that of the process in the pidfd:
-    /// it is read while the pidfd is open, and the process still ran afterwards, so its number cannot have
-    /// passed to another in between; and what it was found by still holds then.
+    /// Finds the owner and takes hold of it: by a pidfd, or, of one that listens and whose process is out of sight,
+    /// by its LISTEN socket.
     ///
     /// # Errors
     /// In words for people: what was looked for, and what to do.
-    pub(super) fn hold(&self) -> Result<LiveOwner, String> {
-        self.find().map_err(|unfound| unfound.to_string())
+    pub(super) fn hold(&self) -> Result<Held, String> {
+        match (self.find(), &self.owner) {
+            (Ok(live), _) => Ok(Held::Process(live)),
+            (Err(unseen @ Unfound::Blind { .. }), Owner::Listens(port)) => {
+                let why = unseen.to_string();
+                match listener::find(*port, &why) {
+                    Ok(Some(listener)) => Ok(Held::Listener(listener)),
+                    Ok(None) => Err(why),
+                    Err(error) => Err(format!("{why}; nor can its LISTEN socket be seen: {error}")),
+                }
+            }
+            (Err(unfound), _) => Err(unfound.to_string()),
+        }
     }
 
-    /// The same, telling absence from blindness.
+    /// Takes hold of the process by a pidfd, and tells absence from blindness.
     pub(super) fn find(&self) -> Result<LiveOwner, Unfound> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Owner::Pid(pid) = self.owner
@@ -177,14 +188,21 @@ impl Stat {
 /// # Errors
 /// If this machine's boot id cannot be read.
 pub(super) fn incarnation(pid: u32, start: u64) -> Result<Incarnation, String> {
+    Ok(Incarnation(format!("proc:{}:{pid}:{start}", boot()?).into()))
+}
+
+/// This machine's boot id.
+///
+/// # Errors
+/// If it cannot be read.
+pub(super) fn boot() -> Result<&'static str, String> {
     static BOOT: OnceLock<String> = OnceLock::new();
     if BOOT.get().is_none() {
         let path = "/proc/sys/kernel/random/boot_id";
         let id = fs::read_to_string(path).map_err(|error| format!("cannot read {path}: {error}"))?;
         BOOT.get_or_init(|| id.trim().to_owned());
     }
-    let boot = BOOT.get().map_or("", String::as_str);
-    Ok(Incarnation(format!("proc:{boot}:{pid}:{start}").into()))
+    Ok(BOOT.get().map_or("", String::as_str))
 }
 
 /// Takes hold of the very life that was seen before, by whoever saw it.
@@ -572,7 +590,7 @@ mod tests {
         ] {
             fs::write(&path, &text).unwrap();
             let error = hold().unwrap_err();
-            assert!(error.contains(why), "{text}: {error}");
+            assert!(error.contains(why), "{text}");
         }
         fs::write(&path, vec![b'1'; 1 << 20]).unwrap();
         assert!(hold().unwrap_err().contains("does not begin"));
@@ -599,7 +617,7 @@ mod tests {
         let child = sleeper();
         fs::write(&path, child.0.id().to_string()).unwrap();
         let finder = Finder::new(Owner::PidFile(path.clone()));
-        assert_eq!(finder.hold().unwrap().pid, child.0.id());
+        assert_eq!(finder.find().unwrap().pid, child.0.id());
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         assert!(finder.hold().unwrap_err().contains("chmod o-w"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -613,8 +631,8 @@ mod tests {
     fn a_number_is_one_process_for_ever() {
         let child = sleeper();
         let finder = Finder::new(Owner::Pid(child.0.id()));
-        let live = finder.hold().unwrap();
-        assert_eq!(finder.hold().unwrap().incarnation, live.incarnation);
+        let live = finder.find().unwrap();
+        assert_eq!(finder.find().unwrap().incarnation, live.incarnation);
         drop(child);
         assert!(live.exited());
         assert!(finder.hold().is_err());
@@ -642,7 +660,7 @@ mod tests {
         let child = sleeper();
         fs::write(&path, child.0.id().to_string()).unwrap();
         let finder = Finder::new(Owner::PidFile(path.clone()));
-        let live = finder.hold().unwrap();
+        let live = finder.find().unwrap();
         // As if the life before had been another one, of the same number.
         let before = Incarnation("proc:x:1:1".into());
         finder.known.lock().unwrap().as_mut().unwrap().life = Some(before);
@@ -656,7 +674,7 @@ mod tests {
         let new = dir.path().join("new");
         fs::write(&new, child.0.id().to_string()).unwrap();
         fs::rename(&new, &path).unwrap();
-        assert_eq!(finder.hold().unwrap().incarnation, live.incarnation);
+        assert_eq!(finder.find().unwrap().incarnation, live.incarnation);
     }
 
     #[test]
@@ -700,7 +718,7 @@ mod tests {
         let finder = Finder::new(Owner::Command(mark.clone()));
         assert!(finder.hold().unwrap_err().contains("no process has"));
         let first = start();
-        assert_eq!(finder.hold().unwrap().pid, first.0.id());
+        assert_eq!(finder.find().unwrap().pid, first.0.id());
         let _second = start();
         assert!(finder.hold().unwrap_err().contains("2 processes match"));
         assert!(Finder::new(Owner::Command(String::new())).hold().is_err());

@@ -24,6 +24,8 @@ pub(super) enum Found {
     Ended,
     /// The peer has no process here; its newest incarnation is the condemned one.
     NoProcess,
+    /// Its LISTEN socket is the condemned one; why its process cannot be seen.
+    Listener(String),
 }
 
 impl Fence {
@@ -35,14 +37,21 @@ impl Fence {
             Holding::Live(live) if live.incarnation != grant.incarnation && !live.exited() => {
                 Err(newer(&live.incarnation))
             }
-            Holding::Live(_) | Holding::Nothing if grant.exited => {
+            Holding::Listening(listener) if listener.incarnation != grant.incarnation => {
+                Err(newer(&listener.incarnation))
+            }
+            Holding::Listening(listener) if !grant.exited => self
+                .listens_still(grant)
+                .await
+                .map(|()| Found::Listener(listener.why)),
+            Holding::Live(_) | Holding::Listening(_) | Holding::Nothing if grant.exited => {
                 self.nobody_runs(grant).await.map(|()| Found::Ended)
             }
             Holding::Live(live) if live.incarnation == grant.incarnation && live.exited() => {
                 Err(fenced("it has ended meanwhile".to_owned()))
             }
             Holding::Live(live) if live.incarnation == grant.incarnation => Ok(Found::Process(live)),
-            Holding::Live(_) | Holding::Nothing => {
+            Holding::Live(_) | Holding::Listening(_) | Holding::Nothing => {
                 Err(fenced(format!("{} is no longer there", grant.incarnation)))
             }
         }
@@ -59,17 +68,35 @@ impl Fence {
 
     /// The watch may not have seen a successor yet, so it is looked for now.
     async fn nobody_runs(&self, grant: &Grant) -> Result<(), RemedyOutcome> {
+        match self.look(grant).await? {
+            None => Ok(()),
+            Some(found) if found == grant.incarnation => Err(fenced(format!("{found} still runs"))),
+            Some(found) => Err(newer(&found)),
+        }
+    }
+
+    /// A socket tells nobody of its end: it is looked for again.
+    async fn listens_still(&self, grant: &Grant) -> Result<(), RemedyOutcome> {
+        match self.look(grant).await? {
+            Some(found) if found == grant.incarnation => Ok(()),
+            Some(found) => Err(newer(&found)),
+            None => Err(RemedyOutcome::NotActed {
+                detail: "it listens no longer".to_owned(),
+            }),
+        }
+    }
+
+    /// The life that is there now.
+    async fn look(&self, grant: &Grant) -> Result<Option<Incarnation>, RemedyOutcome> {
         let Some(look) = self.owners.look(grant.peer) else {
-            return Ok(());
+            return Ok(None);
         };
         let looking = tokio::task::spawn_blocking({
             let look: Look = Arc::clone(&look);
             move || look()
         });
         match tokio::time::timeout(LOOK, looking).await {
-            Ok(Ok(None)) => Ok(()),
-            Ok(Ok(Some(found))) if found == grant.incarnation => Err(fenced(format!("{found} still runs"))),
-            Ok(Ok(Some(found))) => Err(newer(&found)),
+            Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => Err(fenced(format!("looking for a successor failed: {error}"))),
             Err(_) => Err(fenced(format!(
                 "looking for a successor has not ended within {LOOK:?}"

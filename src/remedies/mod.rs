@@ -201,6 +201,12 @@ impl Passed<'_> {
     }
 }
 
+fn not_acted(detail: &str) -> RemedyOutcome {
+    RemedyOutcome::NotActed {
+        detail: detail.to_owned(),
+    }
+}
+
 fn log(grant: &Grant) -> RemedyOutcome {
     tracing::warn!(
         peer = %grant.name,

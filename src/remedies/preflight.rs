@@ -90,6 +90,10 @@ async fn askable(docker: &Docker, act: &DockerAct) -> Finding {
 }
 
 fn may_signal(holding: &Holding, signals: &[Signal]) -> Finding {
+    if let Holding::Listening(listener) = holding {
+        let reason = format!("its process cannot be seen ({})", listener.why);
+        return Finding::missing(reason, "let it be seen, or choose a remedy that needs no process");
+    }
     let Holding::Live(live) = holding else {
         let may_all = capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::KILL));
         return if may_all {

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use rustix::process::{Signal as Kernel, pidfd_send_signal};
 
 use super::fence::Found;
-use super::{Passed, Signal};
+use super::{Passed, Signal, not_acted};
 use crate::engine::event::RemedyOutcome;
 use crate::owner_table::LiveOwner;
 
@@ -86,6 +86,11 @@ pub(super) async fn send(
     let live = match found {
         Found::Process(live) => live,
         Found::Ended => return not_acted("already gone: there is nothing to signal"),
+        Found::Listener(why) => {
+            return not_acted(&format!(
+                "its process cannot be signalled, only its LISTEN socket is known: {why}"
+            ));
+        }
         Found::NoProcess => return not_acted("no process of this peer is known: `signal` needs an owner"),
     };
     passed.act();
@@ -178,12 +183,6 @@ pub(super) fn refusal(status: &str, pid: u32, signal: Signal) -> Option<String> 
 
 fn acted(detail: String) -> RemedyOutcome {
     RemedyOutcome::Acted { detail }
-}
-
-fn not_acted(detail: &str) -> RemedyOutcome {
-    RemedyOutcome::NotActed {
-        detail: detail.to_owned(),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The http client's answers, the `http` check, expectations and the owner watch, on real sockets and processes.
 
+use std::io::BufRead as _;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::process::{Child, Command, Stdio};
@@ -603,7 +604,7 @@ impl Running {
     fn held(&self) -> Option<u32> {
         match self.owners.get(PEER) {
             Holding::Live(live) => Some(live.pid),
-            Holding::Nothing | Holding::Unwatched => None,
+            Holding::Listening(_) | Holding::Nothing | Holding::Unwatched => None,
         }
     }
 
@@ -936,18 +937,90 @@ async fn a_port_of_our_own_is_no_peer() {
     running.stop().await;
 }
 
+/// Shows the lives of whoever listens on `port`, a line for each, until there have been two.
+async fn show_two_lives(port: &str) {
+    let mut running = Running::owner(Owner::Listens(port.parse().unwrap()), SOON);
+    for _ in 0..2 {
+        let OwnerSeen::Running(first) = running.seen().await else {
+            panic!("not running");
+        };
+        let Holding::Listening(listener) = running.owners.get(PEER) else {
+            panic!("a process is held");
+        };
+        assert_eq!(listener.incarnation, first);
+        println!("life {first} {}", listener.why);
+        let seen = running.seen().await;
+        assert_eq!(seen, OwnerSeen::Exited(first));
+        println!("exited");
+    }
+    running.stop().await;
+}
+
 #[tokio::test]
-async fn without_permission_it_is_said_what_is_missing() {
+async fn whose_process_is_in_another_pid_namespace_is_known_by_its_listen_socket() {
+    const INNER: &str = "DEFIB_TEST_PORT_OUT_OF_SIGHT";
+    if let Ok(port) = std::env::var(INNER) {
+        return show_two_lives(&port).await;
+    }
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+        command
+    };
+    let can = unshare().arg("true").output();
+    if !available(
+        "pid namespaces (unshare as root)",
+        can.is_ok_and(|out| out.status.success()),
+    ) {
+        return;
+    }
+    // Now this test is whom the inner one cannot see.
+    let mut listener = Some(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = listener.as_ref().unwrap().local_addr().unwrap();
+    let name = "checks::whose_process_is_in_another_pid_namespace_is_known_by_its_listen_socket";
+    let mut inner = unshare()
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", name])
+        .env(INNER, address.port().to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lives = Vec::new();
+    for line in std::io::BufReader::new(inner.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(at) = line.find("life ") {
+            lives.push(line[at..].to_owned());
+            listener = None;
+        } else if line.contains("exited") && lives.len() == 1 {
+            assert!(listener.is_none());
+            listener = Some(std::net::TcpListener::bind(address).unwrap());
+        }
+    }
+    assert!(inner.wait().unwrap().success());
+    let [first, second] = lives.as_slice() else {
+        panic!("{lives:?}");
+    };
+    assert!(
+        first.contains("listen:") && first.contains("share its pid namespace"),
+        "{first}"
+    );
+    assert!(second.contains("listen:") && first != second, "{first} {second}");
+}
+
+#[tokio::test]
+async fn without_permission_the_listen_socket_is_held_and_it_is_said_what_is_missing() {
     const INNER: &str = "DEFIB_TEST_PORT_OF_ANOTHER_USER";
     if let Ok(port) = std::env::var(INNER) {
         let mut running = Running::owner(Owner::Listens(port.parse().unwrap()), SOON);
-        let OwnerSeen::Absent { detail } = running.seen().await else {
-            panic!("not absent");
+        let OwnerSeen::Running(life) = running.seen().await else {
+            panic!("not running");
         };
-        assert!(
-            detail.contains("uid 0") && detail.contains("CAP_SYS_PTRACE"),
-            "{detail}"
-        );
+        assert!(life.0.starts_with("listen:"), "{life}");
+        let Holding::Listening(listener) = running.owners.get(PEER) else {
+            panic!("a process is held");
+        };
+        let why = listener.why;
+        assert!(why.contains("uid 0") && why.contains("CAP_SYS_PTRACE"), "{why}");
         running.stop().await;
         return;
     }
@@ -969,7 +1042,10 @@ async fn without_permission_it_is_said_what_is_missing() {
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let inner = nobody(us.as_os_str())
-        .args(["--exact", "checks::without_permission_it_is_said_what_is_missing"])
+        .args([
+            "--exact",
+            "checks::without_permission_the_listen_socket_is_held_and_it_is_said_what_is_missing",
+        ])
         .env(INNER, listener.local_addr().unwrap().port().to_string())
         .output()
         .unwrap();
