@@ -22,6 +22,7 @@ mod reconnect;
 mod redis_server;
 mod resubscribe;
 mod sample;
+mod sock_diag;
 
 use anyhow::bail;
 
@@ -36,6 +37,7 @@ const PARTS: [Part; 7] = [
     ("engine", engine::measure),
     ("instructions", instructions::measure),
     ("idle", idle::measure),
+    ("sock_diag", sock_diag::measure),
 ];
 
 fn main() -> anyhow::Result<()> {
