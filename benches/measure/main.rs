@@ -29,7 +29,7 @@ use anyhow::bail;
 /// In the order of docs/measurements.md.
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 7] = [
+const PARTS: [Part; 8] = [
     ("resubscribe", resubscribe::measure),
     ("reconnect", reconnect::measure),
     ("exit_to_remedy", exit_to_remedy::measure),

@@ -66,6 +66,9 @@ impl Measure {
         let owner = match self.owners.get(self.peer) {
             Holding::Live(owner) => owner,
             Holding::Nothing => return Err("its process is not found".into()),
+            Holding::Listening(_) => {
+                return Err("its process is out of sight: only its LISTEN socket is seen".into());
+            }
             Holding::Unwatched => return Err("it has no owner that is a process of this machine".into()),
         };
         let bytes = self.memory.of.measure(owner.pid);

@@ -15,7 +15,9 @@ mod preflight;
 mod process;
 mod rate;
 mod resident;
+mod sockets;
 mod trend;
+mod whose;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,7 +32,7 @@ use crate::condemned::CondemnedTable;
 use crate::docker::{Docker, Selector};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
-use crate::engine::settings::Settings as Names;
+use crate::engine::settings::{Decides, Settings as Names};
 use crate::engine::time::Clock;
 use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
@@ -42,6 +44,7 @@ use memory::Memory;
 use metric::Metric;
 pub use preflight::preflight;
 pub use process::hold_again;
+pub use sockets::Wanted as WantedSockets;
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,6 +66,8 @@ pub enum Probe {
     Http(Question),
     /// The health of the owner's container.
     Docker,
+    /// The owner's connections to a server.
+    Sockets(WantedSockets),
     /// A number of its metrics page.
     Metric(Metric),
     /// How many connections it counts, beside how many there are.
@@ -160,13 +165,18 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         });
     let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
+        let decides = check.is_none_or(|check| check.decides == Decides::Liveness);
         let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
         let place = Place {
             id,
             peer: peer_name(id.peer),
             check,
         };
-        let around = around.clone();
+        let mut around = around.clone();
+        // About what decides nothing, nothing may be done.
+        if !decides {
+            around.condemned = CondemnedTable::default();
+        }
         task(format!("check:{}/{}", place.peer, place.check), move || {
             probe.clone().run(place.clone(), schedule, around.clone())
         })
@@ -193,7 +203,7 @@ impl Probe {
             owners,
             docker,
             ..
-        } = around;
+        } = around.clone();
         let id = place.id;
         let clock = Arc::clone(&reporting.clock);
         match self {
@@ -219,6 +229,10 @@ impl Probe {
                 let measure = memory::Measure::new(memory, id.peer, owners, clock);
                 active::run(id, measure, schedule, reporting).await
             }
+            Self::Sockets(wanted) => {
+                let prober = sockets::Sockets::new(id, wanted, schedule, around);
+                active::run(id, prober, schedule, reporting).await
+            }
         }
     }
 
@@ -226,6 +240,7 @@ impl Probe {
     pub const fn proves(&self) -> &'static [Cause] {
         match self {
             Self::Http(_) | Self::Docker | Self::Metric(_) => &[Cause::PeerStuck],
+            Self::Sockets(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
             Self::Connections(_) | Self::Memory(_) => &[Cause::PeerLeaking],
         }
     }
@@ -237,7 +252,7 @@ impl Probe {
             Self::Metric(Metric { page, .. }) | Self::Connections(Connections { page, .. }) => {
                 page.bearer.as_ref()
             }
-            Self::Docker | Self::Memory(_) => None,
+            Self::Docker | Self::Memory(_) | Self::Sockets(_) => None,
         }
     }
 }

@@ -8,13 +8,14 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::metric::Metric;
 use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound};
-use super::{Owner, Probe, Settings};
+use super::{Owner, Probe, Settings, WantedSockets};
 use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client::{Answer, Question, fetch, judge};
 use crate::owner_table::{Held, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
+use crate::sock_diag::{Filter, dump_within};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
 /// whether they could be touched.
@@ -107,6 +108,7 @@ async fn look(probe: Probe, of: Place, docker: Docker, timeout: Duration) -> Fin
             Some(selector) => health(&docker, &selector).await,
             None => Finding::unknown("this peer is no container"),
         },
+        Probe::Sockets(wanted) => seen(wanted, timeout).await,
         Probe::Metric(Metric { page, .. }) => read(page, timeout).await,
         Probe::Connections(connections) => match connections.kernel(timeout).await {
             Ok(_) => read(connections.page, timeout).await,
@@ -134,6 +136,20 @@ async fn read(page: Exposed, timeout: Duration) -> Finding {
             Finding::missing(why, "give the check a `bearer` that may read the page")
         }
         Err(Unread::Other(why)) => Finding::unknown(why),
+    }
+}
+
+/// Whether the kernel shows its sockets; whose they are is found out once the owner is known.
+async fn seen(wanted: WantedSockets, timeout: Duration) -> Finding {
+    match dump_within(Filter::established_to(wanted.to), timeout).await {
+        Ok(dump) => Finding::noted(format!(
+            "{} such connections in this network namespace now, whosever they are",
+            dump.sockets.len()
+        )),
+        Err(error) => match error.cure() {
+            Some(cure) => Finding::missing(error.reason(), cure),
+            None => Finding::unknown(error.reason()),
+        },
     }
 }
 

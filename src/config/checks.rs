@@ -1,5 +1,6 @@
 //! Reads `[peer.NAME.checks]`, and the rules within one check.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,12 +14,13 @@ use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::values::is_name;
-use crate::checks::{Probe, Schedule};
+use crate::checks::{Probe, Schedule, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
 use crate::engine::settings::{
     CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter, Plane, Source,
 };
+use crate::sock_diag::Endpoint;
 
 /// Checks of one peer.
 const MAX_CHECKS: usize = 64;
@@ -96,6 +98,7 @@ fn check(
         "metric" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_METRIC],
         "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
         "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
+        "sockets" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SOCKETS],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
     let reader = all.child(name, origin, node, sections)?;
@@ -164,6 +167,7 @@ fn check(
                 "metric" => measures::metric(&reader, interval),
                 "connections" => measures::connections(&reader, owner.as_ref().ok().and_then(Option::as_ref)),
                 "memory" => measures::memory(&reader, interval, ownerless),
+                "sockets" => sockets(&reader, owner).map(Probe::Sockets),
                 _ => question(&reader, "url").map(Probe::Http),
             };
             let ((schedule, fail_after), probe) = (run?, probe?);
@@ -305,6 +309,50 @@ fn run(reader: &Reader<'_>) -> Read<(Schedule, FailAfter)> {
         },
         fail_after?,
     ))
+}
+
+fn sockets(reader: &Reader<'_>, owner: &Read<Option<Owner>>) -> Read<WantedSockets> {
+    if let Ok(Some(Owner::Container(_))) = owner {
+        return Err(reader.wrong(
+            &reader.origin,
+            "sockets_of_container",
+            "a container's sockets cannot be told from its neighbours' in this version",
+            "give the peer owner = { listens = PORT }, and this node the container's network (network_mode: \"service:…\")",
+        ));
+    }
+    let (to, min, max_recv_q) = (reader.texts("to"), reader.int("min"), reader.int("max_recv_q"));
+    let (standing, max_silence) = (reader.time("standing"), reader.maybe_time("max_silence"));
+    let mut ends = Ok(Vec::new());
+    for text in &to? {
+        ends = ends.and_then(|mut ends: Vec<Endpoint>| {
+            ends.push(endpoint(text).ok_or_else(|| {
+                let message = format!("\"{text}\" is not a server");
+                let help = "as in \"10.0.0.5:5432\", \"[fd00::5]:5432\", or \"*:5432\" for any address";
+                reader.wrong(&reader.at("to"), "value", message, help)
+            })?);
+            Ok(ends)
+        });
+    }
+    let to = ends?;
+    if to.is_empty() {
+        let message = "`to` names no server";
+        return Err(reader.wrong(&reader.at("to"), "value", message, "as in to = [\"*:5432\"]"));
+    }
+    Ok(WantedSockets {
+        to,
+        min: min?,
+        max_recv_q: max_recv_q?,
+        standing: standing?,
+        max_silence: max_silence?,
+    })
+}
+
+fn endpoint(text: &str) -> Option<Endpoint> {
+    let end = match text.strip_prefix("*:") {
+        Some(port) => Endpoint::port(port.parse().ok()?),
+        None => text.parse::<SocketAddr>().ok()?.into(),
+    };
+    (end.port != Some(0)).then_some(end)
 }
 
 fn heartbeat(reader: &Reader<'_>) -> Read<Source> {

@@ -10,7 +10,7 @@ use crate::checks::connections::Connections;
 use crate::checks::memory::{Memory, Of};
 use crate::checks::metric::{Aggregate, Bound, Metric};
 use crate::checks::page::Exposed;
-use crate::checks::{Owner, Probe};
+use crate::checks::{Owner, Probe, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::PeerId;
 use crate::engine::settings::{
@@ -179,6 +179,7 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
                 Some((Probe::Metric(metric), _)) => measures(metric),
                 Some((Probe::Connections(connections), _)) => compares(connections),
                 Some((Probe::Memory(memory), _)) => weighs(memory),
+                Some((Probe::Sockets(wanted), _)) => connections(wanted),
                 None => String::new(),
             };
             format!(
@@ -287,6 +288,26 @@ fn weighs(memory: &Memory) -> String {
     format!("{whose} {}, measured", bounds.join(" and "))
 }
 
+fn connections(wanted: &WantedSockets) -> String {
+    let to: Vec<String> = wanted.to.iter().map(ToString::to_string).collect();
+    let mut text = format!(
+        "{} to {}, none with more than {} bytes unread for {}",
+        counted(wanted.min as usize, "connection"),
+        to.join(" or "),
+        wanted.max_recv_q,
+        time(wanted.standing)
+    );
+    if let Some(silence) = wanted.max_silence {
+        let _ = write!(
+            text,
+            ", and so many that received something within {}",
+            time(silence)
+        );
+    }
+    text.push_str(", looked at");
+    text
+}
+
 fn words(causes: &[Cause]) -> String {
     let causes: Vec<&str> = causes.iter().map(|cause| cause.as_str()).collect();
     causes.join(" or ")
@@ -387,6 +408,7 @@ fn act(remedy: &Remedy) -> String {
             text
         }
         Remedy::Docker(act) => docker(act),
+        Remedy::SocketReset => "the connections that are condemned, and no later ones, are reset".to_owned(),
         Remedy::Log => "a line in the log, and nothing else".to_owned(),
     }
 }

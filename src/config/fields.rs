@@ -465,7 +465,7 @@ pub const OWNER: Section = Section {
             "listens",
             Int(1, 65_535),
             Absent("9080"),
-            "The process that listens on this TCP port.",
+            "The process that listens on this TCP port. If it cannot be seen, its LISTEN socket stands for it, and nothing can be signalled.",
         ),
         field(
             "pid_file",
@@ -587,7 +587,7 @@ pub const CHECK: Section = Section {
 
 /// Of checks that are run.
 pub const CHECK_RUN: Section = Section {
-    title: "[peer.NAME.checks.CHECK], types that are run: `process`, `http`, `docker`, `metric`, `connections`, `memory`",
+    title: "[peer.NAME.checks.CHECK], types that are run: all but `heartbeat` and `traffic`",
     sample: "",
     about: "",
     fields: &[
@@ -900,6 +900,49 @@ pub const CHECK_MEMORY: Section = Section {
     later: &[],
 };
 
+/// `sockets`
+pub const CHECK_SOCKETS: Section = Section {
+    title: "[peer.NAME.checks.sockets]",
+    sample: "[peer.feed.checks.sockets]",
+    about: "On this machine: the owner's TCP connections to a server, as the kernel sees them. It needs the owner's network namespace \
+            and no privilege. Fewer than `min`, or silent ones, are `peer_deaf`; ones that are not read are `peer_stuck`. If the server \
+            lets this node in neither, it is unknown.",
+    fields: &[
+        field(
+            "to",
+            Texts(16, 64),
+            Must("[\"10.0.0.5:5432\"]"),
+            "The server: an address and a port, or `*:PORT` for any address.",
+        ),
+        field(
+            "min",
+            Int(1, 65_535),
+            Is("1"),
+            "So many connections there must be.",
+        ),
+        field(
+            "max_recv_q",
+            Int(0, 1_073_741_824),
+            Is("0"),
+            "Bytes that may lie unread in one of them. A reader that is slow is not stuck, whatever waits.",
+        ),
+        field(
+            "standing",
+            Time(secs(1), HOUR),
+            Is("\"10s\""),
+            "How long more than that may lie there while nothing at all is read.",
+        ),
+        field(
+            "max_silence",
+            Time(secs(1), DAY),
+            Absent("\"1m\""),
+            "At least `min` of the connections must have received something within this.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// Of every remedy.
 pub const REMEDY: Section = Section {
     title: "[[peer.NAME.remedies]], every kind",
@@ -1122,6 +1165,18 @@ pub const REMEDY_DOCKER: Section = Section {
     later: &[],
 };
 
+/// `socket_reset`
+pub const REMEDY_SOCKET_RESET: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"socket_reset\"`",
+    sample: "[[peer.feed.remedies]]\ndo = \"socket_reset\"",
+    about: "Ends exactly the connections that a `sockets` check condemned, in the kernel; a later one is never hit. The owner reads an \
+            error and connects again, or exits: that counts as a restart, and the next remedy follows. It needs the owner's network \
+            namespace, CAP_NET_ADMIN (in a container: `cap_add: [NET_ADMIN]` and user 0), and a kernel with CONFIG_INET_DIAG_DESTROY.",
+    fields: &[],
+    tables: &[],
+    later: &[],
+};
+
 /// `log`
 pub const REMEDY_LOG: Section = Section {
     title: "[[peer.NAME.remedies]], `do = \"log\"`",
@@ -1139,6 +1194,7 @@ pub const CHECK_TYPES: &[&str] = &[
     "process",
     "http",
     "docker",
+    "sockets",
     "metric",
     "connections",
     "memory",
@@ -1155,16 +1211,22 @@ pub const LATER_CHECKS: &[&str] = &[
     "tcp",
     "exec",
     "systemd",
-    "sockets",
 ];
 
 /// Kinds of remedies that there are.
-pub const REMEDY_KINDS: &[&str] = &["healthz", "signal", "exec", "http", "docker", "log"];
+pub const REMEDY_KINDS: &[&str] = &[
+    "healthz",
+    "signal",
+    "exec",
+    "http",
+    "docker",
+    "socket_reset",
+    "log",
+];
 
 /// Kinds of remedies that the design knows and this version does not.
 pub const LATER_REMEDIES: &[&str] = &[
     "client_kill",
-    "socket_reset",
     "systemd",
     "unit",
     "container",
@@ -1204,10 +1266,12 @@ pub const ALL: &[&Section] = &[
     &CHECK_PROCESS,
     &CHECK_HTTP,
     &CHECK_DOCKER,
+    &CHECK_SOCKETS,
     &CHECK_METRIC,
     &CHECK_CONNECTIONS,
     &CHECK_MEMORY,
     &REMEDY,
+    &REMEDY_SOCKET_RESET,
     &REMEDY_SIGNAL,
     &REMEDY_HEALTHZ,
     &REMEDY_EXEC,

@@ -279,7 +279,7 @@ fn remedy_fits(
     local: bool,
     checks: &Checks,
 ) -> Read<()> {
-    use crate::engine::settings::RemedyKind::{Healthz, Log, Signal};
+    use crate::engine::settings::RemedyKind::{Healthz, Log, Signal, SocketReset};
     let lives = owner.is_some() || checks.heard.iter().any(|heard| !heard.data);
     if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_))) {
         let (message, help) = match owner {
@@ -302,6 +302,11 @@ fn remedy_fits(
             message,
             "configure it on the node beside that peer",
         ));
+    }
+    let condemns = |(_, probe, _): &(u16, Probe, Schedule)| matches!(probe, Probe::Sockets(_));
+    if remedy.kind == SocketReset && !checks.probes.iter().any(condemns) {
+        let message = "`socket_reset` ends the connections that a check condemned, and this peer has no check that does";
+        return Err(peer.wrong(at, "reset_needs_sockets", message, "add a `sockets` check"));
     }
     if remedy.kind != Log && !lives {
         let message =

@@ -63,6 +63,7 @@ pub(super) fn remedy(
         "exec" => &[&fields::REMEDY, &fields::REMEDY_EXEC],
         "http" => &[&fields::REMEDY, &fields::REMEDY_HTTP],
         "docker" => &[&fields::REMEDY, &fields::REMEDY_DOCKER],
+        "socket_reset" => &[&fields::REMEDY, &fields::REMEDY_SOCKET_RESET],
         _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
     };
     let reader = peer.child("remedies", &node.origin, node, sections)?;
@@ -74,6 +75,12 @@ pub(super) fn remedy(
         "exec" => exec(&reader)?,
         "http" => http(&reader)?,
         "docker" => docker(&reader, owner)?,
+        "socket_reset" => (
+            RemedyKind::SocketReset,
+            Some(Remedy::SocketReset),
+            Duration::ZERO,
+            false,
+        ),
         _ => (RemedyKind::Log, Some(Remedy::Log), Duration::ZERO, false),
     };
     let settings = RemedySettings {

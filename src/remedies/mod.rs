@@ -8,6 +8,7 @@ mod lock;
 mod output;
 mod preflight;
 mod signal;
+mod socket_reset;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -65,6 +66,8 @@ pub enum Remedy {
     },
     /// An act of the Docker engine upon a container.
     Docker(DockerAct),
+    /// The end of exactly the connections that a check condemned.
+    SocketReset,
     /// A line in the log.
     Log,
 }
@@ -113,7 +116,6 @@ pub struct Surroundings {
 pub struct Executors {
     settings: Settings,
     fence: Fence,
-    #[allow(dead_code, reason = "read by the remedies that touch one connection")]
     condemned: CondemnedTable,
     docker: Docker,
     lock_dir: Option<PathBuf>,
@@ -175,6 +177,7 @@ impl Executors {
             Remedy::Exec { argv, timeout } => exec::run(argv, *timeout, grant, &self.scrub, passed).await,
             Remedy::Http { .. } => http::run(remedy, passed).await,
             Remedy::Docker(act) => docker::run(act, &self.docker, grant, passed).await,
+            Remedy::SocketReset => socket_reset::reset(&found, grant, passed).await,
             Remedy::Log => log(grant),
         })
     }

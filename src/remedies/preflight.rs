@@ -19,6 +19,7 @@ use crate::http_client;
 use crate::owner_table::{Holding, LiveOwner, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
 use crate::secret::Secret;
+use crate::sock_diag::can_destroy;
 
 /// The looks at every rung that has an executor. `found` holds the processes that could be found.
 pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker: &Docker) -> Vec<Look> {
@@ -73,6 +74,13 @@ fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable, doc
             let docker = docker.clone();
             subject.look(async move { askable(&docker, &act).await })
         }
+        Remedy::SocketReset => subject.look_blocking(|| match can_destroy() {
+            Ok(()) => Finding::OK,
+            Err(error) => match error.cure() {
+                Some(cure) => Finding::missing(error.reason(), cure),
+                None => Finding::unknown(error.reason()),
+            },
+        }),
         Remedy::Log => subject.look(async { Finding::OK }),
     }
 }

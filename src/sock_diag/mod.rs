@@ -164,7 +164,7 @@ pub enum Destroyed {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The call failed.
-    #[error("cannot {doing} by netlink sock_diag: {error}{}", cure(error))]
+    #[error("{}{}", self.reason(), self.cure().map(|cure| format!(" ({cure})")).unwrap_or_default())]
     Call {
         /// "open a socket", "list TCP sockets", …
         doing: &'static str,
@@ -305,6 +305,18 @@ impl From<SocketAddr> for Endpoint {
     }
 }
 
+impl fmt::Display for Endpoint {
+    /// `10.0.0.5:5432`, `[fd00::5]:5432`, `*:5432`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.ip, self.port) {
+            (Some(ip), Some(port)) => write!(f, "{}", SocketAddr::new(ip, port)),
+            (Some(ip), None) => write!(f, "{ip}"),
+            (None, Some(port)) => write!(f, "*:{port}"),
+            (None, None) => f.write_str("*"),
+        }
+    }
+}
+
 impl fmt::Display for Cookie {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}", self.0)
@@ -318,20 +330,31 @@ impl fmt::Display for SocketId {
     }
 }
 
-/// What to do about it, where that is known.
-fn cure(error: &std::io::Error) -> &'static str {
-    use rustix::io::Errno;
-    match Errno::from_io_error(error) {
-        Some(Errno::AFNOSUPPORT) => {
-            " (no AF_NETLINK here: allow it in RestrictAddressFamilies=, or in the seccomp profile)"
+impl Error {
+    /// What went wrong, without what to do about it.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Call { doing, error } => format!("cannot {doing} by netlink sock_diag: {error}"),
+            Self::Malformed(_) | Self::Interrupted(_) | Self::TimedOut(_) => self.to_string(),
         }
-        Some(Errno::PROTONOSUPPORT) => " (a kernel without CONFIG_INET_DIAG)",
-        Some(Errno::NOENT) => " (the kernel has no tcp_diag: `modprobe tcp_diag` on the host)",
-        Some(Errno::OPNOTSUPP) => " (a kernel without CONFIG_INET_DIAG_DESTROY)",
-        Some(Errno::PERM | Errno::ACCESS) => {
-            " (it takes CAP_NET_ADMIN in this network namespace: in a container `cap_add: [NET_ADMIN]` and \
-             `user: root`, since other users do not get what is added; or a seccomp profile forbids it)"
-        }
-        _ => "",
+    }
+
+    /// What to do about it, where that is known.
+    pub fn cure(&self) -> Option<&'static str> {
+        use rustix::io::Errno;
+        let Self::Call { error, .. } = self else {
+            return None;
+        };
+        Some(match Errno::from_io_error(error)? {
+            Errno::AFNOSUPPORT => "allow AF_NETLINK, in RestrictAddressFamilies= or in the seccomp profile",
+            Errno::PROTONOSUPPORT => "use a kernel with CONFIG_INET_DIAG",
+            Errno::NOENT => "load the kernel's tcp_diag: `modprobe tcp_diag` on the host",
+            Errno::OPNOTSUPP => "use a kernel with CONFIG_INET_DIAG_DESTROY",
+            Errno::PERM | Errno::ACCESS => {
+                "give it CAP_NET_ADMIN in this network namespace: in a container `cap_add: [NET_ADMIN]` and \
+                 `user: root`, since other users do not get what is added; or its seccomp profile forbids netlink"
+            }
+            _ => return None,
+        })
     }
 }

@@ -33,7 +33,7 @@ use crate::support::available;
 
 /// Generous: the machine may be loaded. Nothing here passes by being slow.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
-const SOON: Schedule = Schedule {
+pub(crate) const SOON: Schedule = Schedule {
     interval: Duration::from_millis(50),
     timeout: Duration::from_secs(10),
 };
@@ -89,7 +89,7 @@ impl Process {
         self.0.kill().unwrap();
     }
 
-    fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         rustix::process::kill_process(rustix::process::Pid::from_child(&self.0), signal).unwrap();
     }
 }
@@ -497,6 +497,7 @@ async fn every_address_of_a_name_is_tried() {
 /// Tasks of the checks, running, and what they report.
 pub(crate) struct Running {
     pub(crate) owners: OwnerTable,
+    pub(crate) condemned: CondemnedTable,
     events: Receiver<Event>,
     tasks: Vec<Task>,
     cancel: CancellationToken,
@@ -513,7 +514,7 @@ impl Running {
             clock: TestClock::shared(),
             metrics: metrics.checks.clone(),
         };
-        let owners = OwnerTable::default();
+        let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
         let names = engine::settings::Settings {
             node: "n".into(),
             group: "g".into(),
@@ -530,12 +531,13 @@ impl Running {
         let around = Surroundings {
             reporting,
             owners: owners.clone(),
-            condemned: CondemnedTable::default(),
+            condemned: condemned.clone(),
             docker: Docker::new(docker::Settings::default()),
         };
         let tasks = tasks(settings, &names, &around);
         let mut running = Self {
             owners,
+            condemned,
             events,
             tasks,
             cancel: CancellationToken::new(),
@@ -597,6 +599,14 @@ impl Running {
     pub(crate) async fn running(&mut self) -> Incarnation {
         match self.seen().await {
             OwnerSeen::Running(incarnation) => incarnation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The life of the process that is held.
+    pub(crate) fn held_life(&self) -> Incarnation {
+        match self.owners.get(PEER) {
+            Holding::Live(live) => live.incarnation,
             other => panic!("{other:?}"),
         }
     }

@@ -105,7 +105,7 @@ defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspec
 defib.toml:13:8: error[not_in_this_version]: the check type `subscription` is not in this version
   13 | checks.subscription = { channels = ["can_messages"], min = 2 }
      |        ^^^^^^^^^^^^
-     = this version has heartbeat, traffic, process, http, docker, metric, connections, memory
+     = this version has heartbeat, traffic, process, http, docker, sockets, metric, connections, memory
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -584,6 +584,13 @@ fn rules_have_names() {
         (with("remedies = [{ do = \"docker\", container = \"../x\" }]"), "value"),
         (with("remedies = [{ do = \"docker\", container = \"x\", signal = \"SIGHUP\" }]"), "kill_signal"),
         (with("remedies = [{ do = \"docker\", container = \"x\", action = \"start\", stop_timeout = \"1s\" }]"), "stop_timeout"),
+        ("[peer.a]\nowner = { container = \"x\" }\nchecks.sockets = { to = [\"*:1\"] }".to_owned(), "sockets_of_container"),
+        (with("checks.sockets = { to = [] }"), "value"),
+        (with("checks.sockets = { to = [\"db:5432\"] }"), "value"),
+        (with("checks.sockets = { to = [\"*:0\"] }"), "value"),
+        (with("checks.sockets = { to = [\"*:5432\", \"[::1]:5432\"], min = 0 }"), "value"),
+        (with("remedies = [{ do = \"socket_reset\" }]"), "reset_needs_sockets"),
+        ("[peer.a]\nchecks.sockets = { to = [\"*:1\"] }\nremedies = [{ do = \"socket_reset\" }]".to_owned(), "remedy_needs_incarnation"),
         (with("remedies = [{ do = \"signl\" }]"), "value"),
         (with("remedies = [{ }]"), "missing"),
         (with("remedies = { do = \"log\" }"), "value"),

@@ -66,7 +66,8 @@ checks.http = { url = "http://127.0.0.1:9080/health" }
 checks.metric = { url = "http://127.0.0.1:9080/metrics", series = 'queue_depth{queue="out"}', below = 1000 }
 checks.connections = { url = "http://127.0.0.1:9080/metrics", series = "websocket_connections" }
 checks.memory = { below = "512MiB" }
-remedies = [{ do = "signal" }]
+checks.sockets = { to = ["10.0.0.5:5432"] }
+remedies = [{ do = "socket_reset" }, { do = "signal" }]
 [peer.cache]
 owner = { container = "cache" }
 checks.docker = {}

@@ -225,15 +225,22 @@ fn what_nobody_may_not_is_missing_and_root_may() {
 }
 
 #[test]
-fn a_port_of_somebody_elses_is_missing_the_permission_to_look() {
+fn who_listens_out_of_sight_is_known_by_its_socket_and_cannot_be_signalled() {
     if !root_and_setpriv() {
         return;
     }
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let config = format!("[peer.feed]\nowner = {{ listens = {port} }}\n");
+    let config = format!(
+        "[peer.feed]\nowner = {{ listens = {port} }}\nchecks.sockets = {{ to = [\"*:{port}\"] }}\n\
+         remedies = [{{ do = \"socket_reset\" }}, {{ do = \"signal\" }}]\n"
+    );
     Doctor::new(&config).is("ok", "owner", "", "process");
-    Doctor::as_nobody(&config).is("missing", "owner", "", "CAP_SYS_PTRACE");
+    let nobody = Doctor::as_nobody(&config);
+    nobody.is("ok", "owner", "", "CAP_SYS_PTRACE");
+    nobody.is("ok", "check", "sockets", "0 such connections");
+    nobody.is("missing", "remedy", "socket_reset", "CAP_NET_ADMIN");
+    nobody.is("missing", "remedy", "signal", "CAP_SYS_PTRACE");
     drop(listener);
     Doctor::new(&config).is("unknown", "owner", "", "no process listens");
 }

@@ -21,5 +21,6 @@ mod remedies;
 mod runtime;
 mod scenarios;
 mod sim;
+mod sockets;
 mod store;
 mod support;

@@ -11,6 +11,7 @@ mod leaks;
 mod links;
 mod node;
 mod outage;
+mod sockets;
 
 use crate::support::python::Python;
 use crate::support::redis_server;

@@ -11,6 +11,8 @@ use crate::engine::event::{Outcome, OwnerSeen};
 pub enum CheckKind {
     /// An `http` check.
     Http,
+    /// A `sockets` check.
+    Sockets,
     /// An expectation.
     Expectation,
     /// A look of the owner watch at its process or container.
@@ -168,8 +170,9 @@ impl Drop for Ghosts {
 }
 
 impl CheckKind {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Http,
+        Self::Sockets,
         Self::Expectation,
         Self::Owner,
         Self::Docker,
@@ -181,6 +184,7 @@ impl CheckKind {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Http => "http",
+            Self::Sockets => "sockets",
             Self::Expectation => "expectation",
             Self::Owner => "owner",
             Self::Docker => "docker",
