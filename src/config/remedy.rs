@@ -118,12 +118,14 @@ fn signal(reader: &Reader<'_>) -> Read<Kind> {
         .transpose()?
         .map(|then| (after, then));
     let takes = then.map_or(Duration::ZERO, |(after, _)| after);
-    // Even a signal that only asks for a reload is charged: what a process makes of it is its own business.
+    // Even a signal that only asks for a reload is charged: what a process makes of it is its own business. SIGCONT
+    // goes to a stopped process only, and gives it back what was taken from it.
+    let continues = first.0 == rustix::process::Signal::CONT.as_raw() && then.is_none();
     Ok((
         RemedyKind::Signal,
         Some(Remedy::Signal { signal: first, then }),
         takes,
-        true,
+        !continues,
     ))
 }
 

@@ -137,7 +137,7 @@ fn send_once(live: &LiveOwner, signal: Signal) -> Result<(), RemedyOutcome> {
         return Err(not_acted("already gone: it has ended meanwhile"));
     }
     let refused = match status {
-        Ok(status) => refusal(&status, pid, signal),
+        Ok(status) => needless(&status, pid, signal).or_else(|| refusal(&status, pid, signal)),
         Err(error) => Some(format!(
             "cannot read /proc/{pid}/status, so whether it may be signalled: {error}"
         )),
@@ -152,6 +152,16 @@ fn send_once(live: &LiveOwner, signal: Signal) -> Result<(), RemedyOutcome> {
         )),
         error => not_acted(&format!("cannot signal process {pid}: {error}")),
     })
+}
+
+/// SIGCONT is for a stopped process. Another one would only be told that it was continued, which some act upon.
+fn needless(status: &str, pid: u32, signal: Signal) -> Option<String> {
+    let state = status
+        .lines()
+        .find_map(|line| line.strip_prefix("State:"))?
+        .trim();
+    (signal.0 == Kernel::CONT.as_raw() && !state.starts_with('T'))
+        .then(|| format!("process {pid} is not stopped (state {state}): there is nothing to continue"))
 }
 
 /// Why pid 1 of a pid namespace should not get this signal. The kernel drops what it does not handle, silently,
@@ -204,6 +214,17 @@ mod tests {
             assert!(Signal::parse(text).is_err(), "{text}");
         }
         assert_eq!(Signal(40).to_string(), "signal 40");
+    }
+
+    #[test]
+    fn sigcont_is_for_the_stopped() {
+        let status = |state: &str| format!("Name:\tx\nState:\t{state}\nPid:\t77\n");
+        let (cont, term) = (Signal(18), Signal(15));
+        assert_eq!(needless(&status("T (stopped)"), 77, cont), None);
+        assert!(needless(&status("S (sleeping)"), 77, cont).is_some());
+        assert!(needless(&status("t (tracing stop)"), 77, cont).is_some());
+        assert_eq!(needless(&status("S (sleeping)"), 77, term), None);
+        assert_eq!(needless("", 77, cont), None);
     }
 
     #[test]
