@@ -30,8 +30,8 @@ use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
 use crate::http::{self, AppState, BindError, Bound, View};
 use crate::owner_table::OwnerTable;
-use crate::redis_client::Redis;
 use crate::redis_client::dial::{Dial, Dialing, Stream};
+use crate::redis_client::{Endpoint, Redis, Server};
 use crate::remedies::{Executors, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
@@ -141,13 +141,15 @@ impl App {
         let cancel = tasks.token();
         let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
         let docker = Docker::new(config.docker.clone());
+        let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
+        let redis = server(&config.bus, listener.as_ref(), &broker);
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
-            healer: common.healer(&config, &owners, &condemned, &docker),
+            healer: common.healer(&config, &owners, &condemned, &docker, &redis),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -176,7 +178,6 @@ impl App {
         );
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
-        let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         if let Some(listener) = listener {
             tasks.spawn_once("broker", listener.run(broker.clone(), cancel.clone()));
         }
@@ -192,6 +193,7 @@ impl App {
             owners,
             condemned,
             docker,
+            redis,
         };
         for check in checks::tasks(config.checks, &settings, &around) {
             tasks.spawn(check, Policy::Keep);
@@ -336,6 +338,7 @@ impl Common {
         owners: &OwnerTable,
         condemned: &CondemnedTable,
         docker: &Docker,
+        redis: &Server,
     ) -> Arc<dyn Healer> {
         let view = self.view.subscribe();
         let latest = move |peer: PeerId| {
@@ -345,6 +348,7 @@ impl Common {
         let around = Surroundings {
             owners: owners.clone(),
             condemned: condemned.clone(),
+            redis: redis.clone(),
             latest: Arc::new(latest),
             docker: docker.clone(),
             lock_dir: Some(config.runtime_dir.clone()),
@@ -464,6 +468,22 @@ fn bus_task(settings: bus::Settings, broker: Broker, port: Port<bus::Command>, c
             })
         }),
     }
+}
+
+/// The bus's server as applications reach it, which is where their connections are looked for.
+fn server(bus: &bus::Settings, listener: Option<&Listener>, broker: &Broker) -> Server {
+    let dial: Arc<dyn Dial> = match (&bus.backend, listener) {
+        (Backend::Redis(endpoint), _) => Arc::new(Redis::new(endpoint.clone())),
+        (Backend::Embedded { .. }, Some(listener)) => {
+            let address = listener.local_addr();
+            Arc::new(Redis::new(Endpoint::tcp(
+                address.ip().to_string(),
+                address.port(),
+            )))
+        }
+        (Backend::Embedded { .. }, None) => Arc::new(broker.clone()),
+    };
+    Server::new(dial, &bus.node)
 }
 
 impl Dial for Broker {

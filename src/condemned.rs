@@ -65,12 +65,14 @@ impl CondemnedTable {
         self.lock().remove(&check);
     }
 
-    /// What is held against this life's connections, of all checks of the peer; no socket twice.
-    pub fn of(&self, peer: PeerId, incarnation: Option<&Incarnation>) -> Vec<Connection> {
+    /// What is held against this life's connections, of all checks of the peer; no socket twice. What a check of a
+    /// peer without an owner holds against it belongs to no life: there the fence compares what the bus tells of it.
+    pub fn of(&self, peer: PeerId, incarnation: &Incarnation) -> Vec<Connection> {
         let table = self.lock();
         let entries = table
             .iter()
-            .filter(|(check, entry)| check.peer == peer && entry.incarnation.as_ref() == incarnation);
+            .filter(|(check, _)| check.peer == peer)
+            .filter(|(_, entry)| entry.incarnation.as_ref().is_none_or(|life| life == incarnation));
         let mut found: Vec<Connection> = Vec::new();
         for connection in entries.flat_map(|(_, entry)| &entry.connections) {
             let same = |other: &&mut Connection| other.socket.cookie == connection.socket.cookie;

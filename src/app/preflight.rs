@@ -7,12 +7,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::bus::Backend;
 use crate::config::Config;
 use crate::docker::Docker;
 use crate::engine::settings::{RemedyKind, Settings};
 use crate::http::View;
 use crate::owner_table::OwnerTable;
 use crate::preflight::{Finding, Item, Look, Part, Patience, Subject, run, writable_dir};
+use crate::redis_client::{Redis, Server};
 use crate::telemetry::metrics::Metrics;
 use crate::{bus, checks, remedies};
 
@@ -35,12 +37,25 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
     let mut looks = places(config);
     let docker = Docker::new(config.docker.clone());
     looks.extend(bus::preflight(&config.bus));
-    looks.extend(checks::preflight(&config.checks, &names, &found, &docker));
+    let redis = match &config.bus.backend {
+        Backend::Redis(endpoint) => Some(Server::new(
+            Arc::new(Redis::new(endpoint.clone())),
+            &config.bus.node,
+        )),
+        Backend::Embedded { .. } => None,
+    };
+    looks.extend(checks::preflight(
+        &config.checks,
+        &names,
+        &found,
+        &docker,
+        redis.as_ref(),
+    ));
     let mut items = run(looks, patience).await;
     // Only now it is known which processes there are to be touched.
     items.extend(
         run(
-            remedies::preflight(&config.remedies, &names, &found, &docker),
+            remedies::preflight(&config.remedies, &names, &found, &docker, redis.as_ref()),
             patience,
         )
         .await,

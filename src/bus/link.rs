@@ -304,7 +304,12 @@ async fn establish(shared: &Shared, link: Link) -> Result<(Connection, Greeting)
     })?;
     let login = dial.login();
     let mut connection = Connection::new(io, settings.interval);
-    let greeting = greet(&mut connection, &login, &connection_name(&settings.node, link)).await?;
+    let greeting = greet(
+        &mut connection,
+        &login,
+        &connection_name(&settings.node, link.as_str()),
+    )
+    .await?;
     if link == Link::Sub {
         subscribe(&mut connection, &settings.channels, &login).await?;
     }

@@ -50,7 +50,7 @@ async fn try_all(redis: &Redis, settings: &Settings) -> Result<Finding, Failure>
         .map_err(|error| Failure::down(Loss::Connect, error.to_string()))?;
     let login = redis.login();
     let mut connection = Connection::new(io, PATIENCE);
-    let name = connection_name(&settings.node, Link::Sub);
+    let name = connection_name(&settings.node, Link::Sub.as_str());
     let greeting = greeting::greet(&mut connection, &login, &name).await?;
     if greeting.resp3() {
         // In RESP3 a subscribed connection may do everything, and a PUBLISH would be one.

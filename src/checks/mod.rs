@@ -16,6 +16,7 @@ mod process;
 mod rate;
 mod resident;
 mod sockets;
+pub mod subscription;
 mod trend;
 mod whose;
 
@@ -32,10 +33,11 @@ use crate::condemned::CondemnedTable;
 use crate::docker::{Docker, Selector};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
-use crate::engine::settings::{Decides, Settings as Names};
+use crate::engine::settings::{Decides, Plane, Settings as Names};
 use crate::engine::time::Clock;
 use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
+use crate::redis_client::Server;
 use crate::secret::Secret;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
@@ -45,6 +47,7 @@ use metric::Metric;
 pub use preflight::preflight;
 pub use process::hold_again;
 pub use sockets::Wanted as WantedSockets;
+use subscription::{Subscription, Watch};
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,6 +69,8 @@ pub enum Probe {
     Http(Question),
     /// The health of the owner's container.
     Docker,
+    /// The owner's connections to a Redis, as the kernel and the server see them.
+    Subscription(Subscription),
     /// The owner's connections to a server.
     Sockets(WantedSockets),
     /// A number of its metrics page.
@@ -128,6 +133,8 @@ pub struct Surroundings {
     pub condemned: CondemnedTable,
     /// The Docker engine, for peers that are containers.
     pub docker: Docker,
+    /// The bus's server, as applications reach it.
+    pub redis: Server,
 }
 
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
@@ -207,6 +214,9 @@ impl Probe {
         let id = place.id;
         let clock = Arc::clone(&reporting.clock);
         match self {
+            Self::Subscription(subscription) => {
+                active::run(id, Watch::new(id, subscription, around), schedule, reporting).await
+            }
             Self::Http(question) => active::run(id, http::Http(question), schedule, reporting).await,
             Self::Docker => {
                 let prober = docker::Healthy {
@@ -236,11 +246,24 @@ impl Probe {
         }
     }
 
+    /// Which view of the world it has.
+    pub const fn plane(&self) -> Plane {
+        match self {
+            Self::Subscription(_) => Plane::Bus,
+            Self::Http(_)
+            | Self::Docker
+            | Self::Sockets(_)
+            | Self::Metric(_)
+            | Self::Connections(_)
+            | Self::Memory(_) => Plane::Local,
+        }
+    }
+
     /// What its failures can mean.
     pub const fn proves(&self) -> &'static [Cause] {
         match self {
             Self::Http(_) | Self::Docker | Self::Metric(_) => &[Cause::PeerStuck],
-            Self::Sockets(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
+            Self::Sockets(_) | Self::Subscription(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
             Self::Connections(_) | Self::Memory(_) => &[Cause::PeerLeaking],
         }
     }
@@ -253,6 +276,7 @@ impl Probe {
                 page.bearer.as_ref()
             }
             Self::Docker | Self::Memory(_) | Self::Sockets(_) => None,
+            Self::Subscription(subscription) => subscription.redis.as_ref()?.password.as_ref(),
         }
     }
 }

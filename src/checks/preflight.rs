@@ -8,18 +8,25 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::metric::Metric;
 use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound};
-use super::{Owner, Probe, Settings, WantedSockets};
+use super::{Owner, Probe, Settings, WantedSockets, subscription};
 use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client::{Answer, Question, fetch, judge};
 use crate::owner_table::{Held, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
+use crate::redis_client::Server;
 use crate::sock_diag::{Filter, dump_within};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
-/// whether they could be touched.
-pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker: &Docker) -> Vec<Look> {
+/// whether they could be touched. `redis`: the bus's server, unless it is the embedded one.
+pub fn preflight(
+    settings: &Settings,
+    names: &Names,
+    found: &OwnerTable,
+    docker: &Docker,
+    redis: Option<&Server>,
+) -> Vec<Look> {
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
     let peer_name = |id: PeerId| peer(id).map_or_else(|| "?".into(), |peer| peer.name.clone());
     let owners = settings.owners.iter().map(|(id, owner, _, _)| {
@@ -32,7 +39,8 @@ pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker:
         let check = check.map_or_else(|| "?".into(), |check| check.name.clone());
         let subject = Subject::peer(Part::Check, peer_name(id.peer), check);
         let of = Place::of(settings, id.peer);
-        subject.look(look(probe.clone(), of, docker.clone(), schedule.timeout))
+        let redis = redis.cloned();
+        subject.look(look(probe.clone(), of, docker.clone(), redis, schedule.timeout))
     });
     let containers = settings.containers.iter().map(|(selector, check, _)| {
         let subject = Subject::peer(Part::Owner, peer_name(check.peer), "");
@@ -101,7 +109,7 @@ impl Place {
     }
 }
 
-async fn look(probe: Probe, of: Place, docker: Docker, timeout: Duration) -> Finding {
+async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, timeout: Duration) -> Finding {
     match probe {
         Probe::Http(question) => asked(question, timeout).await,
         Probe::Docker => match of.container {
@@ -109,6 +117,10 @@ async fn look(probe: Probe, of: Place, docker: Docker, timeout: Duration) -> Fin
             None => Finding::unknown("this peer is no container"),
         },
         Probe::Sockets(wanted) => seen(wanted, timeout).await,
+        Probe::Subscription(subscription) => {
+            let server = redis.map(|bus| bus.or(subscription.redis.as_ref()));
+            subscription::preflight(server, timeout).await
+        }
         Probe::Metric(Metric { page, .. }) => read(page, timeout).await,
         Probe::Connections(connections) => match connections.kernel(timeout).await {
             Ok(_) => read(connections.page, timeout).await,

@@ -14,12 +14,14 @@ use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::values::is_name;
+use crate::checks::subscription::{Rules, Subscription};
 use crate::checks::{Probe, Schedule, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
 use crate::engine::settings::{
     CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter, Plane, Source,
 };
+use crate::redis_client;
 use crate::sock_diag::Endpoint;
 
 /// Checks of one peer.
@@ -99,6 +101,7 @@ fn check(
         "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
         "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
         "sockets" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SOCKETS],
+        "subscription" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SUBSCRIPTION],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
     let reader = all.child(name, origin, node, sections)?;
@@ -167,17 +170,19 @@ fn check(
                 "metric" => measures::metric(&reader, interval),
                 "connections" => measures::connections(&reader, owner.as_ref().ok().and_then(Option::as_ref)),
                 "memory" => measures::memory(&reader, interval, ownerless),
-                "sockets" => sockets(&reader, owner).map(Probe::Sockets),
+                "subscription" => subscription(&reader, run).map(Probe::Subscription),
+                "sockets" => sockets(&reader).map(Probe::Sockets),
                 _ => question(&reader, "url").map(Probe::Http),
             };
             let ((schedule, fail_after), probe) = (run?, probe?);
+            let plane = probe.plane();
             let kind = CheckKind::Active {
                 fail_after,
                 interval: schedule.interval,
                 proves: probe.proves(),
             };
             checks.probes.push((index, probe, schedule));
-            (kind, Plane::Local)
+            (kind, plane)
         }
     };
     let (decides, grace, needs) = common?;
@@ -311,15 +316,7 @@ fn run(reader: &Reader<'_>) -> Read<(Schedule, FailAfter)> {
     ))
 }
 
-fn sockets(reader: &Reader<'_>, owner: &Read<Option<Owner>>) -> Read<WantedSockets> {
-    if let Ok(Some(Owner::Container(_))) = owner {
-        return Err(reader.wrong(
-            &reader.origin,
-            "sockets_of_container",
-            "a container's sockets cannot be told from its neighbours' in this version",
-            "give the peer owner = { listens = PORT }, and this node the container's network (network_mode: \"service:…\")",
-        ));
-    }
+fn sockets(reader: &Reader<'_>) -> Read<WantedSockets> {
     let (to, min, max_recv_q) = (reader.texts("to"), reader.int("min"), reader.int("max_recv_q"));
     let (standing, max_silence) = (reader.time("standing"), reader.maybe_time("max_silence"));
     let mut ends = Ok(Vec::new());
@@ -353,6 +350,38 @@ fn endpoint(text: &str) -> Option<Endpoint> {
         None => text.parse::<SocketAddr>().ok()?.into(),
     };
     (end.port != Some(0)).then_some(end)
+}
+
+fn subscription(reader: &Reader<'_>, run: Read<(Schedule, FailAfter)>) -> Read<Subscription> {
+    let (channels, min) = (reader.texts("channels"), reader.maybe_int("min"));
+    let (window, stuck_after) = (reader.time("window"), reader.time("stuck_after"));
+    let redis = reader.maybe_text("redis").and_then(|url| match url {
+        None => Ok(None),
+        Some(url) => redis_client::Endpoint::parse(&url).map(Some).map_err(|error| {
+            let help = "takes redis://[user:password@]host[:port], rediss://… or unix:///path";
+            reader.wrong(&reader.at("redis"), "value", format!("`redis`: {error}"), help)
+        }),
+    });
+    let (channels, window) = (channels?, window?);
+    if let Ok((schedule, _)) = run
+        && window < schedule.interval * 2
+    {
+        let message = format!(
+            "`window` ({}) must be at least twice `interval` ({})",
+            time(window),
+            time(schedule.interval)
+        );
+        return Err(reader.wrong(&reader.at("window"), "window", message, ""));
+    }
+    Ok(Subscription {
+        channels: channels.into_iter().map(Arc::from).collect(),
+        rules: Rules {
+            min: min?,
+            window,
+            stuck_after: stuck_after?,
+        },
+        redis: redis?,
+    })
 }
 
 fn heartbeat(reader: &Reader<'_>) -> Read<Source> {

@@ -10,6 +10,7 @@ use crate::checks::connections::Connections;
 use crate::checks::memory::{Memory, Of};
 use crate::checks::metric::{Aggregate, Bound, Metric};
 use crate::checks::page::Exposed;
+use crate::checks::subscription::Subscription;
 use crate::checks::{Owner, Probe, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::PeerId;
@@ -180,6 +181,7 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
                 Some((Probe::Connections(connections), _)) => compares(connections),
                 Some((Probe::Memory(memory), _)) => weighs(memory),
                 Some((Probe::Sockets(wanted), _)) => connections(wanted),
+                Some((Probe::Subscription(subscription), _)) => watches(subscription),
                 None => String::new(),
             };
             format!(
@@ -203,6 +205,29 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
         Decides::Nothing => text.push_str("; decides nothing, is shown"),
     }
     text
+}
+
+fn watches(subscription: &Subscription) -> String {
+    let names: Vec<String> = subscription
+        .channels
+        .iter()
+        .map(|channel| format!("`{channel}`"))
+        .collect();
+    let server = match &subscription.redis {
+        Some(endpoint) => endpoint.address.to_string(),
+        None => "the bus's server".to_owned(),
+    };
+    let rules = subscription.rules;
+    let least = match rules.min {
+        Some(min) => format!("at least {min} subscribed"),
+        None => "one subscribed once there was one".to_owned(),
+    };
+    format!(
+        "its connections to {server}, subscribed to {}: {least}, none dark for {}, none unread for {};",
+        names.join(", "),
+        time(rules.window),
+        time(rules.stuck_after)
+    )
 }
 
 fn source(source: &Source) -> String {
@@ -409,6 +434,7 @@ fn act(remedy: &Remedy) -> String {
         }
         Remedy::Docker(act) => docker(act),
         Remedy::SocketReset => "the connections that are condemned, and no later ones, are reset".to_owned(),
+        Remedy::ClientKill { .. } => "CLIENT KILL of the connections that are condemned".to_owned(),
         Remedy::Log => "a line in the log, and nothing else".to_owned(),
     }
 }

@@ -943,6 +943,51 @@ pub const CHECK_SOCKETS: Section = Section {
     later: &[],
 };
 
+/// `subscription`
+pub const CHECK_SUBSCRIPTION: Section = Section {
+    title: "[peer.NAME.checks.subscription]",
+    sample: "[peer.feed.checks.subscription]",
+    about: "From outside: the owner's connections to Redis, as the kernel and `CLIENT LIST` see them. Half-dead ones \
+            are stuck, dark, orphaned or lost: docs/half-dead.md. For it the node shares the owner's network \
+            namespace, and on a server with ACLs has +client|list.",
+    fields: &[
+        field(
+            "channels",
+            Texts(64, 256),
+            Must("[\"can_messages\"]"),
+            "What the owner is subscribed to. Listened to only while a comparison needs it.",
+        ),
+        field(
+            "min",
+            Int(1, 10_000),
+            Absent("2"),
+            "Fewest connections that must be subscribed; without it one, once there was one.",
+        ),
+        field(
+            "window",
+            Time(secs(2), HOUR),
+            Is("\"6s\""),
+            "How long a subscriber receives nothing of what is sent to it before it is dark, and how long subscribers \
+             are missing before they are lost. At least twice `interval`.",
+        ),
+        field(
+            "stuck_after",
+            Time(secs(2), HOUR),
+            Is("\"15s\""),
+            "How long nothing is read although something waits. More than a healthy reader ever takes between two \
+             reads: one that takes 64 KiB at a time and 50 ms for each message of 150 bytes takes 22 s.",
+        ),
+        field(
+            "redis",
+            Text(1024),
+            Absent("\"redis://localhost:6379\""),
+            "The server, as in bus.url; without it, that of the bus.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// Of every remedy.
 pub const REMEDY: Section = Section {
     title: "[[peer.NAME.remedies]], every kind",
@@ -997,6 +1042,22 @@ pub const REMEDY_SIGNAL: Section = Section {
             "How long it has before `then`.",
         ),
     ],
+    tables: &[],
+    later: &[],
+};
+
+/// `client_kill`
+pub const REMEDY_CLIENT_KILL: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"client_kill\"`",
+    sample: "[[peer.feed.remedies]]\ndo = \"client_kill\"",
+    about: "Redis closes the very connections that a `subscription` check condemned, told by id, address and name. \
+            Restarts nothing: for clients that connect again. On a server with ACLs it takes +client|list +client|kill.",
+    fields: &[field(
+        "timeout",
+        Time(ms(100), secs(60)),
+        Is("\"5s\""),
+        "Bound on each question to Redis.",
+    )],
     tables: &[],
     later: &[],
 };
@@ -1194,6 +1255,7 @@ pub const CHECK_TYPES: &[&str] = &[
     "process",
     "http",
     "docker",
+    "subscription",
     "sockets",
     "metric",
     "connections",
@@ -1202,7 +1264,6 @@ pub const CHECK_TYPES: &[&str] = &[
 
 /// Types of checks that the design knows and this version does not.
 pub const LATER_CHECKS: &[&str] = &[
-    "subscription",
     "redis_key",
     "redis_lock",
     "file",
@@ -1220,13 +1281,13 @@ pub const REMEDY_KINDS: &[&str] = &[
     "exec",
     "http",
     "docker",
+    "client_kill",
     "socket_reset",
     "log",
 ];
 
 /// Kinds of remedies that the design knows and this version does not.
 pub const LATER_REMEDIES: &[&str] = &[
-    "client_kill",
     "systemd",
     "unit",
     "container",
@@ -1266,6 +1327,7 @@ pub const ALL: &[&Section] = &[
     &CHECK_PROCESS,
     &CHECK_HTTP,
     &CHECK_DOCKER,
+    &CHECK_SUBSCRIPTION,
     &CHECK_SOCKETS,
     &CHECK_METRIC,
     &CHECK_CONNECTIONS,
@@ -1278,6 +1340,7 @@ pub const ALL: &[&Section] = &[
     &REMEDY_HTTP,
     &UNTIL,
     &REMEDY_DOCKER,
+    &REMEDY_CLIENT_KILL,
     &REMEDY_LOG,
 ];
 

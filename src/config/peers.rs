@@ -11,6 +11,7 @@ use super::schema::time;
 use crate::checks::{self, Probe, Schedule};
 use crate::docker::{Selector, SelectorError};
 use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
+use crate::redis_client::Endpoint;
 use crate::remedies::Remedy;
 
 /// How a peer is found on this machine.
@@ -90,7 +91,10 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             "as in owner = { listens = 9080 }",
         ));
     }
-    let local = owner.is_some() || checks.all.iter().any(|check| check.plane == Plane::Local);
+    // An active check looks at this machine, also one that reads Redis besides.
+    let local = owner.is_some()
+        || !checks.probes.is_empty()
+        || checks.all.iter().any(|check| check.plane == Plane::Local);
     let mut fits = Ok(());
     let remedies: Vec<_> = remedies?;
     for (settings, _, origin) in &remedies {
@@ -104,9 +108,10 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         ));
     }
     fits?;
+    let servers = watched_servers(&checks);
     let (settings, remedies) = remedies
         .into_iter()
-        .map(|(settings, remedy, _)| (settings, remedy))
+        .map(|(settings, remedy, _)| (settings, remedy.map(|remedy| aimed(remedy, &servers))))
         .unzip();
     Ok(Peer {
         settings: PeerSettings {
@@ -127,6 +132,30 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         heard: checks.heard,
         hold_is_set: reader.is_set("healthz_hold"),
     })
+}
+
+/// The servers of its `subscription` checks; `None` stands for the bus's.
+fn watched_servers(checks: &Checks) -> Vec<Option<Endpoint>> {
+    let mut servers = Vec::new();
+    for (_, probe, _) in &checks.probes {
+        if let Probe::Subscription(subscription) = probe
+            && !servers.contains(&subscription.redis)
+        {
+            servers.push(subscription.redis.clone());
+        }
+    }
+    servers
+}
+
+/// `client_kill` acts where those checks look.
+fn aimed(remedy: Remedy, servers: &[Option<Endpoint>]) -> Remedy {
+    match remedy {
+        Remedy::ClientKill { timeout, .. } => Remedy::ClientKill {
+            servers: servers.to_vec(),
+            timeout,
+        },
+        other => other,
+    }
 }
 
 fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
@@ -279,7 +308,7 @@ fn remedy_fits(
     local: bool,
     checks: &Checks,
 ) -> Read<()> {
-    use crate::engine::settings::RemedyKind::{Healthz, Log, Signal, SocketReset};
+    use crate::engine::settings::RemedyKind::{ClientKill, Healthz, Log, Signal, SocketReset};
     let lives = owner.is_some() || checks.heard.iter().any(|heard| !heard.data);
     if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_))) {
         let (message, help) = match owner {
@@ -294,6 +323,11 @@ fn remedy_fits(
         };
         return Err(peer.wrong(at, "signal_needs_owner", message, help));
     }
+    if remedy.kind == ClientKill && watched_servers(checks).is_empty() {
+        let message = "`client_kill` ends what a `subscription` check condemned, and this peer has none";
+        let help = "add checks.subscription = { channels = [\"can_messages\"] }";
+        return Err(peer.wrong(at, "client_kill_needs_check", message, help));
+    }
     if remedy.kind == Healthz && !local {
         let message = "`healthz` heals a peer of this machine, and this one is known by the bus alone";
         return Err(peer.wrong(
@@ -303,10 +337,16 @@ fn remedy_fits(
             "configure it on the node beside that peer",
         ));
     }
-    let condemns = |(_, probe, _): &(u16, Probe, Schedule)| matches!(probe, Probe::Sockets(_));
+    let condemns =
+        |(_, probe, _): &(u16, Probe, Schedule)| matches!(probe, Probe::Sockets(_) | Probe::Subscription(_));
     if remedy.kind == SocketReset && !checks.probes.iter().any(condemns) {
         let message = "`socket_reset` ends the connections that a check condemned, and this peer has no check that does";
-        return Err(peer.wrong(at, "reset_needs_sockets", message, "add a `sockets` check"));
+        return Err(peer.wrong(
+            at,
+            "reset_needs_sockets",
+            message,
+            "add a `subscription` or `sockets` check",
+        ));
     }
     if remedy.kind != Log && !lives {
         let message =

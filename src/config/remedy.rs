@@ -64,6 +64,7 @@ pub(super) fn remedy(
         "http" => &[&fields::REMEDY, &fields::REMEDY_HTTP],
         "docker" => &[&fields::REMEDY, &fields::REMEDY_DOCKER],
         "socket_reset" => &[&fields::REMEDY, &fields::REMEDY_SOCKET_RESET],
+        "client_kill" => &[&fields::REMEDY, &fields::REMEDY_CLIENT_KILL],
         _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
     };
     let reader = peer.child("remedies", &node.origin, node, sections)?;
@@ -81,6 +82,7 @@ pub(super) fn remedy(
             Duration::ZERO,
             false,
         ),
+        "client_kill" => client_kill(&reader)?,
         _ => (RemedyKind::Log, Some(Remedy::Log), Duration::ZERO, false),
     };
     let settings = RemedySettings {
@@ -253,6 +255,18 @@ fn docker(reader: &Reader<'_>, owner: Option<&Selector>) -> Read<Kind> {
     };
     let takes = act.takes();
     Ok((RemedyKind::Docker, Some(Remedy::Docker(act)), takes, true))
+}
+
+/// Its servers are those of the peer's `subscription` checks, which are read later.
+fn client_kill(reader: &Reader<'_>) -> Read<Kind> {
+    let timeout = reader.time("timeout")?;
+    let servers = Vec::new();
+    Ok((
+        RemedyKind::ClientKill,
+        Some(Remedy::ClientKill { servers, timeout }),
+        timeout * 4,
+        false,
+    ))
 }
 
 fn until(reader: &Reader<'_>) -> Read<Until> {

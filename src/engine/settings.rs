@@ -260,6 +260,8 @@ pub enum RemedyKind {
     Http,
     /// A restart, start or kill by the Docker engine.
     Docker,
+    /// `CLIENT KILL` of the very connections that a `subscription` check condemned.
+    ClientKill,
     /// The end of exactly the connections that a check condemned.
     SocketReset,
     /// A line in the log.
@@ -268,12 +270,13 @@ pub enum RemedyKind {
 
 impl RemedyKind {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Healthz,
         Self::Signal,
         Self::Exec,
         Self::Http,
         Self::Docker,
+        Self::ClientKill,
         Self::SocketReset,
         Self::Log,
     ];
@@ -286,6 +289,7 @@ impl RemedyKind {
             Self::Exec => "exec",
             Self::Http => "http",
             Self::Docker => "docker",
+            Self::ClientKill => "client_kill",
             Self::SocketReset => "socket_reset",
             Self::Log => "log",
         }

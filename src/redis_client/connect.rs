@@ -99,6 +99,13 @@ impl Dial for Redis {
         }
     }
 
+    fn port(&self) -> Option<u16> {
+        match self.endpoint.address {
+            Address::Tcp { port, .. } | Address::Tls { port, .. } => Some(port),
+            Address::Unix(_) => None,
+        }
+    }
+
     fn place(&self) -> String {
         self.endpoint.address.to_string()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::dial::Stream;
+use super::dial::{Ends, Stream};
 use super::failure::{Failure, Loss};
 use super::resp::{Decoder, Value, command};
 
@@ -25,6 +25,19 @@ impl Connection {
             out: Vec::new(),
             patience,
         }
+    }
+
+    /// The same, taking strings of up to so many bytes.
+    pub(crate) fn up_to(self, max_bulk: usize) -> Self {
+        Self {
+            decoder: Decoder::up_to(max_bulk),
+            ..self
+        }
+    }
+
+    /// The addresses of the TCP connection below, if there is one.
+    pub(crate) fn ends(&self) -> Option<Ends> {
+        self.io.ends()
     }
 
     /// Adds a command to what [`Self::flush`] will send.

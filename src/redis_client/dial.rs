@@ -3,16 +3,55 @@
 use std::fmt;
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::secret::Secret;
 
 /// A connection's bytes, both ways: a socket, TLS over one, or a `tokio::io::duplex`.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Both ends of the TCP connection below it, as this machine has them; `None` where there is none.
+    fn ends(&self) -> Option<Ends> {
+        None
+    }
+}
 
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+/// A TCP connection's addresses. IPv4 in IPv6 is written as IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    /// Ours.
+    pub local: SocketAddr,
+    /// The server's.
+    pub remote: SocketAddr,
+}
+
+impl Stream for TcpStream {
+    fn ends(&self) -> Option<Ends> {
+        Some(Ends {
+            local: canonical(self.local_addr().ok()?),
+            remote: canonical(self.peer_addr().ok()?),
+        })
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn ends(&self) -> Option<Ends> {
+        self.get_ref().0.ends()
+    }
+}
+
+impl Stream for UnixStream {}
+
+impl Stream for DuplexStream {}
+
+/// The same address without IPv6 around IPv4: as Redis writes it in `CLIENT LIST`, and `sock_diag` here.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
 
 /// A connection in the making. The caller bounds its time.
 pub type Dialing<'a> = Pin<Box<dyn Future<Output = io::Result<Box<dyn Stream>>> + Send + 'a>>;
@@ -25,6 +64,11 @@ pub trait Dial: Send + Sync + fmt::Debug + 'static {
     /// How to get in. Default: nothing is asked for.
     fn login(&self) -> Login {
         Login::default()
+    }
+
+    /// The TCP port at which clients reach it; `None` where they come another way.
+    fn port(&self) -> Option<u16> {
+        None
     }
 
     /// What is connected to, in words and without secrets: `redis://10.0.0.1:6379`, "the embedded bus".

@@ -83,6 +83,16 @@ pub enum EndpointError {
 }
 
 impl Endpoint {
+    /// `redis://host:port`, without a login.
+    pub const fn tcp(host: String, port: u16) -> Self {
+        Self {
+            address: Address::Tcp { host, port },
+            user: None,
+            password: None,
+            db: 0,
+        }
+    }
+
     /// Reads `redis://[user[:password]@]host[:port][/db]`, the same with `rediss://`, or
     /// `unix://[user[:password]@]/path[?db=N]`. User, password and path are percent-decoded. A CA file and
     /// another server name for `rediss://` are settings of their own: set them in [`Address::Tls`].

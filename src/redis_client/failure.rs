@@ -67,6 +67,13 @@ impl Failure {
         }
     }
 
+    /// In words.
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Down { reason: text, .. } | Self::Refused { cure: text } => text,
+        }
+    }
+
     pub(crate) fn into_status(self) -> LinkStatus {
         match self {
             Self::Down { reason, .. } => LinkStatus::Down { reason },
@@ -83,6 +90,8 @@ pub(crate) enum Asked<'a> {
     Ping,
     Publish(&'a str),
     Subscribe(&'a str),
+    /// By the name that ACL rules have for it, in capitals: `CLIENT|LIST`.
+    Other(&'static str),
 }
 
 impl Asked<'_> {
@@ -93,13 +102,14 @@ impl Asked<'_> {
             Self::Ping => "PING",
             Self::Publish(_) => "PUBLISH",
             Self::Subscribe(_) => "SUBSCRIBE",
+            Self::Other(command) => command,
         }
     }
 
     pub(crate) const fn channel(&self) -> Option<&str> {
         match self {
             Self::Publish(channel) | Self::Subscribe(channel) => Some(channel),
-            Self::Auth | Self::Hello | Self::Ping => None,
+            Self::Auth | Self::Hello | Self::Ping | Self::Other(_) => None,
         }
     }
 }
@@ -151,7 +161,7 @@ pub(crate) fn judge(error: &[u8], asked: Asked<'_>, user: &str) -> Failure {
             "the server refuses {command} ({code}): check user and password"
         )),
         _ if text.contains("unknown command") => Failure::refused(format!(
-            "the server does not know {command}: it is renamed or disabled there, and the bus needs it"
+            "the server does not know {command}: it is renamed or disabled there, and it is needed here"
         )),
         _ => Failure::refused(format!("the server refuses {command}: {text}")),
     }
@@ -210,6 +220,11 @@ mod tests {
                 "NOPERM User alice has no permissions to run the 'ping' command",
                 Asked::Ping,
                 "+ping",
+            ),
+            (
+                "NOPERM User alice has no permissions to run the 'client|list' command",
+                Asked::Other("CLIENT|LIST"),
+                "ACL SETUSER alice +client|list",
             ),
         ] {
             assert!(cure(error, asked).contains(rule), "{}", cure(error, asked));

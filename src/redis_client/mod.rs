@@ -2,6 +2,8 @@
 //! making to it, and what is asked of it. A leaf: the bus keeps its links with it, checks and remedies ask and act
 //! through it. It decides nothing.
 
+mod asker;
+mod clients;
 mod connect;
 pub(crate) mod connection;
 pub mod dial;
@@ -11,6 +13,44 @@ pub(crate) mod greeting;
 mod probe;
 pub(crate) mod resp;
 
+pub(crate) use asker::{Asker, Which};
+pub use clients::ListedClient;
 pub use connect::Redis;
 pub use endpoint::{Address, Endpoint, EndpointError};
 pub use probe::{Probed, probe};
+
+use std::sync::Arc;
+
+use dial::Dial;
+
+/// A server, and how this node's connections to it are called.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Makes connections to it.
+    pub dial: Arc<dyn Dial>,
+    node: Arc<str>,
+}
+
+impl Server {
+    /// `node` is this node's name.
+    pub fn new(dial: Arc<dyn Dial>, node: &Arc<str>) -> Self {
+        Self {
+            dial,
+            node: Arc::clone(node),
+        }
+    }
+
+    /// That one, if there is one.
+    #[must_use]
+    pub fn or(&self, endpoint: Option<&Endpoint>) -> Self {
+        match endpoint {
+            Some(endpoint) => Self::new(Arc::new(Redis::new(endpoint.clone())), &self.node),
+            None => self.clone(),
+        }
+    }
+
+    /// `defib:<node>:<purpose>`, as CLIENT SETNAME takes it.
+    pub(crate) fn connection(&self, purpose: &str) -> String {
+        greeting::connection_name(&self.node, purpose)
+    }
+}

@@ -6,10 +6,10 @@
 
 use bytes::{Buf, BytesMut};
 
-/// Longest string that is handed out, in bytes; INFO is the longest that we ask for, at about 6 KB.
+/// Longest string that is handed out where nothing else was asked for, in bytes; INFO has about 6 KB.
 pub(crate) const MAX_BULK: usize = 64 * 1024;
-/// A frame that is not complete after so many bytes is malformed.
-const MAX_FRAME: usize = 4 * MAX_BULK;
+/// A frame that is not complete after so many longest strings is malformed.
+const FRAME_BULKS: usize = 4;
 /// Longer than any server's `proto-max-bulk-len`: malformed rather than skipped for ever.
 const MAX_SKIP: usize = 1 << 30;
 /// Deepest nesting of lists that is read.
@@ -56,8 +56,10 @@ impl<'a> Value<'a> {
 pub(crate) struct Malformed(pub(crate) &'static str);
 
 /// Finds values in what was read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Decoder {
+    /// Longest string that is handed out, in bytes.
+    max_bulk: usize,
     buffer: BytesMut,
     /// Start of what was not handed out yet.
     at: usize,
@@ -65,11 +67,31 @@ pub(crate) struct Decoder {
     skip: usize,
 }
 
+impl Default for Decoder {
+    fn default() -> Self {
+        Self::up_to(MAX_BULK)
+    }
+}
+
 impl Decoder {
+    /// Hands out strings of up to so many bytes.
+    pub(crate) fn up_to(max_bulk: usize) -> Self {
+        Self {
+            max_bulk,
+            buffer: BytesMut::new(),
+            at: 0,
+            skip: 0,
+        }
+    }
+
     /// Where to read into: to be asked for when [`Self::next`] has no more.
     pub(crate) fn room(&mut self) -> &mut BytesMut {
         self.buffer.advance(self.at);
         self.at = 0;
+        // What held one long answer is not kept for the short ones.
+        if self.buffer.is_empty() && self.buffer.capacity() > FRAME_BULKS * MAX_BULK {
+            self.buffer = BytesMut::new();
+        }
         self.buffer.reserve(READ);
         &mut self.buffer
     }
@@ -87,6 +109,7 @@ impl Decoder {
             bytes: waiting,
             at: 0,
             skip: 0,
+            max_bulk: self.max_bulk,
         };
         match cursor.value(0, true) {
             Ok(value) => {
@@ -94,7 +117,9 @@ impl Decoder {
                 self.skip = cursor.skip;
                 Ok(Some(value))
             }
-            Err(Stop::Incomplete) if waiting.len() > MAX_FRAME => Err(Malformed("a frame without an end")),
+            Err(Stop::Incomplete) if waiting.len() > FRAME_BULKS * self.max_bulk => {
+                Err(Malformed("a frame without an end"))
+            }
             Err(Stop::Incomplete) => Ok(None),
             Err(Stop::Malformed(what)) => Err(Malformed(what)),
         }
@@ -120,6 +145,7 @@ struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     skip: usize,
+    max_bulk: usize,
 }
 
 impl<'a> Cursor<'a> {
@@ -188,7 +214,7 @@ impl<'a> Cursor<'a> {
         let Some(length) = self.length()? else {
             return Ok(Value::Null);
         };
-        if length > MAX_BULK {
+        if length > self.max_bulk {
             if !last {
                 return Err(Stop::Malformed("a string that is too long"));
             }
@@ -275,6 +301,7 @@ mod tests {
             bytes,
             at: 0,
             skip: 0,
+            max_bulk: MAX_BULK,
         };
         let value = cursor.value(0, true).ok().unwrap();
         assert_eq!(cursor.at, bytes.len());
@@ -315,7 +342,7 @@ mod tests {
             while let Some(value) = decoder.next().unwrap() {
                 seen.push(format!("{value:?}"));
             }
-            assert!(decoder.buffer.capacity() < 4 * MAX_FRAME);
+            assert!(decoder.buffer.capacity() < 4 * (FRAME_BULKS * MAX_BULK));
         }
         assert_eq!(seen.len(), 2);
         assert!(seen[0].contains("Oversized(10485760)"), "{}", seen[0]);
@@ -325,7 +352,7 @@ mod tests {
     #[test]
     fn refuses_what_has_no_bound() {
         let deep = b"*1\r\n".repeat(1000);
-        let endless = vec![b'+'; MAX_FRAME + 2];
+        let endless = vec![b'+'; (FRAME_BULKS * MAX_BULK) + 2];
         for bytes in [
             &b"GET / HTTP/1.1\r\n"[..],
             b"*1025\r\n",

@@ -1,5 +1,6 @@
 //! Executors: each carries out one granted remedy, once, behind its fence. No policy.
 
+mod client_kill;
 mod docker;
 mod exec;
 mod fence;
@@ -21,6 +22,7 @@ use crate::engine::decision::Grant;
 use crate::engine::event::{Incarnation, PeerId, RemedyOutcome};
 use crate::engine::time::{Clock, Time};
 use crate::owner_table::OwnerTable;
+use crate::redis_client::{Endpoint, Server};
 use crate::secret::Secret;
 use crate::telemetry::metrics::remedies::RemedyMetrics;
 pub use docker::{Action, DockerAct};
@@ -66,6 +68,13 @@ pub enum Remedy {
     },
     /// An act of the Docker engine upon a container.
     Docker(DockerAct),
+    /// `CLIENT KILL` of the connections that a `subscription` check condemned.
+    ClientKill {
+        /// The servers of the peer's `subscription` checks; `None` stands for the bus's.
+        servers: Vec<Option<Endpoint>>,
+        /// Bound on each question. Default 5 s.
+        timeout: Duration,
+    },
     /// The end of exactly the connections that a check condemned.
     SocketReset,
     /// A line in the log.
@@ -101,6 +110,8 @@ pub struct Surroundings {
     pub latest: Latest,
     /// The Docker engine, for remedies that ask it.
     pub docker: Docker,
+    /// The bus's server, as applications reach it.
+    pub redis: Server,
     /// Where the per-peer lock files lie: one directory for all nodes of a machine. `None`: no locks.
     pub lock_dir: Option<PathBuf>,
     /// Environment variables that a command must not see, as they hold secrets. Those named `DEFIB_…` and those
@@ -118,6 +129,7 @@ pub struct Executors {
     fence: Fence,
     condemned: CondemnedTable,
     docker: Docker,
+    redis: Server,
     lock_dir: Option<PathBuf>,
     scrub: Vec<String>,
     clock: Arc<dyn Clock>,
@@ -137,6 +149,7 @@ impl Executors {
             },
             condemned: around.condemned,
             docker: around.docker,
+            redis: around.redis,
             lock_dir: around.lock_dir,
             scrub,
             clock: around.clock,
@@ -177,6 +190,9 @@ impl Executors {
             Remedy::Exec { argv, timeout } => exec::run(argv, *timeout, grant, &self.scrub, passed).await,
             Remedy::Http { .. } => http::run(remedy, passed).await,
             Remedy::Docker(act) => docker::run(act, &self.docker, grant, passed).await,
+            Remedy::ClientKill { servers, timeout } => {
+                client_kill::run(servers, *timeout, grant, passed).await
+            }
             Remedy::SocketReset => socket_reset::reset(&found, grant, passed).await,
             Remedy::Log => log(grant),
         })
@@ -226,12 +242,23 @@ fn log(grant: &Grant) -> RemedyOutcome {
 
 impl Remedy {
     fn secret_variables(&self) -> Vec<String> {
-        let Self::Http { bearer, until, .. } = self else {
-            return Vec::new();
+        let secrets: Vec<&Secret> = match self {
+            Self::Http { bearer, until, .. } => {
+                let asked = until.as_ref().and_then(|until| until.check.bearer.as_ref());
+                bearer.iter().chain(asked).collect()
+            }
+            Self::ClientKill { servers, .. } => {
+                let endpoints = servers.iter().flatten();
+                endpoints
+                    .filter_map(|endpoint| endpoint.password.as_ref())
+                    .collect()
+            }
+            Self::Signal { .. } | Self::Exec { .. } | Self::Docker(_) | Self::SocketReset | Self::Log => {
+                Vec::new()
+            }
         };
-        let asked = until.as_ref().and_then(|until| until.check.bearer.as_ref());
-        let secrets = bearer.iter().chain(asked);
         secrets
+            .into_iter()
             .filter_map(|secret| match secret {
                 Secret::Env(name) => Some(name.clone()),
                 Secret::Inline(_) | Secret::File(_) => None,

@@ -11,18 +11,25 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{DockerAct, Remedy, Settings, Signal, signal};
+use super::{DockerAct, Remedy, Settings, Signal, client_kill, signal};
 use crate::docker::{Docker, Found};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client;
 use crate::owner_table::{Holding, LiveOwner, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
+use crate::redis_client::Server;
 use crate::secret::Secret;
 use crate::sock_diag::can_destroy;
 
 /// The looks at every rung that has an executor. `found` holds the processes that could be found.
-pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker: &Docker) -> Vec<Look> {
+pub fn preflight(
+    settings: &Settings,
+    names: &Names,
+    found: &OwnerTable,
+    docker: &Docker,
+    redis: Option<&Server>,
+) -> Vec<Look> {
     let looks = settings.iter().map(|((peer, rung), remedy)| {
         let configured = names.peers.get(peer.0 as usize);
         let name = configured.map_or_else(|| "?".into(), |peer| peer.name.clone());
@@ -34,12 +41,20 @@ pub fn preflight(settings: &Settings, names: &Names, found: &OwnerTable, docker:
             remedy,
             found,
             docker,
+            redis,
         )
     });
     looks.collect()
 }
 
-fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable, docker: &Docker) -> Look {
+fn look(
+    subject: Subject,
+    peer: PeerId,
+    remedy: &Remedy,
+    found: &OwnerTable,
+    docker: &Docker,
+    redis: Option<&Server>,
+) -> Look {
     match remedy.clone() {
         Remedy::Signal { signal, then } => {
             let found = found.clone();
@@ -81,6 +96,21 @@ fn look(subject: Subject, peer: PeerId, remedy: &Remedy, found: &OwnerTable, doc
                 None => Finding::unknown(error.reason()),
             },
         }),
+        Remedy::ClientKill { servers, timeout } => {
+            let redis = redis.cloned();
+            subject.look(async move {
+                let mut finding = Finding::OK;
+                let servers = servers
+                    .into_iter()
+                    .filter_map(|server| Some(redis.as_ref()?.or(server.as_ref())));
+                for server in servers {
+                    if finding == Finding::OK {
+                        finding = client_kill::preflight(server, timeout).await;
+                    }
+                }
+                finding
+            })
+        }
         Remedy::Log => subject.look(async { Finding::OK }),
     }
 }

@@ -17,12 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const NAMED: usize = 3;
 
 pub(super) async fn reset(found: &Found, grant: &Grant, passed: Passed<'_>) -> RemedyOutcome {
-    let life = match found {
-        Found::Process(_) | Found::Listener(_) => Some(&grant.incarnation),
-        Found::NoProcess => None,
-        Found::Ended => return not_acted("already gone, and its connections with it"),
-    };
-    let mut condemned = passed.executors.condemned.of(grant.peer, life);
+    if matches!(found, Found::Ended) {
+        return not_acted("already gone, and its connections with it");
+    }
+    let mut condemned = passed.executors.condemned.of(grant.peer, &grant.incarnation);
     condemned.retain(|connection| connection.cause == grant.cause);
     if condemned.is_empty() {
         return not_acted("no connection of it is condemned right now: there is none to reset");

@@ -20,6 +20,7 @@ use defib::engine::settings::{BreakerSettings, GroupBudget};
 use defib::engine::time::{Clock, Time};
 use defib::http_client::{Answer, Expect, JsonCondition, Question, ask};
 use defib::owner_table::{Holding, OwnerTable};
+use defib::redis_client::{self, Endpoint, Redis};
 use defib::secret::Secret;
 use defib::task::Task;
 use defib::telemetry::metrics::Metrics;
@@ -533,6 +534,10 @@ impl Running {
             owners: owners.clone(),
             condemned: condemned.clone(),
             docker: Docker::new(docker::Settings::default()),
+            redis: redis_client::Server::new(
+                Arc::new(Redis::new(Endpoint::tcp("127.0.0.1".to_owned(), 1))),
+                &"n".into(),
+            ),
         };
         let tasks = tasks(settings, &names, &around);
         let mut running = Self {

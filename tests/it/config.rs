@@ -84,7 +84,7 @@ listen = ":7337"
 owner = { listens = 9080 }
 grace = 10
 checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
-checks.subscription = { channels = ["can_messages"], min = 2 }
+checks.redis_key = { key = "websocket_bridge:clients" }
 "#;
     let report = bad(&sources(text));
     let expected = r#"defib.toml:4:1: error[unknown_key]: there is no key `intervall` in `heartbeat`
@@ -102,10 +102,10 @@ defib.toml:11:9: error[value]: `grace`: 10 has no unit
 defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspect_after` (5s)
   12 | checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
      |                                                                                          ^^^^
-defib.toml:13:8: error[not_in_this_version]: the check type `subscription` is not in this version
-  13 | checks.subscription = { channels = ["can_messages"], min = 2 }
-     |        ^^^^^^^^^^^^
-     = this version has heartbeat, traffic, process, http, docker, sockets, metric, connections, memory
+defib.toml:13:8: error[not_in_this_version]: the check type `redis_key` is not in this version
+  13 | checks.redis_key = { key = "websocket_bridge:clients" }
+     |        ^^^^^^^^^
+     = this version has heartbeat, traffic, process, http, docker, subscription, sockets, metric, connections, memory
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -584,7 +584,6 @@ fn rules_have_names() {
         (with("remedies = [{ do = \"docker\", container = \"../x\" }]"), "value"),
         (with("remedies = [{ do = \"docker\", container = \"x\", signal = \"SIGHUP\" }]"), "kill_signal"),
         (with("remedies = [{ do = \"docker\", container = \"x\", action = \"start\", stop_timeout = \"1s\" }]"), "stop_timeout"),
-        ("[peer.a]\nowner = { container = \"x\" }\nchecks.sockets = { to = [\"*:1\"] }".to_owned(), "sockets_of_container"),
         (with("checks.sockets = { to = [] }"), "value"),
         (with("checks.sockets = { to = [\"db:5432\"] }"), "value"),
         (with("checks.sockets = { to = [\"*:0\"] }"), "value"),
@@ -602,6 +601,11 @@ fn rules_have_names() {
         (with("backoff = { initial = \"10m\", max = \"5m\" }\nbudget = { window = \"1h\" }"), "backoff_bounds"),
         (with("backoff = { initial = \"5m\" }"), "backoff_evades_budget"),
         (with("healthz_hold = \"10m\""), "healthz_hold"),
+        (with("checks.subscription = {}"), "missing"),
+        (with("checks.subscription = { channels = [] }"), "value"),
+        (with("checks.subscription = { channels = [\"c\"], window = \"3s\", interval = \"2s\" }"), "window"),
+        (with("checks.subscription = { channels = [\"c\"], redis = \"http://h\" }"), "value"),
+        (with("remedies = [{ do = \"client_kill\" }]"), "client_kill_needs_check"),
         (with("when_bus_down = \"hold\""), "not_in_this_version"),
         ("[peer.a]\nchecks.heartbeat = { channel = \"x\" }\nremedies = [{ do = \"signal\" }]".to_owned(), "signal_needs_owner"),
         ("[peer.a]\nchecks.heartbeat = { channel = \"x\" }\nremedies = [{ do = \"healthz\" }]".to_owned(), "local_only"),

@@ -67,7 +67,8 @@ checks.metric = { url = "http://127.0.0.1:9080/metrics", series = 'queue_depth{q
 checks.connections = { url = "http://127.0.0.1:9080/metrics", series = "websocket_connections" }
 checks.memory = { below = "512MiB" }
 checks.sockets = { to = ["10.0.0.5:5432"] }
-remedies = [{ do = "socket_reset" }, { do = "signal" }]
+checks.subscription = { channels = ["can_messages"] }
+remedies = [{ do = "client_kill" }, { do = "socket_reset" }, { do = "signal" }]
 [peer.cache]
 owner = { container = "cache" }
 checks.docker = {}

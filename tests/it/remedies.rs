@@ -15,6 +15,7 @@ use defib::engine::decision::Grant;
 use defib::engine::event::{Incarnation, OwnerSeen, PeerId, RemedyOutcome};
 use defib::engine::settings::RemedyKind;
 use defib::owner_table::OwnerTable;
+use defib::redis_client::{self, Endpoint, Redis};
 use defib::remedies::{Executors, Remedy, Signal, Surroundings, Until};
 use defib::secret::Secret;
 use defib::telemetry::metrics::Metrics;
@@ -52,6 +53,10 @@ fn surroundings(owners: OwnerTable) -> Surroundings {
         latest: Arc::new(|_| Some(life("boot:1"))),
         condemned: CondemnedTable::default(),
         docker: Docker::new(Settings::default()),
+        redis: redis_client::Server::new(
+            Arc::new(Redis::new(Endpoint::tcp("127.0.0.1".to_owned(), 1))),
+            &"n".into(),
+        ),
         lock_dir: None,
         scrub: Vec::new(),
         clock: TestClock::shared(),

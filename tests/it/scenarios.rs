@@ -6,6 +6,7 @@
 //! (src/engine/tests.rs, src/sim) and measured (docs/measurements.md).
 
 mod docker;
+mod half_dead;
 mod healing;
 mod leaks;
 mod links;

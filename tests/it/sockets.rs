@@ -14,6 +14,7 @@ use defib::engine::decision::Grant;
 use defib::engine::event::{Incarnation, Outcome, PeerId, RemedyOutcome};
 use defib::engine::settings::RemedyKind;
 use defib::owner_table::OwnerTable;
+use defib::redis_client::{self, Redis};
 use defib::remedies::{Executors, Remedy, Surroundings};
 use defib::sock_diag::{Filter, Socket, Whose, can_destroy, cgroup_of, dump, sockets_of};
 use defib::telemetry::metrics::Metrics;
@@ -110,7 +111,7 @@ async fn a_stopped_client_is_stuck_and_its_neighbours_are_not() {
         );
         // Exactly that connection is condemned, with the life whose it is.
         let held = first.held_life();
-        let condemned = first.condemned.of(PEER, Some(&held));
+        let condemned = first.condemned.of(PEER, &held);
         assert_eq!(condemned.len(), 1);
         assert_eq!(condemned[0].cause, Cause::PeerStuck);
         let mine = Whose::Process(stopped.pid());
@@ -121,13 +122,13 @@ async fn a_stopped_client_is_stuck_and_its_neighbours_are_not() {
         assert_eq!(condemned[0].socket, mine.unwrap().sockets[0].id);
         assert!(
             rest.iter()
-                .all(|watch| watch.condemned.of(PEER, Some(&watch.held_life())).is_empty())
+                .all(|watch| watch.condemned.of(PEER, &watch.held_life()).is_empty())
         );
 
         // It goes on, reads what waits, and nothing is held against it any more.
         stopped.signal(Signal::CONT);
         outcome_is(first, |outcome| *outcome == Outcome::Pass).await;
-        assert!(first.condemned.of(PEER, Some(&held)).is_empty());
+        assert!(first.condemned.of(PEER, &held).is_empty());
         for mut watch in watches {
             watch.stop().await;
         }
@@ -163,7 +164,7 @@ async fn who_loses_its_connection_is_deaf_unless_the_server_lets_nobody_in() {
             if detail.contains("0 of 1 connection received something within 1 s")),
         "{failed:?}"
     );
-    assert_eq!(silent.condemned.of(PEER, Some(&silent.held_life())).len(), 1);
+    assert_eq!(silent.condemned.of(PEER, &silent.held_life()).len(), 1);
     silent.stop().await;
 
     drop(feed);
@@ -295,6 +296,10 @@ async fn s41_neighbours_on_one_network_are_told_apart_by_their_cgroups() {
 
 fn executors(condemned: &CondemnedTable) -> Executors {
     let around = Surroundings {
+        redis: redis_client::Server::new(
+            Arc::new(Redis::new(redis_client::Endpoint::tcp("127.0.0.1".to_owned(), 1))),
+            &"n".into(),
+        ),
         owners: OwnerTable::default(),
         condemned: condemned.clone(),
         latest: Arc::new(|_| Some(Incarnation("boot:1".into()))),

@@ -76,6 +76,8 @@ pub(super) struct Client {
     patterns: BTreeSet<Bytes>,
     outbox: VecDeque<Bytes>,
     outbox_cost: usize,
+    /// Bytes handed over to its socket so far.
+    written: u64,
     wake: Arc<Notify>,
     ending: Option<Ending>,
 }
@@ -99,6 +101,7 @@ impl Client {
             patterns: BTreeSet::new(),
             outbox: VecDeque::new(),
             outbox_cost: 0,
+            written: 0,
             wake: Arc::new(Notify::new()),
             ending: None,
         }
@@ -232,6 +235,7 @@ impl Hub {
                 break;
             };
             client.outbox_cost -= bytes.len() + MESSAGE_OVERHEAD;
+            client.written += bytes.len() as u64;
             out.extend_from_slice(&bytes);
         }
         client.ending
@@ -364,7 +368,7 @@ impl Hub {
         let _ = writeln!(
             line,
             "id={id} addr={} laddr={} name={} flags={flags} db=0 sub={} psub={} ssub=0 multi=-1 oll={} omem={} \
-             cmd={} user=default resp={resp} lib-name={} lib-ver={}",
+             cmd={} user=default resp={resp} tot-net-out={} lib-name={} lib-ver={}",
             client.addr,
             client.laddr,
             String::from_utf8_lossy(&client.name),
@@ -373,6 +377,7 @@ impl Hub {
             client.outbox.len(),
             client.waiting(),
             client.last_command,
+            client.written,
             String::from_utf8_lossy(&client.library),
             String::from_utf8_lossy(&client.library_version),
         );

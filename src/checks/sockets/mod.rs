@@ -8,13 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::active::Prober;
-use super::whose::owned;
+use super::whose::Ownership;
 use super::{Schedule, Surroundings};
 use crate::condemned::{Condemned, CondemnedTable, Connection};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Outcome};
 use crate::engine::time::Clock;
-use crate::owner_table::OwnerTable;
 use crate::sock_diag::{Endpoint, Filter, Socket, State, look};
 use crate::telemetry::metrics::checks::CheckKind;
 use control::Control;
@@ -39,7 +38,7 @@ pub struct Wanted {
 pub(super) struct Sockets {
     check: CheckId,
     wanted: Wanted,
-    owners: OwnerTable,
+    ownership: Ownership,
     condemned: CondemnedTable,
     clock: Arc<dyn Clock>,
     standing: Standing,
@@ -52,7 +51,7 @@ impl Sockets {
             check,
             control: Control::new(&wanted.to),
             wanted,
-            owners: around.owners,
+            ownership: Ownership::of(check.peer, &around),
             condemned: around.condemned,
             clock: around.reporting.clock,
             // What lies between two looks that are further apart was not seen: this node was stopped.
@@ -63,7 +62,7 @@ impl Sockets {
     /// # Errors
     /// Why nothing can be said.
     async fn see(&mut self, within: Duration) -> Result<Outcome, String> {
-        let owned = owned(self.check.peer, &self.owners)?;
+        let owned = self.ownership.owned().await?;
         let filter = Filter {
             states: [State::Established, State::CloseWait].into(),
             remote: self.wanted.to.clone(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::engine::event::{Outcome, OwnerSeen};
 
@@ -25,6 +25,8 @@ pub enum CheckKind {
     Connections,
     /// A `memory` check.
     Memory,
+    /// A `subscription` check.
+    Subscription,
 }
 
 /// How a run ended.
@@ -61,6 +63,7 @@ pub struct CheckMetrics {
     runs: IntCounterVec,
     duration: HistogramVec,
     owner_events: IntCounterVec,
+    comparisons: IntCounter,
     ghosts: IntGaugeVec,
 }
 
@@ -96,6 +99,10 @@ impl CheckMetrics {
             ),
             &["event"],
         )?;
+        let comparisons = IntCounter::new(
+            "defib_subscription_comparisons_total",
+            "Times that a `subscription` check opened a subscription of its own, to compare what a silent one got.",
+        )?;
         let ghosts = IntGaugeVec::new(
             Opts::new(
                 "defib_peer_ghost_connections",
@@ -116,11 +123,13 @@ impl CheckMetrics {
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(owner_events.clone()))?;
         registry.register(Box::new(ghosts.clone()))?;
+        registry.register(Box::new(comparisons.clone()))?;
         Ok(Self {
             runs,
             duration,
             owner_events,
             ghosts,
+            comparisons,
         })
     }
 
@@ -140,6 +149,11 @@ impl CheckMetrics {
         self.duration
             .with_label_values(&[kind.as_str()])
             .observe(took.as_secs_f64());
+    }
+
+    /// A subscription of our own was opened for a comparison.
+    pub fn compared(&self) {
+        self.comparisons.inc();
     }
 
     /// The owner watch saw something.
@@ -170,7 +184,7 @@ impl Drop for Ghosts {
 }
 
 impl CheckKind {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Http,
         Self::Sockets,
         Self::Expectation,
@@ -179,6 +193,7 @@ impl CheckKind {
         Self::Metric,
         Self::Connections,
         Self::Memory,
+        Self::Subscription,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -191,6 +206,7 @@ impl CheckKind {
             Self::Metric => "metric",
             Self::Connections => "connections",
             Self::Memory => "memory",
+            Self::Subscription => "subscription",
         }
     }
 }

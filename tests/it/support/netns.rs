@@ -102,6 +102,24 @@ impl Namespace {
         self.lose(&[("input", &format!("tcp sport {port} drop;"))]);
     }
 
+    /// From now on every packet of this one connection vanishes in here, both ways: `local` is its client's port.
+    pub(crate) fn drop_connection(&self, local: u16, remote: u16) {
+        let there = format!("tcp sport {local} tcp dport {remote} drop;");
+        let back = format!("tcp sport {remote} tcp dport {local} drop;");
+        let rules = there + &back;
+        self.lose(&[("input", &rules), ("output", &rules)]);
+    }
+
+    /// From now on what leaves for this port has another sender's address.
+    pub(crate) fn translate_sender(&self, port: u16, address: &str) {
+        self.must("ip", &["address", "add", &format!("{address}/32"), "dev", "lo"]);
+        let script = format!(
+            "add table ip nat; add chain ip nat out {{ type nat hook postrouting priority 100; }}; \
+             add rule ip nat out tcp dport {port} snat to {address}"
+        );
+        self.must("nft", &[&script]);
+    }
+
     /// Every packet passes again.
     pub(crate) fn heal(&self) {
         self.must("nft", &["add table inet loss; delete table inet loss"]);

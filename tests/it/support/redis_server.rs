@@ -17,6 +17,13 @@ pub(crate) fn there() -> bool {
     )
 }
 
+/// Is there a redis-server with TLS?
+pub(crate) fn has_tls() -> bool {
+    let linked = which("redis-server").and_then(|path| Command::new("ldd").arg(path).output().ok());
+    let has_tls = linked.is_some_and(|linked| String::from_utf8_lossy(&linked.stdout).contains("libssl"));
+    super::available("redis-server with TLS", has_tls)
+}
+
 /// A redis-server of its own: port, directory, no persistence.
 #[derive(Debug)]
 pub(crate) struct RedisServer {
@@ -72,9 +79,7 @@ impl RedisServer {
             "--tls-auth-clients".to_owned(),
             "no".to_owned(),
         ];
-        let linked = Command::new("ldd").arg(which("redis-server")?).output().ok()?;
-        let has_tls = String::from_utf8_lossy(&linked.stdout).contains("libssl");
-        if !super::available("redis-server with TLS", has_tls) {
+        if !has_tls() {
             return None;
         }
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -240,7 +245,7 @@ fn which(program: &str) -> Option<PathBuf> {
 }
 
 /// `ca.crt`, `other-ca.crt` (of another CA), `server.crt` and `server.key` (for `localhost`).
-fn make_certificates(directory: &Path) {
+pub(crate) fn make_certificates(directory: &Path) {
     let authority = |name: &str| {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
