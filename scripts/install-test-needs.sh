@@ -25,6 +25,7 @@ need python3-venv /usr/bin/python3 -c 'import venv, ensurepip'
 need gcc cc --version
 need libc6-dev test -e /usr/include/stdio.h
 need docker.io docker --version
+need prometheus-redis-exporter prometheus-redis-exporter -version
 need docker-compose docker-compose version --short
 
 as_root=$([ "$(id -u)" = 0 ] && echo yes || echo no)
