@@ -163,11 +163,14 @@ fn subscribe(hub: &mut Hub, id: ClientId, kind: Kind, names: &[Bytes]) -> Replie
             hub.limits.subscriptions
         ));
     }
-    if kind == Kind::Pattern && hub.pattern_count() + hub.new_patterns(names) > hub.limits.patterns {
-        return Err(format!(
-            "ERR this broker allows {} different patterns",
-            hub.limits.patterns
-        ));
+    if kind == Kind::Pattern {
+        let (count, bytes) = hub.patterns_with(names);
+        if count > hub.limits.patterns || bytes > hub.limits.pattern_bytes {
+            return Err(format!(
+                "ERR this broker allows {} different patterns, of {} bytes together",
+                hub.limits.patterns, hub.limits.pattern_bytes
+            ));
+        }
     }
     let verb = match kind {
         Kind::Channel => "subscribe",
@@ -226,6 +229,9 @@ fn pubsub(hub: &Hub, sub: &str, typed: &[u8], arguments: &[Bytes]) -> Replies {
         }
         ("numpat", []) => one(wire::number(hub.pattern_count())),
         ("channels", [] | [_]) => {
+            for pattern in arguments {
+                bounded_name(hub, "pattern", pattern)?;
+            }
             let wanted = |name: &&Bytes| {
                 arguments
                     .iter()

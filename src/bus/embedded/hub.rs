@@ -278,12 +278,16 @@ impl Hub {
             .unwrap_or_default()
     }
 
-    /// How many of `names` nobody subscribed to yet as a pattern.
-    pub(super) fn new_patterns(&self, names: &[Bytes]) -> usize {
-        names
+    /// How many different patterns there would be with `names`, and of how many bytes together.
+    pub(super) fn patterns_with(&self, names: &[Bytes]) -> (usize, usize) {
+        let new: BTreeSet<_> = names
             .iter()
             .filter(|name| !self.patterns.contains_key(*name))
-            .count()
+            .collect();
+        let all = self.patterns.keys().chain(new);
+        all.fold((0, 0), |(count, bytes), pattern| {
+            (count + 1, bytes + pattern.len())
+        })
     }
 
     /// Distinct patterns of all clients.
@@ -343,7 +347,22 @@ impl Hub {
         for id in slow {
             self.give_up(id);
         }
+        self.shed();
         copies
+    }
+
+    /// What waits for all who do not read is bounded, too.
+    fn shed(&mut self) {
+        let waits = |client: &Client| if client.remote { client.outbox_cost } else { 0 };
+        let mut left: usize = self.clients.values().map(waits).sum();
+        while left > self.limits.queued_bytes_in_all {
+            let most = self.clients.iter().max_by_key(|(_, client)| waits(client));
+            let Some((id, most)) = most.map(|(id, client)| (*id, waits(client))) else {
+                return;
+            };
+            left -= most;
+            self.give_up(id);
+        }
     }
 
     fn give_up(&mut self, id: ClientId) {

@@ -43,12 +43,17 @@ pub struct Limits {
     pub name_bytes: usize,
     /// Channels and patterns of one client; default 1,024. More get an error.
     pub subscriptions: usize,
-    /// Different patterns of all clients; default 256. Each PUBLISH is matched against all of them, in at most
-    /// `patterns * name_bytes * name_bytes` steps.
+    /// Different patterns of all clients; default 256.
     pub patterns: usize,
+    /// All different patterns together, in bytes; default 8 KiB. Each PUBLISH is matched against all of them, in at most
+    /// `pattern_bytes * name_bytes` steps: some milliseconds if they are made to be slow.
+    pub pattern_bytes: usize,
     /// What may wait for a subscriber that does not read, in bytes (64 are added for each message); default 1 MiB.
     /// A single larger message still goes to one that keeps up. Past it the client is disconnected, as by Redis.
     pub queued_bytes: usize,
+    /// The same for all clients over the listener together; default 16 MiB. Past it the one for whom most waits is
+    /// disconnected.
+    pub queued_bytes_in_all: usize,
 }
 
 impl Default for Limits {
@@ -60,7 +65,9 @@ impl Default for Limits {
             name_bytes: 256,
             subscriptions: 1024,
             patterns: 256,
+            pattern_bytes: 8 * 1024,
             queued_bytes: 1024 * 1024,
+            queued_bytes_in_all: 16 * 1024 * 1024,
         }
     }
 }

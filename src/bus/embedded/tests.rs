@@ -488,7 +488,8 @@ async fn who_does_not_read_replies_is_not_read_from() {
 async fn bounds_answer_with_an_error_and_keep_the_connection() {
     let limits = Limits {
         subscriptions: 2,
-        patterns: 1,
+        patterns: 2,
+        pattern_bytes: 6,
         name_bytes: 8,
         ..Limits::default()
     };
@@ -512,8 +513,20 @@ async fn bounds_answer_with_an_error_and_keep_the_connection() {
             "-ERR this broker allows 8 bytes for the name of a client\r\n",
         ),
         (
+            "PUBSUB CHANNELS a23456789\r\n",
+            "-ERR this broker allows 8 bytes for the name of a pattern\r\n",
+        ),
+        (
+            "PSUBSCRIBE abc abcd\r\n",
+            "-ERR this broker allows 2 different patterns, of 6 bytes together\r\n",
+        ),
+        (
             "PSUBSCRIBE a b\r\n",
-            "-ERR this broker allows 1 different patterns\r\n",
+            "*3\r\n$10\r\npsubscribe\r\n$1\r\na\r\n:1\r\n*3\r\n$10\r\npsubscribe\r\n$1\r\nb\r\n:2\r\n",
+        ),
+        (
+            "PUNSUBSCRIBE b\r\n",
+            "*3\r\n$12\r\npunsubscribe\r\n$1\r\nb\r\n:1\r\n",
         ),
         ("PSUBSCRIBE a\r\n", "*3\r\n$10\r\npsubscribe\r\n$1\r\na\r\n:1\r\n"),
         ("PSUBSCRIBE a\r\n", "*3\r\n$10\r\npsubscribe\r\n$1\r\na\r\n:1\r\n"),
@@ -524,6 +537,41 @@ async fn bounds_answer_with_an_error_and_keep_the_connection() {
     let forged = "*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$3\r\na\nb\r\n";
     let refusal = "-ERR Client names cannot contain spaces, newlines or special characters.\r\n";
     exchange(&mut binary, forged, refusal).await;
+}
+
+#[tokio::test]
+async fn what_waits_for_all_is_bounded_and_who_makes_most_wait_goes_first() {
+    let (broker, metrics) = broker(Limits {
+        queued_bytes_in_all: 1024 * 1024,
+        ..Limits::default()
+    });
+    let tcp = listen(&broker).await;
+    let mut stuck = Vec::new();
+    for place in 0..8 {
+        let mut client = TcpStream::connect(tcp.addr).await.unwrap();
+        let reply = format!("*3\r\n$9\r\nsubscribe\r\n$2\r\nc{place}\r\n:1\r\n");
+        exchange(&mut client, &format!("SUBSCRIBE c{place}\r\n"), &reply).await;
+        stuck.push(client);
+    }
+    let (mut publisher, _pushes, _driver) = link(broker.connect()).await;
+    let body = "x".repeat(100_000);
+    for sent in 0.. {
+        if metrics.closed_so_far(Closed::SlowReader) > 0 {
+            break;
+        }
+        assert!(
+            sent < 100_000,
+            "none of eight, for each of whom less than its bound waits, is given up"
+        );
+        let _: i64 = redis::cmd("PUBLISH")
+            .arg(format!("c{}", sent % 8))
+            .arg(&body)
+            .query_async(&mut publisher)
+            .await
+            .unwrap();
+    }
+    let lost = metrics.dropped.get();
+    assert!(lost < 10, "{lost} messages are more than its share");
 }
 
 #[tokio::test(start_paused = true)]
