@@ -8,7 +8,7 @@ use crate::engine::decision::What;
 use crate::engine::event::{Body, Event, Heartbeat, Incarnation, Link, LinkStatus, Outcome, PeerClaim, Role};
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
-use crate::engine::self_trust::BusState;
+use crate::engine::self_trust::{BusState, SelfTrust};
 use crate::engine::settings::{CheckKind, DetectorSettings, RemedyKind, Settings, Source};
 use crate::engine::time::Time;
 
@@ -342,4 +342,28 @@ fn s31_a_settling_time_that_ends_during_an_own_pause_changes_no_verdict() {
         suspended: Duration::ZERO,
     });
     assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+}
+
+#[test]
+fn an_echo_that_comes_late_proves_no_silence() {
+    for (took, proven) in [(450 * MS, true), (550 * MS, false)] {
+        let mut now = Time::from_origin(1_000 * S);
+        let mut trust = SelfTrust::new(S, 30 * S, now);
+        for link in Link::ALL {
+            let status = LinkStatus::Up {
+                role: Role::Master,
+                plain: true,
+            };
+            trust.link(link, status, now);
+        }
+        let mark = trust.mark(now);
+        for slot in 0..6 {
+            trust.sent(slot, now);
+            trust.taken(slot, 1, now);
+            trust.echo(slot, now + took);
+            now = now + S;
+            trust.mature(now);
+        }
+        assert_eq!(trust.covers(mark, 4 * S), proven, "an echo after {took:?}");
+    }
 }

@@ -188,3 +188,24 @@ fn failures_from_before_a_check_was_blind_are_not_among_its_last_runs() {
         world.notices
     );
 }
+
+#[test]
+fn a_silence_that_was_not_listened_to_is_suspect_and_not_dead() {
+    let mut world = World::settled(settings(vec![peer(
+        "feed",
+        true,
+        vec![heartbeat_check("hb")],
+        None,
+    )]));
+    world.beat("hb");
+    // Something is lost all the time: whatever the peer said may have been among it.
+    for _ in 0..12 {
+        world.run(500 * MS);
+        world.feed(Event::Lost { count: 1 });
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+    world.run(3 * S);
+    assert_eq!(world.liveness(0), Liveness::Suspect, "{:?}", world.notices);
+    world.run(5 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead, "{:?}", world.notices);
+}
