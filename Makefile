@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 
-.PHONY: help demo test lint fmt docs bench measurements half-dead image
+.PHONY: help demo test lint fmt docs bench measurements half-dead plants image
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ measurements: ## Everything in docs/measurements.md anew, some minutes each (ONL
 
 half-dead: ## What can be seen of half-dead subscribers, for docs/half-dead.md (root; ARGS="--soak 3600": an hour with healthy ones)
 	@cargo build --locked --quiet && scripts/python-venv.sh && scripts/half-dead.py $(ARGS)
+
+plants: ## Plant faults in the engine: which of them does no simulated world notice? (ONLY="pause coverage" picks)
+	@scripts/plants.py $(ONLY)
 
 image: ## Build the container image defib:local (needs Docker and the base images, see Dockerfile)
 	@docker build --tag defib:local .

@@ -53,3 +53,27 @@ fn a_world_is_the_same_each_time() {
     assert_eq!(once.trail, again.trail);
     assert_eq!(once.replay(), "defib sim --seed 7 --minutes 2");
 }
+
+/// Whoever changes a line that a fault is planted in changes the plant, too: else `make plants` would tell of it when
+/// nobody remembers why.
+#[test]
+fn every_fault_can_still_be_planted() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = std::fs::read_to_string(root.join("scripts/plants.toml")).unwrap();
+    let list: toml::Table = list.parse().unwrap();
+    for plant in list["plant"].as_array().unwrap() {
+        let name = plant["name"].as_str().unwrap();
+        for edit in plant["edits"].as_array().unwrap() {
+            let text = |key: &str| edit[key].as_str().unwrap();
+            let code = std::fs::read_to_string(root.join("src/engine").join(text("file"))).unwrap();
+            let times = code.matches(text("old")).count();
+            assert_eq!(
+                times,
+                1,
+                "scripts/plants.toml, {name}: {:?} in {}",
+                text("old"),
+                text("file")
+            );
+        }
+    }
+}
