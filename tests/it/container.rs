@@ -82,7 +82,10 @@ fn the_telemetry_stack_outlives_its_redis_and_is_healed_through_docker() {
     let lives = || ["telemetry", "bridge"].map(|service| watched.stack.life(service));
     let before = lives();
     docker(&["restart", "--time", "1", &watched.stack.container("redis")]);
-    until("the node has seen it", || watched.logs("bus link down"));
+    // And it has seen its return: a look before that would find the calm of before.
+    until("the node has seen it", || {
+        watched.stack.logs("node").matches("our echoes return").count() > 1
+    });
     watched.is_calm();
     assert_eq!(lives(), before);
     assert_eq!(watched.grants(), 0, "a remedy because Redis was away");
