@@ -116,7 +116,7 @@ impl Engine {
             self.withdraw_pulse_of(id);
         }
         self.publish(true);
-        let detail = "nothing is healed any more; goodbye published".to_owned();
+        let detail = "nothing is healed any more; goodbye said (unless the link is down)".to_owned();
         self.notice(
             None,
             What::Operator {

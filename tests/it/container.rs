@@ -98,7 +98,7 @@ fn the_telemetry_stack_outlives_its_redis_and_is_healed_through_docker() {
         watched.stack.life("telemetry") != before[0]
     });
     watched.is_calm();
-    assert!(watched.logs("docker granted for peer_silent"));
+    assert!(watched.logs("docker granted for peer_deaf"));
     assert_eq!(watched.stack.life("bridge"), before[1]);
 
     // The bridge hangs.

@@ -63,12 +63,12 @@ checks.heartbeat = { channel = "telemetry_heartbeat" }
 checks.traffic = { channels = ["can_messages"] }
 checks.process = {}
 checks.http = { url = "http://127.0.0.1:9080/health" }
+checks.subscription = { channels = ["can_messages"] }
+checks.sockets = { to = ["10.0.0.5:5432"] }
 checks.metric = { url = "http://127.0.0.1:9080/metrics", series = 'queue_depth{queue="out"}', below = 1000 }
 checks.connections = { url = "http://127.0.0.1:9080/metrics", series = "websocket_connections" }
 checks.memory = { below = "512MiB" }
-checks.sockets = { to = ["10.0.0.5:5432"] }
-checks.subscription = { channels = ["can_messages"] }
-remedies = [{ do = "client_kill" }, { do = "socket_reset" }, { do = "signal" }]
+remedies = [{ do = "socket_reset" }, { do = "signal" }, { do = "client_kill" }]
 [peer.cache]
 owner = { container = "cache" }
 checks.docker = {}

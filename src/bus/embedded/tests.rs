@@ -313,7 +313,7 @@ async fn pubsub_counts_and_the_list_tell_who_is_there() {
     assert_eq!(
         list,
         "id=2 addr=embedded:2 laddr=embedded:0 name=two flags=P db=0 sub=1 psub=0 ssub=0 multi=-1 oll=0 omem=0 \
-         cmd=subscribe user=default resp=2 lib-name= lib-ver=\n"
+         cmd=subscribe user=default resp=2 tot-net-out=35 lib-name= lib-ver=\n"
     );
     let list: String = redis::cmd("CLIENT")
         .arg("LIST")
