@@ -63,7 +63,10 @@ impl Watch {
             tokio::select! {
                 biased;
                 Some(news) = news.next() => match news {
-                    News::Happened(happening) => known.heard(&happening, self.is_ours(&happening.id)),
+                    News::Happened(happening) => {
+                        let ours = known.life.as_ref().is_some_and(|life| self.is_ours(life));
+                        known.heard(&happening, ours);
+                    }
                     News::Follows => known.follows = true,
                     News::Lost(why) => {
                         if std::mem::take(&mut known.follows) {
@@ -95,7 +98,7 @@ impl Watch {
             .ran(CheckKind::Owner, counted, now.since(began));
         let running = matches!(&look, Look::Seen(container) if container.state == State::Running);
         let ours = match &look {
-            Look::Seen(container) => self.is_ours(&container.life.id),
+            Look::Seen(container) => self.is_ours(&container.life),
             Look::Gone(_) | Look::Unseen(_) => false,
         };
         for seen in known.looked(look, ours) {
@@ -134,8 +137,8 @@ impl Watch {
         }
     }
 
-    fn is_ours(&self, id: &str) -> bool {
-        self.docker.is_our_doing(id, self.reporting.clock.now())
+    fn is_ours(&self, life: &Life) -> bool {
+        self.docker.is_our_doing(life, self.reporting.clock.now())
     }
 
     async fn tell(&self, seen: OwnerSeen) -> anyhow::Result<()> {

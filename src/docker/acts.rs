@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::{Container, Docker};
+use super::{Container, Docker, Life};
 use crate::engine::event::PeerId;
 use crate::engine::time::{Clock, Time};
 
@@ -14,8 +14,9 @@ const AFTERMATH: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Acts {
-    /// Containers that we touch or touched, by id, and until when their end is our doing.
-    ours: Mutex<BTreeMap<String, Time>>,
+    /// Lives that we touch or touched, and until when their end is our doing. Not that of the life after it: whom an
+    /// operator stops a moment after our restart stays stopped.
+    ours: Mutex<BTreeMap<Life, Time>>,
     sightings: Mutex<BTreeMap<PeerId, Sighting>>,
 }
 
@@ -31,30 +32,30 @@ pub struct Sighting {
 /// An act of ours upon a container, while it lasts.
 pub struct Act {
     docker: Docker,
-    id: String,
+    life: Life,
     clock: Arc<dyn Clock>,
 }
 
 impl Docker {
-    /// From now until a little after the act is dropped, an end of this container is our doing.
-    pub fn begin_act(&self, id: &str, clock: &Arc<dyn Clock>) -> Act {
-        self.mark(id, Time::MAX);
+    /// From now until a little after the act is dropped, the end of this life is our doing.
+    pub fn begin_act(&self, life: &Life, clock: &Arc<dyn Clock>) -> Act {
+        self.mark(life, Time::MAX);
         Act {
             docker: self.clone(),
-            id: id.to_owned(),
+            life: life.clone(),
             clock: Arc::clone(clock),
         }
     }
 
-    /// True if an end of this container at `now` is our doing.
-    pub fn is_our_doing(&self, id: &str, now: Time) -> bool {
+    /// True if the end of this life at `now` is our doing.
+    pub fn is_our_doing(&self, life: &Life, now: Time) -> bool {
         let ours = self.0.acts.ours.lock().unwrap_or_else(PoisonError::into_inner);
-        ours.get(id).is_some_and(|until| now <= *until)
+        ours.get(life).is_some_and(|until| now <= *until)
     }
 
-    fn mark(&self, id: &str, until: Time) {
+    fn mark(&self, life: &Life, until: Time) {
         let mut ours = self.0.acts.ours.lock().unwrap_or_else(PoisonError::into_inner);
-        ours.insert(id.to_owned(), until);
+        ours.insert(life.clone(), until);
     }
 
     /// Remembers what was seen of a peer's container.
@@ -84,6 +85,6 @@ impl Drop for Act {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         ours.retain(|_, until| *until >= now);
-        ours.insert(std::mem::take(&mut self.id), now + AFTERMATH);
+        ours.insert(self.life.clone(), now + AFTERMATH);
     }
 }

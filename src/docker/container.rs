@@ -39,7 +39,7 @@ pub struct Container {
 }
 
 /// One life of a container: from a start to its end.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Life {
     /// The container's whole id.
     pub id: String,

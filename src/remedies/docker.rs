@@ -77,7 +77,7 @@ async fn carry_out(
         ended_by_itself(docker, &target).await?;
     }
     let id = target.life.id.as_str();
-    let doing = docker.begin_act(id, &passed.executors.clock);
+    let doing = docker.begin_act(&target.life, &passed.executors.clock);
     let now = docker.inspect(id).await.map_err(unseen)?;
     passed.looked_again();
     if now.life != target.life || now.state != target.state {
@@ -186,7 +186,7 @@ async fn follow(
         if !follower.shares_network_of(target) || follower.state == State::Paused {
             continue;
         }
-        let _doing = docker.begin_act(&id, clock);
+        let _doing = docker.begin_act(&follower.life, clock);
         let stop = follower.stop_timeout.map_or(STOP, |own| own.min(MAX_STOP));
         let restarted = docker.restart(&id, stop).await;
         restarted.map_err(|error| format!("{name}: {error}"))?;
