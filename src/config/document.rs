@@ -69,6 +69,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `docker_needs_container` | a `docker` check needs an owner that is a container; a `docker` remedy that, or `container` |
 | `kill_signal`, `stop_timeout` | `signal` goes with `action = \"kill\"`, `stop_timeout` with `restart` |
 | `signal_then` | `after` goes with `then` |
+| `client_kill_needs_check`, `reset_needs_sockets` | they end what a `subscription` check (`socket_reset`: or a `sockets` check) of the same peer condemned |
 | `remedy_needs_incarnation` | a remedy that acts needs an owner or a heartbeat: something by which one life differs from the next |
 | `local_only` | `healthz` heals peers of this machine |
 | `json_condition` | `json` goes with exactly one of `equals`, `below`, `above` |

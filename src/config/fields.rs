@@ -489,7 +489,7 @@ pub const OWNER: Section = Section {
             "container",
             Text(255),
             Absent("\"daq-telemetry\""),
-            "The Docker container of this name or id; the beginning of an id will do.",
+            "The Docker container of this name or id; twelve letters of an id will do.",
         ),
         field(
             "compose",
@@ -992,7 +992,7 @@ pub const CHECK_SUBSCRIPTION: Section = Section {
 pub const REMEDY: Section = Section {
     title: "[[peer.NAME.remedies]], every kind",
     sample: "",
-    about: "One healing action. One per peer for now.",
+    about: "One healing action; several are a ladder, mildest first: what did not help is left for the next.",
     fields: &[
         field("do", OneOf(REMEDY_KINDS), Must("\"log\""), "What it does."),
         field(
@@ -1026,7 +1026,8 @@ pub const REMEDY_HEALTHZ: Section = Section {
 pub const REMEDY_SIGNAL: Section = Section {
     title: "[[peer.NAME.remedies]], `do = \"signal\"`",
     sample: "[[peer.feed.remedies]]\ndo = \"signal\"",
-    about: "A signal to the very process that was condemned. Needs an owner.",
+    about: "A signal to the very process that was condemned. Needs an owner. SIGCONT goes only to a process that is stopped, \
+            and is no restart; any other is charged as one.",
     fields: &[
         field("signal", OneOf(SIGNALS), Is("\"SIGTERM\""), "Which."),
         field(
@@ -1230,8 +1231,9 @@ pub const REMEDY_DOCKER: Section = Section {
 pub const REMEDY_SOCKET_RESET: Section = Section {
     title: "[[peer.NAME.remedies]], `do = \"socket_reset\"`",
     sample: "[[peer.feed.remedies]]\ndo = \"socket_reset\"",
-    about: "Ends exactly the connections that a `sockets` check condemned, in the kernel; a later one is never hit. The owner reads an \
-            error and connects again, or exits: that counts as a restart, and the next remedy follows. It needs the owner's network \
+    about: "Ends exactly the connections that a `subscription` or `sockets` check condemned, in the kernel; a later one is never hit. The \
+            owner reads an error and connects again, which is no restart. If it exits instead, that is charged as one, and the \
+            next remedy follows. It needs the owner's network \
             namespace, CAP_NET_ADMIN (in a container: `cap_add: [NET_ADMIN]` and user 0), and a kernel with CONFIG_INET_DIAG_DESTROY.",
     fields: &[],
     tables: &[],

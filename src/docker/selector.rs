@@ -5,6 +5,8 @@ use bollard::models::ContainerSummaryStateEnum as Listed;
 
 pub(super) const PROJECT: &str = "com.docker.compose.project";
 pub(super) const SERVICE: &str = "com.docker.compose.service";
+/// Docker shows so many letters of an id, and so many are taken for one.
+const SHORT_ID: usize = 12;
 pub(super) const ONE_OFF: &str = "com.docker.compose.oneoff";
 
 /// Which container is meant.
@@ -100,7 +102,10 @@ impl Selector {
     pub fn matches(&self, container: &Container, own: Option<&str>) -> bool {
         let label = |key: &str| container.labels.get(key).map(String::as_str);
         match self {
-            Self::Name(name) => container.name == *name || container.life.id.starts_with(name),
+            // A short word in hex is somebody's name far sooner than the beginning of an id.
+            Self::Name(name) => {
+                container.name == *name || (name.len() >= SHORT_ID && container.life.id.starts_with(name))
+            }
             Self::Label { key, value } => match value {
                 None => label(key).is_some(),
                 Some(value) => label(key) == Some(value),
@@ -197,7 +202,9 @@ impl Docker {
             },
         };
         match self.inspect(&reference).await {
-            Ok(container) => Ok(Found::One(container)),
+            // Docker takes any beginning of an id for a name that is not there.
+            Ok(container) if selector.matches(&container, own.as_deref()) => Ok(Found::One(container)),
+            Ok(_) => Ok(Found::Nothing(format!("there is no {selector}"))),
             Err(error) if error.is_missing() => Ok(Found::Nothing(format!("there is no {selector}"))),
             Err(error) => Err(error),
         }
@@ -295,12 +302,16 @@ mod tests {
 
     #[test]
     fn a_container_that_is_not_meant_does_not_match() {
-        let json = r#"{"Id": "abcdef", "Name": "/stack_feed_1", "State": {"Status": "running"}, "Config": {"Labels":
+        let json = r#"{"Id": "feed56789abcdef", "Name": "/stack_feed_1", "State": {"Status": "running"}, "Config": {"Labels":
             {"com.docker.compose.project": "stack", "com.docker.compose.service": "feed", "tier": "1"}}}"#;
         let container = Container::of(serde_json::from_str(json).unwrap()).unwrap();
         let is = |selector: Result<Selector, SelectorError>, own| selector.unwrap().matches(&container, own);
         assert!(is(Selector::name("stack_feed_1"), None));
-        assert!(is(Selector::name("abc"), None));
+        assert!(is(Selector::name("feed56789abc"), None));
+        assert!(
+            !is(Selector::name("feed"), None),
+            "a name, and another container's"
+        );
         assert!(!is(Selector::name("stack_feed"), None));
         assert!(is(Selector::label("tier"), None));
         assert!(is(Selector::label("tier=1"), None));

@@ -28,6 +28,8 @@ pub(super) struct Episode {
     pub(super) remedies: u32,
     /// Rungs that were tried in it and did not help.
     pub(super) failed: BTreeSet<u16>,
+    /// Fences in a row.
+    pub(super) fenced: u8,
     /// One of them restarts: everything that ever worked must work again.
     pub(super) restarted: bool,
     /// When the last remedy ended: only what began after that proves recovery.
@@ -61,6 +63,7 @@ impl Episode {
             attempts: 0,
             remedies: 0,
             failed: BTreeSet::new(),
+            fenced: 0,
             restarted: false,
             healed_at: None,
             refusal: None,

@@ -431,9 +431,6 @@ impl Check {
         self.gone = None;
         self.frozen = None;
         self.restart_window(now, mark);
-        if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
-            runs.clear();
-        }
     }
 
     /// A life is seen for the first time: it may be starting.
@@ -448,15 +445,15 @@ impl Check {
     pub(super) fn restart_window(&mut self, now: Time, mark: Coverage) {
         self.since = now;
         self.mark = mark;
+        if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
+            runs.clear();
+        }
     }
 
     /// What it needs has begun to hold: what was before does not count.
     pub(super) fn expected_anew(&mut self, now: Time, mark: Coverage) {
         self.frozen = None;
         self.restart_window(now, mark);
-        if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
-            runs.clear();
-        }
     }
 
     /// An own pause: the verdict stays as it is until a fresh window has gone by, or there is life.
@@ -616,6 +613,9 @@ impl Check {
     }
 
     fn runs(&self, runs: &Runs, fail_after: FailAfter, interval: Duration, light: Light<'_>) -> Verdict {
+        if let Some(held) = self.held(light) {
+            return held;
+        }
         if runs.last_report.is_none() {
             return Verdict::unknown(Why::NeverSeen);
         }

@@ -14,6 +14,8 @@ use super::settings::{Plane, RemedyKind, RemedySettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
+/// So many fences in a row, and the rung is left for the next.
+const FENCES: u8 = 3;
 /// A slot "down by our hand" is held so much longer than `verify_within`, then freed in any case.
 const SLOT_SLACK: Duration = Duration::from_secs(10);
 
@@ -315,9 +317,11 @@ impl Engine {
         let Some(remedy) = episode.remedy.take() else {
             return;
         };
-        // A fence says that the world has moved on, not that this rung is of no use.
-        if outcome != "fenced" {
+        // A fence says that the world has moved on, not that this rung is of no use; but not again and again.
+        episode.fenced += 1;
+        if outcome != "fenced" || episode.fenced >= FENCES {
             episode.failed.insert(remedy.rung);
+            episode.fenced = 0;
         }
         let rung = settings.remedies.get(usize::from(remedy.rung));
         let kind = rung.map_or(RemedyKind::Log, |rung| rung.kind);
@@ -436,7 +440,6 @@ impl Engine {
             return;
         }
         let (number, remedies, opened) = (episode.id, episode.remedies, episode.opened);
-        self.forget_gentle_marks(id);
         let after_ms = u64::try_from(self.now.since(opened).as_millis()).unwrap_or(u64::MAX);
         self.notice(
             Some(id),
@@ -449,9 +452,9 @@ impl Engine {
         self.drop_episode(id);
     }
 
-    /// It is well again: what touched this life without ending it may be tried on it another time. (What restarts
+    /// It was well for long: what touched this life without ending it may be tried on it another time. (What restarts
     /// is done once to a life, come what may.)
-    fn forget_gentle_marks(&mut self, id: PeerId) {
+    pub(super) fn forget_gentle_marks(&mut self, id: PeerId) {
         let (Some(peer), Some(settings)) = (
             self.peers.get_mut(id.0 as usize),
             self.settings.peers.get(id.0 as usize),

@@ -135,6 +135,13 @@ impl Engine {
         peer.liveness = to;
         peer.since = now;
         peer.enter(to, now);
+        let reset_after = self.settings.peers[id.0 as usize].backoff.reset_after;
+        if to == Liveness::Dead && peer.lived_for.is_some_and(|lived| lived >= reset_after) {
+            self.forget_gentle_marks(id);
+        }
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
         let is_held = peer.because.is_some_and(|(_, verdict)| verdict.is_held());
         // The bus has its own notice: a hundred peers that are held by it, or come back with it, need none.
         if (is_held && to == Liveness::Unknown)

@@ -18,7 +18,9 @@ enum Done {
     Killed,
     /// Redis does not list it any more, or it is another one.
     Gone(String),
-    Failed(String),
+    /// Redis could not be asked.
+    Away(String),
+    Refused(String),
 }
 
 pub(super) async fn run(
@@ -75,9 +77,15 @@ fn condemned(table: &CondemnedTable, grant: &Grant) -> Vec<Client> {
 async fn kill(askers: &mut [Asker], client: &Client, timeout: Duration) -> Done {
     let mut last = Done::Gone("Redis does not list it any more".to_owned());
     for asker in askers {
-        let outcome = kill_at(asker, client, timeout)
-            .await
-            .unwrap_or_else(|failure| Done::Failed(format!("{}: {}", asker.place(), failure.into_text())));
+        let outcome = kill_at(asker, client, timeout).await.unwrap_or_else(|failure| {
+            let refused = matches!(failure, Failure::Refused { .. });
+            let why = format!("{}: {}", asker.place(), failure.into_text());
+            if refused {
+                Done::Refused(why)
+            } else {
+                Done::Away(why)
+            }
+        });
         match outcome {
             Done::Killed => return Done::Killed,
             other => last = other,
@@ -109,13 +117,16 @@ fn sum_up(done: &[(Client, Done)]) -> RemedyOutcome {
         let who = format!("client {} ({})", client.id, client.addr);
         match done {
             Done::Killed => format!("{who} killed"),
-            Done::Gone(why) | Done::Failed(why) => format!("{who} not killed: {why}"),
+            Done::Gone(why) | Done::Away(why) | Done::Refused(why) => format!("{who} not killed: {why}"),
         }
     };
     let detail = done.iter().map(words).collect::<Vec<_>>().join("; ");
     if done.iter().any(|(_, done)| matches!(done, Done::Killed)) {
         RemedyOutcome::Acted { detail }
-    } else {
+    } else if done.iter().any(|(_, done)| matches!(done, Done::Refused(_))) {
         RemedyOutcome::NotActed { detail }
+    } else {
+        // They are gone, or Redis is away for a moment: no reason for a harder remedy.
+        RemedyOutcome::Fenced { detail }
     }
 }

@@ -162,6 +162,11 @@ async fn ended_by_itself(docker: &Docker, container: &Container) -> Result<(), R
             "{} has ended, and Docker has forgotten how: taken for on purpose",
             container.name
         ))),
+        // Docker forgets the oldest events of a busy engine first: the order to stop is older than the end.
+        Some(137 | 143) if !container.out_of_memory => Err(fenced(format!(
+            "{} was ended by a signal, and who sent it may be forgotten: taken for on purpose",
+            container.name
+        ))),
         Some(code) if container.policy.lets_go(code) => Err(fenced(format!(
             "{} exited with 0, and its restart policy takes that for its end",
             container.name

@@ -48,7 +48,9 @@ fn reset_all(condemned: Vec<Connection>) -> RemedyOutcome {
         }
     }
     match (done.len(), failed) {
-        (0, None) => not_acted(&format!("{gone} condemned and none of them is there any more")),
+        (0, None) => RemedyOutcome::Fenced {
+            detail: format!("{gone} condemned and none of them is there any more"),
+        },
         (0, Some(error)) => not_acted(&error),
         (count, failed) => {
             let more = count.saturating_sub(NAMED);

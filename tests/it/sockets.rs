@@ -372,7 +372,7 @@ async fn exactly_the_condemned_connection_is_reset_and_no_newer_one() {
     until(|| feed.accepted() == 2).await;
     let outcome = healing.heal(grant(Cause::PeerDeaf)).await;
     assert!(
-        matches!(&outcome, RemedyOutcome::NotActed { detail } if detail.contains("none of them is there any more")),
+        matches!(&outcome, RemedyOutcome::Fenced { detail } if detail.contains("none of them is there any more")),
         "{outcome:?}"
     );
     let now = connections(&feed);

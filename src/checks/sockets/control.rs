@@ -16,6 +16,10 @@ const MAX_SEEN: usize = 8;
 /// that has connected a hundred times without a word (`max_connect_errors`): this node must not be the outage.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 const LAST_WAIT: Duration = Duration::from_secs(3600);
+/// So long a success is believed; from then until the next try the server may be away, and nobody is blamed.
+const BELIEVED: Duration = Duration::from_secs(60);
+/// So long after a refusal the clients have for coming back.
+const RETURNING: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Control {
@@ -24,8 +28,10 @@ pub(super) struct Control {
     /// Where its clients were connected to when all was well.
     seen: BTreeSet<SocketAddr>,
     wait: Duration,
-    /// It let us in, and is not tried again before this.
-    good_until: Option<Time>,
+    /// When it let us in, and when it is tried again.
+    good: Option<(Time, Time)>,
+    /// When it let nobody in.
+    refused: Option<Time>,
 }
 
 impl Control {
@@ -37,14 +43,15 @@ impl Control {
                 .collect(),
             seen: BTreeSet::new(),
             wait: FIRST_WAIT,
-            good_until: None,
+            good: None,
+            refused: None,
         }
     }
 
     /// The clients are connected: here are the servers.
     pub(super) fn well(&mut self, open: &[Socket]) {
         self.wait = FIRST_WAIT;
-        self.good_until = None;
+        (self.good, self.refused) = (None, None);
         let remotes = open.iter().map(|socket| socket.id.remote);
         self.seen = remotes
             .collect::<BTreeSet<_>>()
@@ -58,10 +65,10 @@ impl Control {
     /// # Errors
     /// Why that is not so, or not known.
     pub(super) async fn answers(&mut self, now: Time, within: Duration) -> Result<(), String> {
-        if self.good_until.is_some_and(|until| now < until) {
-            return Ok(());
+        match self.good {
+            Some((at, again)) if now < again => return self.believes(at, now),
+            Some(_) | None => self.good = None,
         }
-        self.good_until = None;
         let all: Vec<SocketAddr> = self.known.iter().chain(&self.seen).copied().collect();
         let Some(last) = all.last() else {
             return Err("no connection was ever seen, so that this node cannot try the server itself".into());
@@ -71,15 +78,26 @@ impl Control {
             let each = within / u32::try_from(all.len()).unwrap_or(1).max(1);
             match tokio::time::timeout(each, TcpStream::connect(address)).await {
                 Ok(Ok(_)) => {
-                    self.good_until = Some(now + self.wait);
+                    self.good = Some((now, now + self.wait));
                     self.wait = (self.wait * 2).min(LAST_WAIT);
-                    return Ok(());
+                    return self.believes(now, now);
                 }
                 Ok(Err(error)) => refused = format!("{address} lets this node in neither: {error}"),
                 Err(_) => refused = format!("{address} does not answer this node either"),
             }
         }
+        self.refused = Some(now);
         Err(refused)
+    }
+
+    fn believes(&self, tried: Time, now: Time) -> Result<(), String> {
+        if self.refused.is_some_and(|at| now.since(at) < RETURNING) {
+            return Err("the server let nobody in a moment ago: its clients have time to come back".into());
+        }
+        if now.since(tried) >= BELIEVED {
+            return Err("the server was not tried for a while, so as not to be shut out by it".into());
+        }
+        Ok(())
     }
 }
 
@@ -102,6 +120,17 @@ mod tests {
         control.answers(now + FIRST_WAIT / 2, within).await.unwrap();
         let refused = control.answers(now + FIRST_WAIT, within).await.unwrap_err();
         assert!(refused.contains("lets this node in neither"), "{refused}");
+        // Back, and its clients are not blamed at once; nor is it believed for ever.
+        let _back = tokio::net::TcpListener::bind(address).await.unwrap();
+        let back = now + Duration::from_secs(10);
+        let early = control.answers(back, within).await.unwrap_err();
+        assert!(early.contains("time to come back"), "{early}");
+        let later = back + RETURNING;
+        control.answers(later, within).await.unwrap();
+        let (at, _) = control.good.unwrap();
+        control.good = Some((at, at + LAST_WAIT));
+        let old = control.answers(at + BELIEVED, within).await.unwrap_err();
+        assert!(old.contains("not tried for a while"), "{old}");
 
         let mut unknown = Control::new(&[Endpoint::port(address.port())]);
         assert!(

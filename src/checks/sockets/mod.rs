@@ -111,9 +111,8 @@ impl Prober for Sockets {
     const KIND: CheckKind = CheckKind::Sockets;
 
     async fn look(&mut self, within: Duration) -> Outcome {
-        self.see(within).await.unwrap_or_else(|detail| {
-            self.condemned.clear(self.check);
-            Outcome::Unknown { detail }
-        })
+        // What was condemned stays so until it is looked at again: a remedy compares each connection anyway.
+        let seen = self.see(within).await;
+        seen.unwrap_or_else(|detail| Outcome::Unknown { detail })
     }
 }

@@ -22,7 +22,7 @@ use crate::engine::time::Time;
 use crate::redis_client::ListedClient;
 use crate::sock_diag::{Cookie, Socket};
 
-/// How long after the connection to Redis came back `lost` is not said: clients wait before they connect again
+/// How long after the connection to Redis came back neither `lost` nor `orphaned` is said: clients wait before they connect again
 /// (redis-py and ioredis: seconds).
 const RECONNECTING: Duration = Duration::from_secs(60);
 
@@ -73,6 +73,14 @@ pub(super) struct Heard {
     pub(super) messages: u64,
     /// Their length as Redis sends them.
     pub(super) bytes: u64,
+}
+
+impl Look {
+    /// Redis is back since a moment: its clients may not be yet.
+    pub(super) fn is_reconnecting(&self) -> bool {
+        self.reconnected
+            .is_some_and(|at| self.at.since(at) < RECONNECTING)
+    }
 }
 
 /// What follows from a look.
@@ -174,10 +182,7 @@ impl Judge {
     fn lost(&self, look: &Look) -> Option<String> {
         let needed = self.needed();
         let since = self.few_since?;
-        let reconnecting = look
-            .reconnected
-            .is_some_and(|at| look.at.since(at) < RECONNECTING);
-        if look.at.since(since) < self.rules.window || reconnecting {
+        if look.at.since(since) < self.rules.window || look.is_reconnecting() {
             return None;
         }
         let open = look.sockets.len();

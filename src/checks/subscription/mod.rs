@@ -114,7 +114,7 @@ impl Watch {
         if dump.truncated {
             return Err("there are too many connections to Redis here to be looked at".to_owned());
         }
-        let listing = self.list(&dump.sockets, within).await;
+        let listing = self.list(&dump.sockets, within).await?;
         let judgement = self.judge.look(&Look {
             at,
             sockets: dump.sockets,
@@ -142,32 +142,47 @@ impl Watch {
         })
     }
 
-    async fn list(&mut self, sockets: &[Socket], within: Duration) -> Listing {
+    /// # Errors
+    /// If the server is away: then nobody is to be blamed for a connection that is not there.
+    async fn list(&mut self, sockets: &[Socket], within: Duration) -> Result<Listing, String> {
+        let place = self.asker.place();
         let listed = self.try_list(sockets, within).await;
         if self.connects != self.asker.connects() {
             self.reconnected = (self.connects > 0).then(|| self.around.reporting.clock.now());
             self.connects = self.asker.connects();
         }
-        listed.unwrap_or_else(Listing::Unavailable)
+        match listed {
+            Ok(Ok(listing)) => Ok(listing),
+            Ok(Err(why)) => Ok(Listing::Unavailable(format!("{place}: {why}"))),
+            Err(refused @ Failure::Refused { .. }) => {
+                Ok(Listing::Unavailable(format!("{place}: {}", refused.into_text())))
+            }
+            Err(down @ Failure::Down { .. }) => Err(format!("{place}: {}", down.into_text())),
+        }
     }
 
-    async fn try_list(&mut self, sockets: &[Socket], within: Duration) -> Result<Listing, String> {
-        let place = self.asker.place();
-        let said = |failure: Failure| format!("{place}: {}", failure.into_text());
-        let control = self.asker.control(within).await.map_err(&said)?;
-        let server = control.map_err(|why| format!("{place}: {why}"))?;
+    /// Inside: why what the server lists cannot be compared with what is seen from here.
+    async fn try_list(
+        &mut self,
+        sockets: &[Socket],
+        within: Duration,
+    ) -> Result<Result<Listing, String>, Failure> {
+        let server = match self.asker.control(within).await? {
+            Ok(server) => server,
+            Err(why) => return Ok(Err(why)),
+        };
         let whole = self.list_all;
         let which = if whole { Which::All } else { Which::Subscribed };
         let wanted: BTreeSet<SocketAddr> = sockets.iter().map(|socket| socket.id.local).collect();
         let clients = self
             .asker
             .clients(which, within, |address| wanted.contains(&address))
-            .await;
-        Ok(Listing::Read {
-            clients: clients.map_err(&said)?,
+            .await?;
+        Ok(Ok(Listing::Read {
+            clients,
             whole,
             server,
-        })
+        }))
     }
 
     /// Opens our own subscription while it is wanted, within its bounds.
@@ -207,7 +222,7 @@ impl Prober for Watch {
             Ok(Err(detail)) => detail,
             Err(_) => format!("looking has not ended within {within:?}"),
         };
-        self.around.condemned.clear(self.check);
+        // What was condemned stays so until it is looked at again: a remedy compares each connection anyway.
         Outcome::Unknown { detail }
     }
 }

@@ -198,7 +198,8 @@ impl Track {
                 missed: self.silence.missed,
             });
         }
-        (self.was_subscribed && self.is_orphan()).then_some(Doubt::Orphaned)
+        let orphaned = self.was_subscribed && self.is_orphan() && !look.is_reconnecting();
+        orphaned.then_some(Doubt::Orphaned)
     }
 
     fn stuck(&self, rules: &Rules, listed: bool, at: Time) -> Option<Duration> {

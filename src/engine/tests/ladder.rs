@@ -13,6 +13,7 @@ fn laddered(ladder: &[(RemedyKind, &[Cause], bool)]) -> World {
             ..remedy(*kind)
         })
         .collect();
+    app.backoff.reset_after = 30 * S;
     let mut world = World::settled(settings(vec![app]));
     world.running(0, "a");
     world.looks(0, 0, 2);
@@ -134,6 +135,33 @@ fn a_gentle_rung_that_helped_may_help_the_same_life_again_and_a_restart_may_not(
         world.stuck_for(60);
         assert_eq!(world.rungs(), rungs, "{:?}", world.notices);
     }
+}
+
+#[test]
+fn a_gentle_rung_that_helped_for_a_moment_only_is_not_tried_again_and_again() {
+    let mut world = laddered(&[(RemedyKind::Http, &[], false), (RemedyKind::Signal, &[], true)]);
+    world.outcome = Some(RemedyOutcome::Acted {
+        detail: String::new(),
+    });
+    world.stuck_for(5);
+    world.well_for(15);
+    world.stuck_for(15);
+    assert_eq!(world.rungs(), [0, 1], "{:?}", world.notices);
+}
+
+#[test]
+fn what_is_fenced_again_and_again_is_left_at_last() {
+    let mut world = laddered(&[(RemedyKind::Http, &[], false), (RemedyKind::Signal, &[], true)]);
+    world.outcome = Some(RemedyOutcome::Fenced {
+        detail: "Redis is away".to_owned(),
+    });
+    world.stuck_for(200);
+    assert_eq!(
+        world.rungs().get(..4),
+        Some([0, 0, 0, 1].as_slice()),
+        "{:?}",
+        world.notices
+    );
 }
 
 #[test]

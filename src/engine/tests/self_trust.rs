@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use super::{MS, S, World, heartbeat_check, http_check, peer, process_peer, settings};
+use super::{MS, S, World, heartbeat_check, http_check, peer, process_check, process_peer, settings};
 use crate::engine::cause::Cause;
 use crate::engine::decision::What;
 use crate::engine::event::{Body, Event, Heartbeat, Incarnation, Link, LinkStatus, Outcome, PeerClaim, Role};
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::{BusState, SelfTrust};
-use crate::engine::settings::{CheckKind, DetectorSettings, RemedyKind, Settings, Source};
+use crate::engine::settings::{CheckKind, DetectorSettings, Plane, RemedyKind, Settings, Source};
 use crate::engine::time::Time;
 
 #[test]
@@ -366,4 +366,44 @@ fn an_echo_that_comes_late_proves_no_silence() {
         }
         assert_eq!(trust.covers(mark, 4 * S), proven, "an echo after {took:?}");
     }
+}
+
+#[test]
+fn an_active_check_that_reads_the_bus_is_held_with_it_and_begins_anew_after_it() {
+    let mut subscription = http_check();
+    subscription.plane = Plane::Bus;
+    let mut world = World::settled(settings(vec![peer(
+        "app",
+        true,
+        vec![process_check(), subscription],
+        Some(RemedyKind::Signal),
+    )]));
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.observe(0, 1, Outcome::Pass);
+    world.run(10 * S);
+    world.outage(true);
+    world.run(5 * S);
+    for _ in 0..20 {
+        world.observe(0, 0, Outcome::Pass);
+        world.fail(0, 1);
+        world.run(S);
+    }
+    assert_eq!(world.liveness(0), Liveness::Alive, "by its process");
+    assert!(!world.saw("episode"), "{:?}", world.notices);
+    world.outage(false);
+    for _ in 0..60 {
+        world.observe(0, 0, Outcome::Pass);
+        world.run(S);
+    }
+    world.fail(0, 1);
+    world.run(S);
+    assert_ne!(
+        world.liveness(0),
+        Liveness::Dead,
+        "what failed meanwhile is forgotten"
+    );
+    world.fail(0, 1);
+    world.run(3 * S);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
 }
