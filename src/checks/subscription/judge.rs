@@ -11,7 +11,7 @@
 //! Why Redis's own word on whom it wrote to is asked: `CLIENT LIST` has no names of channels. A healthy subscriber of
 //! a quiet channel and a dark one of a busy channel look the same there but for that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::track::{Doubt, Track};
@@ -75,6 +75,10 @@ pub(super) struct Heard {
     pub(super) bytes: u64,
 }
 
+/// How long one that was condemned and is gone is awaited: who has as many subscribers as before is well, and until
+/// then that is not known. (Longer than any `verify_within` of a remedy that closes a connection should be.)
+const AWAITED: Duration = Duration::from_secs(60);
+
 impl Look {
     /// Redis is back since a moment: its clients may not be yet.
     pub(super) fn is_reconnecting(&self) -> bool {
@@ -105,6 +109,10 @@ pub(super) struct Judge {
     most: usize,
     /// Since when there are too few.
     few_since: Option<Time>,
+    /// Those that were condemned at the last look, and how many subscribers there were, they among them.
+    doubted: (BTreeSet<Cookie>, usize),
+    /// So many subscribers there were when a condemned one went, and how long they are awaited.
+    awaited: Option<(usize, Time)>,
 }
 
 impl Judge {
@@ -115,6 +123,8 @@ impl Judge {
             last: None,
             most: 0,
             few_since: None,
+            doubted: (BTreeSet::new(), 0),
+            awaited: None,
         }
     }
 
@@ -127,6 +137,7 @@ impl Judge {
             .filter_map(|(cookie, track)| Some((track.doubt(&rules, look)?, *cookie)))
             .collect();
         doubts.sort();
+        self.await_the_condemned(look, &doubts);
         let lost = self.lost(look);
         let condemned = self.condemned(&doubts, lost.is_some());
         Judgement {
@@ -162,6 +173,25 @@ impl Judge {
             Some(since) if !gap => Some(since),
             _ => Some(look.at),
         };
+    }
+
+    /// A remedy closes a condemned connection: healed is who has subscribed anew, not who has one less.
+    fn await_the_condemned(&mut self, look: &Look, doubts: &[(Doubt, Cookie)]) {
+        let subscribed = self.subscribers(look);
+        let (doubted, before) = &self.doubted;
+        if doubted.iter().any(|cookie| !self.tracks.contains_key(cookie)) {
+            self.awaited = Some((*before, look.at + AWAITED));
+        }
+        if self
+            .awaited
+            .is_some_and(|(before, until)| subscribed >= before || look.at >= until)
+        {
+            self.awaited = None;
+        }
+        let unlisted = |cookie: &Cookie| self.tracks.get(cookie).is_some_and(Track::is_orphan);
+        let orphans = doubts.iter().filter(|(_, cookie)| unlisted(cookie)).count();
+        let doubted = doubts.iter().map(|(_, cookie)| *cookie).collect();
+        self.doubted = (doubted, subscribed + orphans);
     }
 
     fn subscribers(&self, look: &Look) -> usize {
@@ -251,6 +281,12 @@ impl Judge {
     /// Nothing is wrong: is that known, or only not seen?
     fn well_or_unknown(&self, look: &Look) -> Outcome {
         let (subscribed, needed) = (self.subscribers(look), self.needed().max(1));
+        if let Some((before, _)) = self.awaited {
+            let detail = format!(
+                "a connection that was condemned is gone: {before} were subscribed, and {subscribed} are by now"
+            );
+            return Outcome::Unknown { detail };
+        }
         if subscribed >= needed {
             return Outcome::Pass;
         }

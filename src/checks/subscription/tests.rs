@@ -417,6 +417,32 @@ fn s06_a_subscriber_that_receives_nothing_of_what_is_sent_is_dark() {
 }
 
 #[test]
+fn s06_healed_is_who_subscribes_anew_and_not_who_has_one_less() {
+    let wires = |cookies: &[u64]| -> Vec<Wire> {
+        let subscriber = |cookie: &u64| Wire::new(*cookie, Listed::Subscriber);
+        cookies.iter().map(subscriber).collect()
+    };
+    for anew in [true, false] {
+        let mut world = World::new(wires(&[1, 2, 3]));
+        world.seconds(10, |world| world.publish(&[0, 1, 2]));
+        world.seconds(20, |world| world.publish(&[0, 1]));
+        assert_eq!(world.condemned(), [3]);
+        world.wires.remove(2);
+        let outcome = world.seconds(10, |world| world.publish(&[0, 1]));
+        assert!(matches!(outcome, Outcome::Unknown { .. }), "{outcome:?}");
+        if anew {
+            world.wires.push(Wire::new(4, Listed::Subscriber));
+        }
+        let outcome = world.seconds(5, |world| world.publish(&[0, 1]));
+        assert_eq!(outcome == Outcome::Pass, anew, "{outcome:?}");
+        let outcome = world.seconds(60, |world| {
+            world.publish(&if anew { vec![0, 1, 2] } else { vec![0, 1] });
+        });
+        assert_eq!(outcome, Outcome::Pass);
+    }
+}
+
+#[test]
 fn one_message_that_did_not_arrive_is_not_enough() {
     let mut world = World::new(subscriber());
     world.seconds(60, |world| world.publish(&[0]));
