@@ -1,7 +1,7 @@
 //! The Docker engine, as far as defib needs it: find a container, look at it, follow its events, restart, start or
 //! kill it. A leaf: it knows no peers' checks and no remedies, and decides nothing.
 //!
-//! bollard speaks the API; the connections under it are ours ([`connect`]), because its own have no bound on an
+//! bollard speaks the API; the connections under it are ours (`connect`), because its own have no bound on an
 //! answer's size and none on connecting. Every call has a connection of its own, which nothing outlives, and one
 //! bound on everything from connecting to the answer's last byte.
 
