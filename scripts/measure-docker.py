@@ -106,7 +106,8 @@ with tempfile.TemporaryDirectory() as folder:
             exits.append(asked_at[0] - began)
             while not (docker("inspect", "-f", "{{.State.Running}}", NAME) == "true"):
                 time.sleep(0.05)
-            time.sleep(0.4)
+            # Until it has proven itself: who dies before that is given `verify_within`.
+            time.sleep(1.5)
     finally:
         node.terminate()
         node.wait()
