@@ -497,9 +497,11 @@ fn where_redis_must_not_be_asked_the_acl_rule_is_named_and_what_can_be_proven_is
     node.sees("the one is proven", |snapshot| {
         snapshot.peers[0].liveness == Liveness::Alive
     });
+    // (Not before the bus has settled.)
+    node.sees("the rule is named", |_| {
+        detail(&node, "quiet").contains("ACL SETUSER node +client|list")
+    });
     assert_eq!(node.peer("quiet").liveness, Liveness::Unknown);
-    let said = detail(&node, "quiet");
-    assert!(said.contains("ACL SETUSER node +client|list"), "{said}");
     let (port, _) = world.subscribed("loop");
     world.namespace.drop_connection(port, PORT);
     node.sees("it is dead", |snapshot| {
