@@ -28,7 +28,7 @@ pub(super) struct Episode {
     pub(super) remedies: u32,
     /// Rungs that were tried in it and did not help.
     pub(super) failed: BTreeSet<u16>,
-    /// Fences in a row.
+    /// Remedies that were fenced since a rung was last left.
     pub(super) fenced: u8,
     /// One of them restarts: everything that ever worked must work again.
     pub(super) restarted: bool,

@@ -14,7 +14,7 @@ use super::settings::{Plane, RemedyKind, RemedySettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
-/// So many fences in a row, and the rung is left for the next.
+/// So many fences, and the rung is left for the next.
 const FENCES: u8 = 3;
 /// A slot "down by our hand" is held so much longer than `verify_within`, then freed in any case.
 const SLOT_SLACK: Duration = Duration::from_secs(10);

@@ -121,7 +121,8 @@ impl Asker {
     }
 
     /// Ends the connection that has this id *and* this address: a server that was started anew gives ids anew.
-    /// False: there is none. One try on a connection, so that it is never sent twice unawares.
+    /// False: there is none, or it went when the answer to a first try broke off. A second try hits nobody else: both
+    /// must match.
     pub(crate) async fn kill(&mut self, id: u64, addr: &str, within: Duration) -> Result<bool, Failure> {
         let id = id.to_string();
         let words: &[&[u8]] = &[b"CLIENT", b"KILL", b"ID", id.as_bytes(), b"ADDR", addr.as_bytes()];

@@ -1,5 +1,5 @@
-//! The peer is starting, perhaps by its own supervisor; or it was never alive, so that nobody knows whether it ever worked; or nothing tells one
-//! of its lives from the next, so that a remedy could hit the wrong one.
+//! The peer is starting, perhaps by its own supervisor; or it was never alive, so that nobody knows whether it ever
+//! worked; or nothing tells one of its lives from the next, so that a remedy could hit the wrong one.
 
 use super::{Asked, GuardName, Refusal};
 use crate::engine::evidence::Check;
