@@ -238,6 +238,7 @@ fn source(source: &Source) -> String {
         }
         Source::Node(node) => format!("heartbeats of node {node}"),
         Source::Claim { node, peer } => format!("what node {node} says of {peer}"),
+        Source::Reported { .. } => "what the peer says of itself".to_owned(),
     }
 }
 

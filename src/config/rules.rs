@@ -67,7 +67,7 @@ fn heard(peers: &[Peer], data: bool) -> impl Iterator<Item = (&Peer, &Arc<str>, 
             .flat_map(move |heard| {
                 let channels: &[Arc<str>] = match &heard.source {
                     Source::Channels(channels) => channels,
-                    Source::Node(_) | Source::Claim { .. } => &[],
+                    Source::Node(_) | Source::Claim { .. } | Source::Reported { .. } => &[],
                 };
                 channels.iter().map(move |channel| (peer, channel, &heard.origin))
             })

@@ -116,6 +116,7 @@ impl Routes {
                     Source::Channels(channels) => routes.listen(channels, id),
                     Source::Node(node) => routes.node(node).checks.push(id),
                     Source::Claim { node, peer } => routes.node(node).claims.push((Arc::clone(peer), id)),
+                    Source::Reported { .. } => {}
                 }
             }
         }
@@ -442,27 +443,35 @@ impl Engine {
         }
     }
 
-    /// Which of a peer's checks tells its lives apart is fixed by the configuration: its owner, else what another
-    /// node claims of it, else the first check that hears it.
-    fn takes_lives_from(&self, id: CheckId) -> bool {
+    /// Which of a peer's checks tells its lives apart is fixed by the configuration: its owner, else what an edge of
+    /// this machine was told by the peer, else what another node claims of it, else the first check that hears it.
+    pub(super) fn takes_lives_from(&self, id: CheckId) -> bool {
         let Some(peer) = self.settings.peers.get(id.peer.0 as usize) else {
             return false;
         };
         let rank = |kind: &CheckKind| match kind {
             CheckKind::Process { .. } => 0,
             CheckKind::Passive {
-                source: Source::Claim { .. },
+                source: Source::Reported { names_lives: true },
                 ..
             } => 1,
             CheckKind::Passive {
-                source: Source::Node(_),
+                source: Source::Claim { .. },
                 ..
             } => 2,
             CheckKind::Passive {
-                source: Source::Channels(_),
+                source: Source::Node(_),
                 ..
             } => 3,
-            CheckKind::Active { .. } => 4,
+            CheckKind::Passive {
+                source: Source::Channels(_),
+                ..
+            } => 4,
+            CheckKind::Active { .. }
+            | CheckKind::Passive {
+                source: Source::Reported { names_lives: false },
+                ..
+            } => 5,
         };
         let first = (0u16..)
             .zip(&peer.checks)
@@ -498,9 +507,16 @@ impl Engine {
             return;
         }
         match peer.incarnation.replace(incarnation.clone()) {
+            None if peer
+                .leaving
+                .as_ref()
+                .is_some_and(|leaving| !leaving.is_of(&incarnation)) =>
+            {
+                self.begin_life(id);
+            }
             None => {
                 for check in &mut peer.checks {
-                    check.first_life(now);
+                    check.first_life(now, &incarnation);
                 }
             }
             Some(before) => {
@@ -509,6 +525,7 @@ impl Engine {
                 self.begin_life(id);
             }
         }
+        self.recall(id, &incarnation);
         self.notice(Some(id), What::Incarnation { incarnation });
         self.end_pulse_of(id);
         self.saving.soon();
@@ -519,6 +536,7 @@ impl Engine {
         let (now, mark) = (self.now, self.trust.mark(self.now));
         let grace = self.settings.peers[id.0 as usize].grace;
         let Some(peer) = self.peer_mut(id) else { return };
+        peer.leaving = None;
         for check in &mut peer.checks {
             check.new_life(now, mark);
         }

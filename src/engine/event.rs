@@ -199,6 +199,74 @@ pub enum OwnerSeen {
     },
 }
 
+/// What a peer says of itself, brought by an edge of this machine (a notify socket, a pushed beat, a file).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The check that heard it.
+    pub check: CheckId,
+    /// The life that says it, named as the peer's owner watch names lives; `None` if that cannot be told.
+    pub life: Option<Incarnation>,
+    /// Its own words, for people. They stay until others replace them, or another life begins.
+    pub says: Option<Arc<str>>,
+    /// What it means.
+    pub word: Word,
+}
+
+/// What a [`Report`] means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// A sign of life.
+    Life {
+        /// It says that it is up: that ends what it said of leaving. Any other sign of life of one that leaves says
+        /// only that it has not left yet.
+        up: bool,
+        /// How long its silence from now on is no failure.
+        next: Next,
+    },
+    /// It says that it has failed: condemned at once, until its next sign of life.
+    Failed {
+        /// What that means.
+        cause: Cause,
+        /// In words.
+        detail: String,
+    },
+    /// It leaves on purpose. Nothing of the peer is expected from now on, whatever the check, and an exit that
+    /// follows is on purpose too: until it says that it is up, or another life appears.
+    Leaving {
+        /// In words.
+        detail: String,
+    },
+    /// Only words for people; no life.
+    Note,
+    /// The edge cannot hear it now: its silence is not known to be silence, until `Hears` or a sign of life.
+    Deaf {
+        /// Why, in words.
+        detail: String,
+    },
+    /// The edge can hear it (again): its silence counts from now on.
+    Hears,
+}
+
+/// How long the silence of one that reports itself is no failure.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Next {
+    /// As it said before, in this life.
+    #[default]
+    AsBefore,
+    /// As the check is configured.
+    AsConfigured,
+    /// It told its own time. The edge has bounded it by the configuration.
+    Within {
+        /// Silence of this length is suspicious.
+        suspect_after: Duration,
+        /// Silence of this length is death; more than `suspect_after`.
+        dead_after: Duration,
+    },
+    /// It promises nothing: it lives until something else says otherwise.
+    Open,
+}
+
 /// How a remedy's execution ended. Success here is only the executor's; the peer's own proof of life decides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RemedyOutcome {
@@ -293,6 +361,8 @@ pub enum Event {
     },
     /// A check finished a run.
     Observation(Observation),
+    /// The peer said something of itself.
+    Report(Report),
     /// The owner watch saw a change.
     Owner {
         /// Whose owner.

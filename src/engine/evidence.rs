@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::cause::Cause;
 use super::detector::Detector;
-use super::event::Outcome;
+use super::event::{Incarnation, Outcome};
 use super::peer::Liveness;
+use super::said::Said;
 use super::self_trust::{BusState, Coverage, SelfTrust};
 use super::settings::{CheckKind, CheckSettings, FailAfter, Plane, Source};
 use super::time::Time;
@@ -52,6 +53,10 @@ pub(super) enum Why {
     Unseen,
     /// Ended or suspended on purpose.
     OnPurpose,
+    /// It said that it leaves on purpose.
+    Leaving,
+    /// It said so itself.
+    Said,
     /// Another node says so.
     Claimed,
     /// The node that speaks for it is silent, or does not know either.
@@ -84,7 +89,10 @@ impl Verdict {
 
     /// It said goodbye, or an operator did so for it, or stopped it.
     pub(super) const fn has_left(self) -> bool {
-        matches!(self.why, Why::Left | Why::Forgotten | Why::OnPurpose)
+        matches!(
+            self.why,
+            Why::Left | Why::Forgotten | Why::OnPurpose | Why::Leaving
+        )
     }
 
     /// Not known for a reason that makes an open episode pointless, not only undecidable.
@@ -152,6 +160,8 @@ pub(super) struct Check {
     gone: Option<Why>,
     /// Where the verdict of before an own pause is kept until a fresh window has gone by.
     frozen: Option<(Verdict, Time)>,
+    /// What the peer said of itself.
+    pub(super) said: Said,
 }
 
 #[derive(Clone, Debug)]
@@ -287,6 +297,7 @@ impl Check {
             mark: Coverage::default(),
             gone: None,
             frozen: None,
+            said: Said::default(),
         }
     }
 
@@ -312,14 +323,21 @@ impl Check {
         }
     }
 
-    /// Life ends a goodbye. What was stopped on purpose comes back by its owner alone: a message may be late.
+    /// Life ends a goodbye. What was stopped on purpose comes back by its owner alone: a message may be late. And who
+    /// says that he leaves goes on living until he has left.
     fn comes_back(&mut self) {
-        self.gone = self.gone.filter(|why| *why == Why::OnPurpose);
+        self.gone = self
+            .gone
+            .filter(|why| matches!(why, Why::OnPurpose | Why::Leaving));
     }
 
     /// The sender said goodbye, or an operator forgot it: silence is no failure from now on.
     pub(super) fn leave(&mut self, why: Why) {
-        self.gone = Some(why);
+        // The straggling goodbye of one that was stopped, or said so for good, does not make its next message life.
+        let weaker = why == Why::Left && matches!(self.gone, Some(Why::OnPurpose | Why::Leaving));
+        if !weaker {
+            self.gone = Some(why);
+        }
         self.frozen = None;
         if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
             runs.clear();
@@ -359,6 +377,7 @@ impl Check {
     fn passed(&mut self, at: Time) {
         self.last_pass = Some(self.last_pass.map_or(at, |last| last.max(at)));
         self.ever_passed = true;
+        self.said.lives();
     }
 
     /// The owner watch's facts.
@@ -430,11 +449,13 @@ impl Check {
         self.grace_until = now + self.grace;
         self.gone = None;
         self.frozen = None;
+        self.said.new_life();
         self.restart_window(now, mark);
     }
 
     /// A life is seen for the first time: it may be starting.
-    pub(super) fn first_life(&mut self, now: Time) {
+    pub(super) fn first_life(&mut self, now: Time, life: &Incarnation) {
+        self.said.first_life(life);
         if self.last_pass.is_none() {
             self.grace_until = now + self.grace;
         }
@@ -466,7 +487,9 @@ impl Check {
     /// How long after an own pause nothing may be concluded: max(`suspect_after`, 2 × interval).
     pub(super) fn fresh_window(&self) -> Duration {
         match &self.evidence {
-            Evidence::Passive { detector, .. } | Evidence::Claim { detector, .. } => detector.suspect_after(),
+            Evidence::Passive { detector, .. } | Evidence::Claim { detector, .. } => {
+                self.said.detector(detector).suspect_after()
+            }
             Evidence::Active { interval, .. } | Evidence::Process { interval, .. } => {
                 interval.saturating_mul(2)
             }
@@ -492,6 +515,9 @@ impl Check {
             Some(Some(false)) => return Verdict::unknown(Why::NotExpected),
             Some(None) => return Verdict::unknown(Why::ExpectationUnknown),
             Some(Some(true)) | None => {}
+        }
+        if let Some(verdict) = self.word(light.now) {
+            return verdict;
         }
         let verdict = match &self.evidence {
             Evidence::Passive { detector, cause } => self.silence(detector, *cause, light),
@@ -523,6 +549,22 @@ impl Check {
         self.thaw(verdict, light.now)
     }
 
+    /// The peer's own word against itself, or that it cannot be heard.
+    fn word(&self, now: Time) -> Option<Verdict> {
+        if let Some((cause, at)) = self.said.failed() {
+            let verdict = Verdict::bad(Liveness::Dead, cause, Why::Said);
+            // Said before an own pause it is as old as all else; said since, it needs no window to be believed.
+            return Some(if at >= self.since {
+                verdict
+            } else {
+                self.thaw(verdict, now)
+            });
+        }
+        self.said
+            .is_deaf()
+            .then(|| self.thaw(Verdict::unknown(Why::Unmeasured), now))
+    }
+
     fn thaw(&self, verdict: Verdict, now: Time) -> Verdict {
         match self.frozen {
             Some((kept, until)) if now < until && !self.passed_since(self.since) => kept,
@@ -534,6 +576,13 @@ impl Check {
         if !self.ever_passed {
             return Verdict::unknown(Why::NeverSeen);
         }
+        if self.said.promises_nothing() {
+            return match self.last_pass {
+                Some(_) => Verdict::pass(),
+                None => Verdict::unknown(Why::NeverSeen),
+            };
+        }
+        let detector = self.said.detector(detector);
         let base = self.last_pass.map_or(self.since, |pass| pass.max(self.since));
         let age = light.now.since(base);
         let fresh = self
@@ -673,7 +722,8 @@ impl Check {
             consider(until);
         }
         match &self.evidence {
-            Evidence::Passive { detector, .. } if self.ever_passed => {
+            Evidence::Passive { detector, .. } if self.ever_passed && !self.said.promises_nothing() => {
+                let detector = self.said.detector(detector);
                 let base = self.last_pass.map_or(self.since, |pass| pass.max(self.since));
                 consider(base + detector.suspect_after());
                 consider(base + detector.dead_after());
@@ -702,7 +752,7 @@ impl Check {
         match verdict.why {
             Why::Passed => match (&self.evidence, self.last_pass) {
                 (Evidence::Process { .. }, _) => "running".to_owned(),
-                (_, last) => format!("last pass {} ago", ago(last)),
+                (_, last) => self.said.with_words(format!("last pass {} ago", ago(last))),
             },
             Why::NeverSeen => "nothing seen yet".to_owned(),
             Why::NotExpected => "not expected now".to_owned(),
@@ -711,10 +761,11 @@ impl Check {
             Why::Settling => "on hold: the bus was away a moment ago".to_owned(),
             Why::InGrace => "starting: in its grace".to_owned(),
             Why::EmptyWindow => "not heard yet since the window began anew".to_owned(),
-            Why::Silent => format!(
+            Why::Silent => self.said.with_words(format!(
                 "silent for {}",
                 age(now.since(self.last_pass.unwrap_or(self.since)))
-            ),
+            )),
+            Why::Said | Why::Leaving => self.said.against(),
             Why::Uncovered => "overdue, and our own echoes do not cover the silence yet".to_owned(),
             Why::Failing | Why::Stopped | Why::Unmeasured => self.run_detail(),
             Why::Stale => "the check has stopped reporting".to_owned(),
@@ -722,6 +773,7 @@ impl Check {
             Why::Restarting => "its process exited, and its own supervisor brings it back".to_owned(),
             Why::Absent => self.owner_detail("not there"),
             Why::Unseen => self.owner_detail("cannot be looked at"),
+            Why::OnPurpose if self.said.is_leaving() => self.said.against(),
             Why::OnPurpose => self.owner_detail("stopped on purpose"),
             Why::Claimed => "so says the node that watches it".to_owned(),
             Why::ObserverGone => "the node that watches it does not say".to_owned(),
@@ -753,7 +805,7 @@ impl Check {
                     fail_after.n
                 )
             }
-            Evidence::Passive { .. } | Evidence::Claim { .. } => String::new(),
+            Evidence::Passive { .. } | Evidence::Claim { .. } => self.said.against(),
         }
     }
 }

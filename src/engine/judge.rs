@@ -363,6 +363,14 @@ impl Engine {
         {
             return; // An earlier life's end; the current one is another.
         }
+        if peer
+            .leaving
+            .as_ref()
+            .is_some_and(|leaving| leaving.is_of(&incarnation))
+        {
+            peer.incarnation = Some(incarnation);
+            return self.left_on_purpose(id);
+        }
         // What was on its way back and did not make it ended when it went, not now.
         let known = peer.restarting && peer.exited;
         peer.incarnation = Some(incarnation);

@@ -25,7 +25,9 @@ mod judge;
 mod ladder;
 mod operate;
 mod pace;
+mod report;
 mod restore;
+mod said;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -159,6 +161,7 @@ impl Engine {
             Event::Message { channel, body } => self.message(&channel, body),
             Event::Lost { .. } => self.trust.lost(),
             Event::Observation(observation) => self.observation(observation),
+            Event::Report(report) => self.reported(report),
             Event::Owner { peer, seen } => self.owner(peer, seen),
             Event::Expectation { id, met } => self.expectation(id, met),
             Event::RemedyEnded { token, outcome } => self.remedy_ended(token, outcome),

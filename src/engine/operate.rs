@@ -91,6 +91,7 @@ impl Engine {
         let Some(peer) = self.peer_mut(id) else { return };
         peer.ledger = Ledger::default();
         peer.alive_since = None;
+        peer.leaving = None;
         for check in &mut peer.checks {
             check.ever_passed = false;
             check.leave(Why::Forgotten);

@@ -10,6 +10,7 @@ use super::cause::Cause;
 use super::episode::Episode;
 use super::event::Incarnation;
 use super::evidence::{Check, Verdict};
+use super::report::Leaving;
 use super::settings::PeerSettings;
 use super::time::Time;
 
@@ -171,6 +172,8 @@ pub(super) struct Peer {
     pub(super) exited_under_pause: bool,
     /// Nothing of it ran when its owner was looked for.
     pub(super) absent: bool,
+    /// It said that it leaves on purpose, and nothing has undone that.
+    pub(super) leaving: Option<Leaving>,
     pub(super) grace_until: Time,
     /// It has been alive without a break since then.
     pub(super) alive_since: Option<Time>,
@@ -204,6 +207,7 @@ impl Peer {
             restarting: false,
             exited_under_pause: false,
             absent: false,
+            leaving: None,
             grace_until: now,
             alive_since: None,
             lived_for: None,

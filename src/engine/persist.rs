@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
-use super::event::Incarnation;
+use super::event::{Incarnation, Next};
 
 /// Version of this format. A store of another version is refused as corrupt.
 pub const VERSION: u32 = 1;
@@ -49,10 +49,36 @@ pub struct PersistedPeer {
     /// The life that a remedy was taking down when this was written: if nothing runs after the restart of the
     /// node, that was our hand and not somebody's purpose.
     pub healing: Option<Incarnation>,
+    /// It said that it leaves on purpose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<PersistedLeaving>,
+    /// By the name of the check: what the peer told of its own pace. It will not tell it twice.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub told: BTreeMap<String, PersistedTold>,
     /// The open episode.
     pub episode: Option<PersistedEpisode>,
     /// Its own pause.
     pub pause: Option<PersistedPause>,
+}
+
+/// A peer said that it leaves on purpose.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedLeaving {
+    /// Its life, if it is known.
+    pub life: Option<Incarnation>,
+    /// What it said.
+    pub detail: String,
+}
+
+/// What a peer told of its own pace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedTold {
+    /// The life that it holds for, if it is known.
+    pub life: Option<Incarnation>,
+    /// How long its silence is no failure.
+    pub next: Next,
 }
 
 /// An episode that was open.

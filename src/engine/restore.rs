@@ -9,6 +9,7 @@ use super::episode::Episode;
 use super::guards::UNTOLD;
 use super::peer::{Pause, Peer};
 use super::persist::{Persisted, PersistedEpisode, PersistedPause, PersistedPeer, Restored, VERSION};
+use super::report::Leaving;
 use super::settings::{Decides, PeerSettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
@@ -132,6 +133,13 @@ impl Peer {
             done: self.ledger.done.iter().cloned().collect(),
             passed: passed.map(|(settings, _)| settings.name.to_string()).collect(),
             healing,
+            leaving: self.leaving.as_ref().map(Leaving::persisted),
+            told: settings
+                .checks
+                .iter()
+                .zip(&self.checks)
+                .filter_map(|(of, check)| Some((of.name.to_string(), check.said.persisted(self)?)))
+                .collect(),
             episode: self.episode.as_ref().map(|episode| PersistedEpisode {
                 id: episode.id,
                 age: now.since(episode.opened),
@@ -178,9 +186,15 @@ impl Peer {
         let mut passed = BTreeSet::new();
         for (index, (check, of)) in (0u16..).zip(self.checks.iter_mut().zip(&settings.checks)) {
             check.ever_passed = kept.passed.iter().any(|name| **name == *of.name);
+            if let Some(told) = kept.told.get(&*of.name) {
+                check.said.restore(told);
+            }
             if check.ever_passed && of.decides == Decides::Liveness {
                 passed.insert(index);
             }
+        }
+        if let Some(leaving) = &kept.leaving {
+            self.leave(Leaving::restored(leaving));
         }
         self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
             let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));

@@ -136,6 +136,12 @@ pub enum Source {
         /// Its name there.
         peer: Arc<str>,
     },
+    /// What the peer says of itself to an edge of this machine ([`Report`](super::event::Report)). Timed by our own
+    /// clock; no echo is needed to believe its silence.
+    Reported {
+        /// The edge can tell its lives apart.
+        names_lives: bool,
+    },
 }
 
 /// When silence becomes suspicion. An adaptive detector will be another variant.

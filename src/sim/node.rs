@@ -278,6 +278,7 @@ impl World {
                     Source::Claim { node, peer } => beat.is_some_and(|beat| {
                         beat.node.as_ref() == Some(node) && beat.peers.iter().any(|claim| claim.name == *peer)
                     }),
+                    Source::Reported { .. } => false,
                 };
                 if heard {
                     self.oracle.passed(node, peer, check);

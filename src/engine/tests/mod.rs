@@ -9,6 +9,7 @@ mod lives;
 mod mass_silence;
 mod owner;
 mod persist;
+mod reports;
 mod self_trust;
 mod silence;
 
@@ -20,8 +21,8 @@ use super::Engine;
 use super::cause::Cause;
 use super::decision::{Decision, Grant, What};
 use super::event::{
-    Body, CheckId, Event, Heartbeat, Incarnation, Link, LinkStatus, Observation, Outcome, OwnerSeen, PeerId,
-    RemedyOutcome, Role,
+    Body, CheckId, Event, Heartbeat, Incarnation, Link, LinkStatus, Next, Observation, Outcome, OwnerSeen,
+    PeerId, RemedyOutcome, Report, Role, Word,
 };
 use super::guards::GuardName;
 use super::peer::Liveness;

@@ -1,0 +1,220 @@
+//! What a peer said of itself, as one check heard it: words for people, its own pace, its word against itself.
+
+use std::sync::Arc;
+
+use super::cause::Cause;
+use super::detector::Detector;
+use super::event::{Incarnation, Next};
+use super::peer::Peer;
+use super::persist::PersistedTold;
+use super::settings::DetectorSettings;
+use super::time::Time;
+
+/// What was said, and holds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said {
+    words: Option<Arc<str>>,
+    pace: Pace,
+    /// The life that told its pace to an earlier run of this node.
+    pace_of: Option<Incarnation>,
+    against: Option<Against>,
+    /// The last sign of life that named its life. It may be ahead of the owner watch.
+    heard: Option<Heard>,
+}
+
+/// How long its silence is no failure.
+#[derive(Clone, Debug, Default)]
+enum Pace {
+    #[default]
+    Configured,
+    Told {
+        detector: Detector,
+        next: Next,
+    },
+    Open,
+}
+
+/// Why it is not heard any more, or not believed.
+#[derive(Clone, Debug)]
+enum Against {
+    Failed { cause: Cause, at: Time, detail: String },
+    Deaf(String),
+    Leaving(Arc<str>),
+}
+
+/// A sign of life that named its life.
+#[derive(Clone, Debug)]
+struct Heard {
+    life: Incarnation,
+    at: Time,
+    next: Next,
+    words: Option<Arc<str>>,
+}
+
+impl Said {
+    pub(super) fn words(&mut self, words: Option<Arc<str>>) {
+        if let Some(words) = words {
+            self.words = Some(words).filter(|words| !words.is_empty());
+        }
+    }
+
+    /// Takes over the pace that it told. True if it is another one.
+    pub(super) fn pace(&mut self, next: Next) -> bool {
+        let before = self.next();
+        match next {
+            Next::AsBefore => return false,
+            Next::AsConfigured => self.pace = Pace::Configured,
+            Next::Open => self.pace = Pace::Open,
+            Next::Within {
+                suspect_after,
+                dead_after,
+            } => {
+                let settings = DetectorSettings::Deadline {
+                    suspect_after,
+                    dead_after,
+                };
+                self.pace = Pace::Told {
+                    detector: Detector::new(settings),
+                    next,
+                };
+            }
+        }
+        self.pace_of = None;
+        before != next
+    }
+
+    fn next(&self) -> Next {
+        match &self.pace {
+            Pace::Configured => Next::AsConfigured,
+            Pace::Told { next, .. } => *next,
+            Pace::Open => Next::Open,
+        }
+    }
+
+    /// The one that it told, or `configured`.
+    pub(super) fn detector<'a>(&'a self, configured: &'a Detector) -> &'a Detector {
+        match &self.pace {
+            Pace::Told { detector, .. } => detector,
+            Pace::Configured | Pace::Open => configured,
+        }
+    }
+
+    pub(super) fn promises_nothing(&self) -> bool {
+        matches!(self.pace, Pace::Open)
+    }
+
+    pub(super) fn fail(&mut self, cause: Cause, at: Time, detail: String) {
+        self.against = Some(Against::Failed { cause, at, detail });
+    }
+
+    pub(super) fn failed(&self) -> Option<(Cause, Time)> {
+        match &self.against {
+            Some(Against::Failed { cause, at, .. }) => Some((*cause, *at)),
+            Some(Against::Deaf(_) | Against::Leaving(_)) | None => None,
+        }
+    }
+
+    /// The edge cannot hear it. What it said before that still holds.
+    pub(super) fn deaf(&mut self, detail: String) {
+        if matches!(self.against, Some(Against::Deaf(_)) | None) {
+            self.against = Some(Against::Deaf(detail));
+        }
+    }
+
+    pub(super) fn is_deaf(&self) -> bool {
+        matches!(self.against, Some(Against::Deaf(_)))
+    }
+
+    /// It can be heard. True if it could not.
+    pub(super) fn hears(&mut self) -> bool {
+        self.against
+            .take_if(|against| matches!(against, Against::Deaf(_)))
+            .is_some()
+    }
+
+    pub(super) fn leaving(&mut self, detail: Arc<str>) {
+        self.against = Some(Against::Leaving(detail));
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        matches!(self.against, Some(Against::Leaving(_)))
+    }
+
+    /// A sign of life: what it said against itself is over, unless it is on its way out.
+    pub(super) fn lives(&mut self) {
+        self.against
+            .take_if(|against| !matches!(against, Against::Leaving(_)));
+    }
+
+    /// A sign of life that named its life; kept, because its owner may show that life only after it.
+    pub(super) fn heard(&mut self, life: Incarnation, at: Time, next: Next, words: Option<Arc<str>>) {
+        // It tells its pace once.
+        let next = match &self.heard {
+            Some(before) if next == Next::AsBefore && before.life == life => before.next,
+            Some(_) | None => next,
+        };
+        self.heard = Some(Heard {
+            life,
+            at,
+            next,
+            words,
+        });
+    }
+
+    /// When `life` was heard, if it was; its pace and words count from now on.
+    pub(super) fn recall(&mut self, life: &Incarnation) -> Option<Time> {
+        let Heard { at, next, words, .. } = self.heard.clone().filter(|heard| heard.life == *life)?;
+        self.pace(next);
+        self.words(words);
+        Some(at)
+    }
+
+    pub(super) fn new_life(&mut self) {
+        let deaf = self
+            .against
+            .take_if(|against| matches!(against, Against::Deaf(_)));
+        *self = Self {
+            against: deaf,
+            heard: self.heard.take(),
+            ..Self::default()
+        };
+    }
+
+    /// The first life that this run of the node knows by name. Another one told its pace to the run before?
+    pub(super) fn first_life(&mut self, life: &Incarnation) {
+        if self.pace_of.take().is_some_and(|of| of != *life) {
+            self.pace = Pace::Configured;
+        }
+    }
+
+    /// What it says, for people.
+    pub(super) fn with_words(&self, grounds: String) -> String {
+        match &self.words {
+            Some(words) => format!("{grounds}; it says: {words}"),
+            None => grounds,
+        }
+    }
+
+    /// What stands against it, in words.
+    pub(super) fn against(&self) -> String {
+        match &self.against {
+            Some(Against::Failed { detail, .. }) => self.with_words(detail.clone()),
+            Some(Against::Deaf(detail)) => format!("cannot be heard: {detail}"),
+            Some(Against::Leaving(detail)) => format!("it leaves on purpose: {detail}"),
+            None => String::new(),
+        }
+    }
+
+    pub(super) fn persisted(&self, peer: &Peer) -> Option<PersistedTold> {
+        let next = self.next();
+        (next != Next::AsConfigured).then(|| PersistedTold {
+            life: self.pace_of.clone().or_else(|| peer.incarnation.clone()),
+            next,
+        })
+    }
+
+    pub(super) fn restore(&mut self, told: &PersistedTold) {
+        self.pace(told.next);
+        self.pace_of.clone_from(&told.life);
+    }
+}
