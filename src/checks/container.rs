@@ -388,6 +388,7 @@ mod tests {
             name: "app".to_owned(),
             finished_at: String::new(),
             state,
+            pid: None,
             health: Health::NotChecked,
             exit_code,
             out_of_memory: false,

@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::active::Prober;
+use super::contained;
 use super::resident;
 use super::trend::{Growing, Trend};
+use crate::docker::{Container, Docker};
 use crate::engine::cause::Cause;
 use crate::engine::event::{Incarnation, Outcome, PeerId};
 use crate::engine::time::Clock;
-use crate::owner_table::{Holding, OwnerTable};
+use crate::owner_table::{Holding, LiveOwner, OwnerTable};
 use crate::telemetry::metrics::checks::CheckKind;
 
 /// What is measured, and what it must be. At least one of `below` and `growth` is set.
@@ -46,37 +48,46 @@ pub(super) struct Measure {
     memory: Memory,
     peer: PeerId,
     owners: OwnerTable,
+    docker: Docker,
     clock: Arc<dyn Clock>,
     life: Option<(Incarnation, Trend)>,
 }
 
 impl Measure {
-    pub(super) fn new(memory: Memory, peer: PeerId, owners: OwnerTable, clock: Arc<dyn Clock>) -> Self {
+    pub(super) fn new(
+        memory: Memory,
+        peer: PeerId,
+        owners: OwnerTable,
+        docker: Docker,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         Self {
             memory,
             peer,
             owners,
+            docker,
             clock,
             life: None,
         }
     }
 
     /// What the owner's present life holds.
-    fn measure(&self) -> Result<(Incarnation, u64), String> {
+    async fn measure(&self) -> Result<(Incarnation, u64), String> {
         let owner = match self.owners.get(self.peer) {
             Holding::Live(owner) => owner,
             Holding::Nothing => return Err("its process is not found".into()),
             Holding::Listening(_) => {
                 return Err("its process is out of sight: only its LISTEN socket is seen".into());
             }
-            Holding::Unwatched => return Err("it has no owner that is a process of this machine".into()),
+            Holding::Unwatched => {
+                let container = contained::running(&self.docker, self.peer, self.clock.now())
+                    .ok_or("it has no owner that is a process or a container of this machine")??;
+                let bytes = self.memory.of.of_container(&container, &self.docker).await?;
+                return Ok((container.life.incarnation(), bytes));
+            }
         };
-        let bytes = self.memory.of.measure(owner.pid);
-        // It was read by a number, which may by now be another process's.
-        if owner.exited() {
-            return Err("its process has ended".into());
-        }
-        Ok((owner.incarnation, bytes?))
+        let bytes = self.memory.of.of_process(&owner)?;
+        Ok((owner.incarnation, bytes))
     }
 
     fn judge(&mut self, life: Incarnation, bytes: u64) -> Outcome {
@@ -99,9 +110,10 @@ impl Measure {
 impl Prober for Measure {
     const KIND: CheckKind = CheckKind::Memory;
 
-    async fn look(&mut self, _: Duration) -> Outcome {
-        // Some reads from /proc and /sys/fs/cgroup, which wait for nobody.
-        match self.measure() {
+    async fn look(&mut self, within: Duration) -> Outcome {
+        // Some reads from /proc and /sys/fs/cgroup, which wait for nobody; or Docker is asked.
+        let measured = tokio::time::timeout(within, self.measure()).await;
+        match measured.unwrap_or_else(|_| Err(format!("measuring has not ended within {within:?}"))) {
             Ok((life, bytes)) => self.judge(life, bytes),
             Err(detail) => Outcome::Unknown { detail },
         }
@@ -110,10 +122,30 @@ impl Prober for Measure {
 
 impl Of {
     /// In bytes.
-    pub(super) fn measure(self, pid: u32) -> Result<u64, String> {
-        match self {
-            Self::Process => resident::of_process(pid),
-            Self::Cgroup => resident::of_cgroup(pid),
+    pub(super) fn of_process(self, owner: &LiveOwner) -> Result<u64, String> {
+        let bytes = match self {
+            Self::Process => resident::of_process(owner.pid),
+            Self::Cgroup => resident::of_cgroup(owner.pid),
+        };
+        // It was read by a number, which may by now be another process's.
+        if owner.exited() {
+            return Err("its process has ended".into());
+        }
+        bytes
+    }
+
+    /// By its first process where that is seen, else by Docker's word.
+    pub(super) async fn of_container(self, container: &Container, docker: &Docker) -> Result<u64, String> {
+        let seen = contained::first_process(container).and_then(|owner| self.of_process(&owner));
+        match (seen, self) {
+            (Ok(bytes), _) => Ok(bytes),
+            (Err(why), Self::Process) => {
+                Err(format!("{why}; or measure of = \"cgroup\", which Docker tells"))
+            }
+            (Err(why), Self::Cgroup) => {
+                let told = docker.memory(&container.life).await;
+                told.map_err(|error| format!("{}; and {why}", error.with_cure()))
+            }
         }
     }
 }

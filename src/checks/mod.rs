@@ -2,6 +2,7 @@
 
 mod active;
 pub mod connections;
+mod contained;
 mod container;
 mod docker;
 pub mod expectation;
@@ -236,7 +237,7 @@ impl Probe {
                 active::run(id, compare, schedule, reporting).await
             }
             Self::Memory(memory) => {
-                let measure = memory::Measure::new(memory, id.peer, owners, clock);
+                let measure = memory::Measure::new(memory, id.peer, owners, docker, clock);
                 active::run(id, measure, schedule, reporting).await
             }
             Self::Sockets(wanted) => {

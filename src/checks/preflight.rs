@@ -127,9 +127,18 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
             Err(why) => Finding::unknown(why),
         },
         Probe::Memory(memory) => {
+            if let Some(selector) = of.container {
+                return match found_by_docker(&docker, &selector).await {
+                    Ok(container) => match memory.of.of_container(&container, &docker).await {
+                        Ok(_) => Finding::OK,
+                        Err(why) => Finding::unknown(why),
+                    },
+                    Err(finding) => finding,
+                };
+            }
             let measured = tokio::task::spawn_blocking(move || {
                 let live = Finder::new(of.process?).find().ok()?;
-                Some(memory.of.measure(live.pid))
+                Some(memory.of.of_process(&live))
             });
             match measured.await {
                 Ok(Some(Ok(_))) => Finding::OK,

@@ -223,7 +223,8 @@ pub fn hold_again(seen: &Incarnation) -> Result<LiveOwner, String> {
     }
 }
 
-fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, Unfound> {
+/// Takes hold of this process. `still`: whether it is the one that is meant, asked while it is held.
+pub(super) fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, Unfound> {
     let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let number = number.ok_or_else(|| format!("{pid} is not a process number"))?;
     let pidfd = pidfd_open(number, PidfdFlags::empty()).map_err(|error| match error {
@@ -251,15 +252,21 @@ fn take(pid: u32, still: impl Fn() -> bool) -> Result<LiveOwner, Unfound> {
     })
 }
 
+/// A /proc of another pid namespace (a host's, mounted into a container) has other numbers than `pidfd_open`.
+pub(super) fn own_proc() -> Result<(), Unfound> {
+    let own = std::process::id().to_string();
+    if fs::read_link("/proc/self").ok().as_deref() == Some(Path::new(&own)) {
+        return Ok(());
+    }
+    Err(Unfound::blind(
+        "/proc is not that of this node's pid namespace",
+        "mount it, or share the namespace",
+    ))
+}
+
 fn find(owner: &Owner) -> Result<Named, Unfound> {
     let own = std::process::id();
-    // A /proc of another pid namespace (a host's, mounted into a container) has other numbers than pidfd_open.
-    if fs::read_link("/proc/self").ok().as_deref() != Some(Path::new(&own.to_string())) {
-        return Err(Unfound::blind(
-            "/proc is not that of this node's pid namespace",
-            "mount it, or share the namespace",
-        ));
-    }
+    own_proc()?;
     let alone = |pid| Named { pid, file: None };
     let named = match owner {
         Owner::Pid(pid) => alone(*pid),

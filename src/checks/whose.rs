@@ -1,13 +1,14 @@
 //! Whose sockets a check looks at: those of the peer's owner, as it is held or was last seen.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::Surroundings;
-use crate::docker::{Container, Docker, Life, State};
+use super::{Surroundings, contained};
+use crate::docker::{Container, Docker, Life};
 use crate::engine::event::{Incarnation, PeerId};
 use crate::engine::time::Clock;
 use crate::owner_table::{Holding, OwnerTable};
-use crate::sock_diag::Whose;
+use crate::sock_diag::{Whose, cgroup_of, shares_network};
 
 /// An owner whose sockets can be looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,14 +44,13 @@ impl Ownership {
     /// Why nothing can be said of its sockets: it has an owner, and that does not run, or lives elsewhere.
     pub(super) async fn owned(&mut self) -> Result<Owned, String> {
         let (whose, incarnation) = match self.owners.get(self.peer) {
-            Holding::Unwatched => match self.docker.sighting(self.peer) {
+            Holding::Unwatched => match contained::running(&self.docker, self.peer, self.clock.now()) {
                 None => (Whose::Namespace, None),
-                Some(sighting) if self.clock.now() < sighting.believed_until => {
-                    let container = sighting.seen?;
-                    self.shares_with_us_alone(&container).await?;
-                    (Whose::Namespace, Some(container.life.incarnation()))
+                Some(container) => {
+                    let container = container?;
+                    let whose = self.of_container(&container).await?;
+                    (whose, Some(container.life.incarnation()))
                 }
-                Some(_) => return Err("its container was not looked at for a while".to_owned()),
             },
             Holding::Nothing => return Err("its owner does not run".to_owned()),
             Holding::Live(live) => (Whose::Process(live.pid), Some(live.incarnation)),
@@ -59,11 +59,31 @@ impl Ownership {
         Ok(Owned { whose, incarnation })
     }
 
+    /// Its cgroup tells a container's sockets best: those of `docker exec` are in it, too. Next best is a network that
+    /// is this node's and its own alone.
+    async fn of_container(&mut self, container: &Arc<Container>) -> Result<Whose, String> {
+        let looked_at = Arc::clone(container);
+        let sight = tokio::task::spawn_blocking(move || Sight::of(&looked_at));
+        let sight = sight
+            .await
+            .map_err(|error| format!("looking at its processes failed: {error}"))?;
+        match sight {
+            Sight::Cgroups(ids) => Ok(Whose::Cgroups(ids)),
+            Sight::Elsewhere(why) => Err(why),
+            Sight::Process(pid) => match self.shares_with_us_alone(container).await {
+                Ok(()) => Ok(Whose::Namespace),
+                Err(_) => Ok(Whose::Process(pid)),
+            },
+            Sight::Hidden(why) => {
+                let shared = self.shares_with_us_alone(container).await;
+                shared.map_err(|other| format!("{other}; nor can they be told by its processes: {why}"))?;
+                Ok(Whose::Namespace)
+            }
+        }
+    }
+
     /// Asked once for each life: Docker settles whose network a container lives in when it starts.
     async fn shares_with_us_alone(&mut self, container: &Container) -> Result<(), String> {
-        if container.state != State::Running {
-            return Err(format!("its container is {}", container.state.as_str()));
-        }
         if self.ours_alone.as_ref() == Some(&container.life) {
             return Ok(());
         }
@@ -84,5 +104,44 @@ impl Ownership {
         }
         self.ours_alone = Some(container.life.clone());
         Ok(())
+    }
+}
+
+/// What this node sees of a container's processes.
+enum Sight {
+    /// The cgroups that its sockets are made in.
+    Cgroups(BTreeSet<u64>),
+    /// Its first process; sockets carry no cgroup that would tell them apart.
+    Process(u32),
+    /// They live in another network than this node. Why that is known, with the cure.
+    Elsewhere(String),
+    /// Nothing. Why, with the cure.
+    Hidden(String),
+}
+
+impl Sight {
+    /// Blocking: it reads `/proc` and `/sys/fs/cgroup`.
+    fn of(container: &Container) -> Self {
+        let owner = match contained::first_process(container) {
+            Ok(owner) => owner,
+            Err(why) => return Self::Hidden(why),
+        };
+        let sight = match shares_network(owner.pid) {
+            Ok(true) => match cgroup_of(owner.pid) {
+                Ok(ids) => Self::Cgroups(ids),
+                Err(_) => Self::Process(owner.pid),
+            },
+            Ok(false) => Self::Elsewhere(format!(
+                "{} runs in another network namespace than this node, whose sockets are not seen from here: share it \
+                 (network_mode: \"service:…\")",
+                container.name
+            )),
+            Err(why) => Self::Hidden(why),
+        };
+        // All of it was read by a number, which may by now be another process's.
+        if owner.exited() {
+            return Self::Hidden("its process has ended".to_owned());
+        }
+        sight
     }
 }

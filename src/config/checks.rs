@@ -169,7 +169,7 @@ fn check(
                 "docker" => health(&reader, owner),
                 "metric" => measures::metric(&reader, interval),
                 "connections" => measures::connections(&reader, owner.as_ref().ok().and_then(Option::as_ref)),
-                "memory" => measures::memory(&reader, interval, ownerless),
+                "memory" => measures::memory(&reader, interval, owner),
                 "subscription" => subscription(&reader, run).map(Probe::Subscription),
                 "sockets" => sockets(&reader).map(Probe::Sockets),
                 _ => question(&reader, "url").map(Probe::Http),

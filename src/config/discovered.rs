@@ -126,6 +126,7 @@ mod tests {
             name: name.to_owned(),
             finished_at: String::new(),
             state: State::Running,
+            pid: None,
             health: Health::Healthy,
             exit_code: 0,
             out_of_memory: false,

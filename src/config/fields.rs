@@ -872,9 +872,10 @@ pub const CHECK_MEMORY: Section = Section {
         field(
             "of",
             OneOf(&["process", "cgroup"]),
-            Is("\"process\""),
-            "`process`: the resident memory (VmRSS) of the owner's process, without its children. `cgroup`: `anon` + \
-             `shmem` of the cgroup it runs in: a whole container or unit, without the files it read.",
+            Derived("`\"cgroup\"` of a container, else `\"process\"`", "\"process\""),
+            "`process`: the resident memory (VmRSS) of the owner's (first) process, without its children. `cgroup`: `anon` + \
+             `shmem` of the cgroup it runs in: a whole container or unit, without the files it read. Of a container whose processes \
+             this node does not see, Docker is asked for the latter (with cgroups of version 1: `total_rss`).",
         ),
         field(
             "below",

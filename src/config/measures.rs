@@ -67,24 +67,25 @@ pub(super) fn connections(reader: &Reader<'_>, owner: Option<&Owner>) -> Read<Pr
     }))
 }
 
-pub(super) fn memory(reader: &Reader<'_>, interval: Duration, ownerless: bool) -> Read<Probe> {
-    let of = reader.text("of");
+/// `owner`: the peer's, or why there is none to be had; what is wrong with it was reported.
+pub(super) fn memory(reader: &Reader<'_>, interval: Duration, owner: &Read<Option<Owner>>) -> Read<Probe> {
+    let of = reader.maybe_text("of");
     let (below, growth, over) = (
         reader.maybe_size("below"),
         reader.maybe_size("growth"),
         reader.maybe_time("over"),
     );
-    let of = match of?.as_str() {
-        "cgroup" => Of::Cgroup,
+    let of = match (of?.as_deref(), owner) {
+        (Some("cgroup"), _) | (None, Ok(Some(Owner::Container(_)))) => Of::Cgroup,
         _ => Of::Process,
     };
     let (below, growth, over) = (below?, growth?, over?);
-    if ownerless {
+    if matches!(owner, Ok(None)) {
         return Err(reader.wrong(
             &reader.origin,
             "memory_needs_owner",
             "a `memory` check measures the peer's owner, and it has none",
-            "add owner = { listens = 9080 }, or pid_file, command, pid",
+            "add owner = { listens = 9080 }, or pid_file, command, pid, container, compose, label",
         ));
     }
     if below.is_none() && growth.is_none() {

@@ -20,6 +20,8 @@ pub struct Container {
     pub finished_at: String,
     /// What it does.
     pub state: State,
+    /// Its first process, by its number in the pid namespace of the engine.
+    pub pid: Option<u32>,
     /// What its own health check says.
     pub health: Health,
     /// How it last ended; 0 if it never did.
@@ -117,6 +119,10 @@ impl Container {
                 Some(Status::CREATED) => State::Created,
                 Some(Status::EMPTY) | None => return Err("a container whose state has no name".to_owned()),
             },
+            pid: state
+                .pid
+                .and_then(|pid| u32::try_from(pid).ok())
+                .filter(|&pid| pid != 0),
             health: match health.and_then(|health| health.status) {
                 None | Some(HealthStatusEnum::EMPTY | HealthStatusEnum::NONE) => Health::NotChecked,
                 Some(HealthStatusEnum::STARTING) => Health::Starting,

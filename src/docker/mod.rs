@@ -14,6 +14,7 @@ mod own;
 mod project;
 mod selector;
 mod sharing;
+mod stats;
 
 use std::io;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};

@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use call::{can_destroy, count, destroy, dump, dump_within, own_cookie};
-pub use whose::{Whose, cgroup_of, look, sockets_of};
+pub use whose::{Whose, cgroup_of, look, shares_network, sockets_of};
 
 /// Most sockets that one [`dump`] keeps (about 3 MB); what is beyond is counted out by [`Dump::truncated`].
 pub const MAX_SOCKETS: usize = 20_000;

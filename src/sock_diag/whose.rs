@@ -279,6 +279,19 @@ fn parent(pid: u32) -> Option<u32> {
 }
 
 fn same_namespace(pid: u32) -> Result<(), String> {
+    if shares_network(pid)? {
+        return Ok(());
+    }
+    Err(format!(
+        "process {pid} runs in another network namespace: share it with `network_mode: \"service:…\"`"
+    ))
+}
+
+/// Whether this process runs in this thread's network namespace.
+///
+/// # Errors
+/// In words, with the cure, if that is not to be seen.
+pub fn shares_network(pid: u32) -> Result<bool, String> {
     let namespace = |of: &str| {
         let path = format!("/proc/{of}/ns/net");
         match fs::metadata(&path) {
@@ -287,12 +300,7 @@ fn same_namespace(pid: u32) -> Result<(), String> {
             Err(error) => Err(unreadable(&path, &error)),
         }
     };
-    if namespace(&pid.to_string())? != namespace("thread-self")? {
-        return Err(format!(
-            "process {pid} runs in another network namespace: share it with `network_mode: \"service:…\"`"
-        ));
-    }
-    Ok(())
+    Ok(namespace(&pid.to_string())? == namespace("thread-self")?)
 }
 
 fn ended(error: &io::Error) -> bool {

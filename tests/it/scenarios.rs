@@ -5,6 +5,7 @@
 //! time of a second or two instead of a minute. What must hold at the real times is shown in virtual time
 //! (src/engine/tests.rs, src/sim) and measured (docs/measurements.md).
 
+mod contained;
 mod docker;
 mod half_dead;
 mod healing;
