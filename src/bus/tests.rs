@@ -33,6 +33,10 @@ impl Clock for TestClock {
             self.start.elapsed() + Duration::from_millis(self.jumped_ms.load(Ordering::Relaxed)),
         )
     }
+
+    fn wall(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Hands out prepared ends; without any, nothing is there. Remembers when it was asked.

@@ -67,4 +67,8 @@ impl fmt::Display for Time {
 pub trait Clock: Send + Sync + 'static {
     /// The current point on the node's monotonic clock.
     fn now(&self) -> Time;
+
+    /// What the wall clock says, since 1970. Only for the age of what somebody else has stamped, at first sight: it
+    /// can be set at any moment, and the engine never asks.
+    fn wall(&self) -> Duration;
 }

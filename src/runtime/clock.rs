@@ -37,6 +37,10 @@ impl Clock for MonotonicClock {
     fn now(&self) -> Time {
         Time::from_origin(self.origin.elapsed())
     }
+
+    fn wall(&self) -> Duration {
+        wall_since_1970()
+    }
 }
 
 /// How long the machine has slept since its start: CLOCK_BOOTTIME minus CLOCK_MONOTONIC. Only a *change* means
@@ -58,8 +62,12 @@ pub fn wall_now() -> SystemTime {
 
 /// The wall clock in seconds since 1970, as heartbeats carry it.
 pub fn wall_seconds() -> f64 {
+    wall_since_1970().as_secs_f64()
+}
+
+fn wall_since_1970() -> Duration {
     let since = wall_now().duration_since(SystemTime::UNIX_EPOCH);
-    since.unwrap_or_default().as_secs_f64()
+    since.unwrap_or_default()
 }
 
 /// The kernel's id of this run of the machine; `None` where `/proc` does not tell.
@@ -74,9 +82,7 @@ pub fn stamp(boot_id: Option<String>) -> Stamp {
     Stamp {
         boot_id,
         boottime: boottime(),
-        wall: wall_now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default(),
+        wall: wall_since_1970(),
     }
 }
 

@@ -38,6 +38,10 @@ impl Clock for TestClock {
     fn now(&self) -> Time {
         Time::from_origin(self.0.elapsed())
     }
+
+    fn wall(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A node's bus, with the test in the event loop's place.

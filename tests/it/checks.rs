@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, Surroundings, tasks};
 use defib::condemned::CondemnedTable;
@@ -21,6 +21,7 @@ use defib::engine::time::{Clock, Time};
 use defib::http_client::{Answer, Expect, JsonCondition, Question, ask};
 use defib::owner_table::{Holding, OwnerTable};
 use defib::redis_client::{self, Endpoint, Redis};
+use defib::runtime::clock;
 use defib::secret::Secret;
 use defib::task::Task;
 use defib::telemetry::metrics::Metrics;
@@ -58,6 +59,10 @@ impl Clock for TestClock {
     #[allow(clippy::disallowed_methods, reason = "the tests' own clock")]
     fn now(&self) -> Time {
         Time::from_origin(self.0.elapsed())
+    }
+
+    fn wall(&self) -> Duration {
+        clock::wall_now().duration_since(SystemTime::UNIX_EPOCH).unwrap()
     }
 }
 

@@ -48,6 +48,10 @@ impl Clock for HandClock {
     fn now(&self) -> Time {
         Time::from_nanos(self.0.load(Ordering::SeqCst))
     }
+
+    fn wall(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// The listeners, and everything that a runtime would hold on the other side.
