@@ -8,8 +8,8 @@
 //! ```text
 //! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
 //! config -> settings types of the edges and of the engine
-//! telemetry, secret, http_client, redis_client, sock_diag, exposition, task, owner_table, docker, condemned, preflight
-//!     <- everyone but engine (leaves: of ours they import the engine's words at most)
+//! telemetry, secret, http_client, redis_client, sock_diag, exposition, task, owner_table, docker, condemned, preflight,
+//! heartbeat_file  <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
 //! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `http`, `store`) turn the world into events and
@@ -26,6 +26,7 @@ pub mod config;
 pub mod docker;
 pub mod engine;
 pub mod exposition;
+pub mod heartbeat_file;
 pub mod http;
 pub mod http_client;
 pub mod owner_table;

@@ -1,13 +1,7 @@
 //! `defib probe`: one question, one line, exit 0 or 1; for exec probes and HEALTHCHECK.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
-
-use serde::Deserialize;
+use std::time::Duration;
 
 use super::api::{self, Node};
 use super::args::{
@@ -15,14 +9,14 @@ use super::args::{
 };
 use super::exit;
 use crate::bus::Backend;
+use crate::engine::time::Clock as _;
+use crate::heartbeat_file::{self, Beat, Content, MAX_BYTES, Stamp, Unread};
 use crate::http::explain::span;
 use crate::http_client::{self, Answer, Expect, JsonCondition, Question};
 use crate::redis_client::{self as server, Endpoint, Probed};
 use crate::runtime::clock;
 use crate::telemetry::logs::printable;
 
-/// A heartbeat file is small; what is longer is none.
-const MAX_FILE: u64 = 64 * 1024;
 /// What is read of a probed answer.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -158,101 +152,48 @@ fn endpoint(args: &ProbeRedisArgs) -> Result<Endpoint, String> {
 }
 
 fn file(args: &ProbeFileArgs) -> Found {
-    match read(&args.path) {
-        Ok((content, modified)) => match judge(&content, modified, clock::wall_now(), args.max_age) {
+    let shown = args.path.display();
+    match heartbeat_file::read(&args.path) {
+        Ok(content) => match judge(&content, clock::MonotonicClock::start().wall(), args.max_age) {
             Ok(why) => Found::Pass(why),
-            Err(why) => Found::Fail(format!("{}: {why}", args.path.display())),
+            Err(why) => Found::Fail(format!("{shown}: {why}")),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Found::Fail(format!("{} is missing", args.path.display()))
-        }
-        Err(error) => Found::Unreachable(format!("cannot read {}: {error}", args.path.display())),
+        Err(Unread::Absent(why)) => Found::Fail(format!("{shown}: {why}")),
+        Err(Unread::Blind(why)) => Found::Unreachable(format!("{shown}: {why}")),
     }
-}
-
-fn read(path: &Path) -> io::Result<(Vec<u8>, SystemTime)> {
-    // A FIFO in its place must not hold the probe for ever.
-    let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or_default();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(nonblocking)
-        .open(path)?;
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
-    }
-    let mut content = Vec::new();
-    file.take(MAX_FILE + 1).read_to_end(&mut content)?;
-    Ok((content, found.modified()?))
-}
-
-/// kstlib's format; other fields do not matter.
-#[derive(Deserialize)]
-struct HeartbeatFile {
-    timestamp: String,
 }
 
 /// Whether a file is life, at first sight. One that begins like an object is a heartbeat and must be a whole one:
 /// a writer that died while writing leaves a truncated file with a fresh modification time. Of any other file,
 /// the modification time counts (`touch`). An age of exactly `max_age` is alive, a date in the future is not.
-fn judge(content: &[u8], modified: SystemTime, now: SystemTime, max_age: Duration) -> Result<String, String> {
-    if content.len() as u64 > MAX_FILE {
-        return Err(format!("longer than {MAX_FILE} bytes: not a heartbeat file"));
-    }
-    let heartbeat = content.trim_ascii_start().starts_with(b"{");
+fn judge(content: &Content, now: Duration, max_age: Duration) -> Result<String, String> {
+    let heartbeat = content.bytes.trim_ascii_start().starts_with(b"{");
     let (at, what) = if heartbeat {
-        let parsed: HeartbeatFile = serde_json::from_slice(content)
-            .map_err(|error| format!("not a whole heartbeat (an object with a `timestamp`): {error}"))?;
-        (timestamp(&parsed.timestamp)?, "its timestamp")
+        (stamped(content)?, "its timestamp")
     } else {
-        (modified, "it was modified")
+        (content.modified(), "it was modified")
     };
-    let age = now.duration_since(at).map_err(|ahead| {
-        format!(
-            "{what} {} in the future: a date that has not come is no life",
-            span(ahead.duration())
-        )
-    })?;
+    let Some(age) = now.checked_sub(at) else {
+        let ahead = span(at.saturating_sub(now));
+        return Err(format!(
+            "{what} {ahead} in the future: a date that has not come is no life"
+        ));
+    };
     if age > max_age {
         return Err(format!("{what} {} ago, more than {}", span(age), span(max_age)));
     }
     Ok(format!("{what} {} ago", span(age)))
 }
 
-/// ISO 8601 with an offset, as Python's `datetime.now(UTC).isoformat()` writes it.
-fn timestamp(text: &str) -> Result<SystemTime, String> {
-    let wrong =
-        || format!("its timestamp {text:?} is not ISO 8601 with an offset, as in 2026-11-22T03:00:00+00:00");
-    if let Ok(at) = humantime::parse_rfc3339(text) {
-        return Ok(at);
+fn stamped(content: &Content) -> Result<Duration, String> {
+    if content.cut {
+        return Err(format!("longer than {MAX_BYTES} bytes: not a heartbeat file"));
     }
-    let sign_at = text
-        .rfind(['+', '-'])
-        .filter(|at| *at >= "2026-11-22T03:00:00".len())
-        .ok_or_else(wrong)?;
-    let (local, offset) = text.split_at(sign_at);
-    let at = humantime::parse_rfc3339(&format!("{local}Z")).map_err(|_| wrong())?;
-    let digits: String = offset[1..].chars().filter(|c| *c != ':').collect();
-    let whole =
-        matches!((digits.len(), offset.len()), (4, 5 | 6)) && digits.bytes().all(|b| b.is_ascii_digit());
-    let minutes = digits
-        .get(2..)
-        .and_then(|minutes| minutes.parse::<u64>().ok())
-        .filter(|minutes| *minutes < 60);
-    let hours = digits
-        .get(..2)
-        .and_then(|hours| hours.parse::<u64>().ok())
-        .filter(|hours| *hours < 24);
-    let (Some(hours), Some(minutes), true) = (hours, minutes, whole) else {
-        return Err(wrong());
-    };
-    let shift = Duration::from_secs(hours * 3600 + minutes * 60);
-    let utc = if offset.starts_with('+') {
-        at.checked_sub(shift)
-    } else {
-        at.checked_add(shift)
-    };
-    utc.ok_or_else(wrong)
+    match Beat::parse(&content.bytes)?.stamp("timestamp")? {
+        Some(Stamp::At(at)) => Ok(at),
+        Some(Stamp::Naive) => Err("its timestamp has no offset, so that its age is not known".to_owned()),
+        None => Err("it has no `timestamp`".to_owned()),
+    }
 }
 
 #[cfg(test)]
@@ -261,13 +202,26 @@ mod tests {
 
     const MAX_AGE: Duration = Duration::from_secs(30);
 
-    fn now() -> SystemTime {
-        humantime::parse_rfc3339("2026-11-22T03:00:30Z").unwrap()
+    fn now() -> Duration {
+        match Stamp::parse(&"2026-11-22T03:00:30Z".into()) {
+            Ok(Stamp::At(now)) => now,
+            other => panic!("{other:?}"),
+        }
     }
 
-    fn seen(content: &str) -> Result<String, String> {
+    /// This content, modified at that time.
+    fn content(bytes: &[u8], modified: Duration) -> Content {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        file.as_file()
+            .set_modified(std::time::UNIX_EPOCH + modified)
+            .unwrap();
+        heartbeat_file::read(file.path()).unwrap()
+    }
+
+    fn seen(text: &str) -> Result<String, String> {
         // Modified long ago: only the timestamp can make it alive.
-        judge(content.as_bytes(), SystemTime::UNIX_EPOCH, now(), MAX_AGE)
+        judge(&content(text.as_bytes(), Duration::ZERO), now(), MAX_AGE)
     }
 
     fn stamped(timestamp: &str) -> Result<String, String> {
@@ -287,69 +241,46 @@ mod tests {
                 .unwrap_err()
                 .contains("ago, more than 30.0 s")
         );
-    }
-
-    #[test]
-    fn s30_offsets_are_honoured() {
-        for same in [
-            "2026-11-22T03:00:20Z",
-            "2026-11-22T05:00:20+02:00",
-            "2026-11-21T22:30:20.000-0430",
-        ] {
-            assert_eq!(stamped(same).unwrap(), "its timestamp 10.0 s ago", "{same}");
-        }
+        let other_zone = stamped("2026-11-22T05:00:20+02:00").unwrap();
+        assert_eq!(other_zone, "its timestamp 10.0 s ago");
     }
 
     #[test]
     fn s30_what_is_no_heartbeat_is_no_life() {
-        for timestamp in [
-            "",
-            "now",
-            "2026-11-22",
-            "2026-11-22T03:00:20",
-            "2026-11-22T03:00:20+2:00",
-            "2026-11-22T03:00:20+99:00",
-            "2026-11-22T03:00:20+0200x",
-            "2026-13-22T03:00:20+00:00",
-            "20€6-11-22T03:00:20+00:00",
+        for (text, why) in [
+            ("{", "not a whole JSON object"),
+            ("{\"timestamp\": \"2026", "not a whole JSON object"),
+            (r#"{"pid": 1}"#, "it has no `timestamp`"),
+            (r#"{"timestamp": true}"#, "is not ISO 8601"),
+            (r#"{"timestamp": "now"}"#, "is not ISO 8601"),
+            (r#"{"timestamp": "2026-11-22T03:00:20"}"#, "has no offset"),
+            (r#"{"timestamp": "2026-11-22T03:00:31Z"}"#, "in the future"),
         ] {
-            assert!(
-                stamped(timestamp).unwrap_err().contains("ISO 8601"),
-                "{timestamp}"
-            );
+            let error = seen(text).unwrap_err();
+            assert!(error.contains(why), "{text}: {error}");
         }
-        assert!(
-            stamped("2026-11-22T03:00:31+00:00")
-                .unwrap_err()
-                .contains("in the future")
-        );
-        for content in [
-            "{",
-            r#"{"pid": 1}"#,
-            r#"{"timestamp": 5}"#,
-            "{\"timestamp\": \"2026",
-        ] {
-            assert!(
-                seen(content).unwrap_err().contains("not a whole heartbeat"),
-                "{content}"
-            );
-        }
-        let binary = judge(b"{\xff\xfe}", now(), now(), MAX_AGE).unwrap_err();
-        assert!(binary.contains("not a whole heartbeat"), "{binary}");
-        let long = judge(&vec![b' '; 70_000], now(), now(), MAX_AGE).unwrap_err();
-        assert!(long.contains("longer than"), "{long}");
+        let error = judge(&content(b"{\xff\xfe}", now()), now(), MAX_AGE).unwrap_err();
+        assert!(error.contains("not UTF-8"), "{error}");
+        let mut long = vec![b' '; 70_000];
+        long[0] = b'{';
+        let error = judge(&content(&long, now()), now(), MAX_AGE).unwrap_err();
+        assert!(error.contains("longer than"), "{error}");
     }
 
     #[test]
     fn s30_a_plain_file_lives_by_its_modification() {
-        let touched = |ago| judge(b"", now() - Duration::from_secs(ago), now(), MAX_AGE);
-        assert_eq!(touched(30).unwrap(), "it was modified 30.0 s ago");
-        assert!(touched(31).unwrap_err().contains("more than 30.0 s"));
-        assert!(
-            judge(b"ok", now() + MAX_AGE, now(), MAX_AGE)
-                .unwrap_err()
-                .contains("in the future")
+        let touched = |text: &[u8], ago| {
+            let modified = now() - Duration::from_secs(ago);
+            judge(&content(text, modified), now(), MAX_AGE)
+        };
+        assert_eq!(touched(b"", 30).unwrap(), "it was modified 30.0 s ago");
+        assert!(touched(b"ok", 31).unwrap_err().contains("more than 30.0 s"));
+        assert_eq!(
+            touched(&vec![b'x'; 100_000], 1).unwrap(),
+            "it was modified 1.0 s ago"
         );
+        let ahead = judge(&content(b"ok", now() + MAX_AGE), now(), MAX_AGE);
+        assert!(ahead.unwrap_err().contains("in the future"));
     }
 
     #[test]

@@ -210,15 +210,17 @@ impl JsonCondition {
     }
 }
 
-fn lookup<'v>(body: &'v Value, path: &str) -> Option<&'v Value> {
+/// The field at this path of a JSON value: keys and indices, separated by dots.
+pub fn lookup<'v>(body: &'v Value, path: &str) -> Option<&'v Value> {
     path.split('.').try_fold(body, |value, step| match value {
         Value::Array(items) => items.get(step.parse::<usize>().ok()?),
         _ => value.get(step),
     })
 }
 
-// 1 in the configuration and 1.0 in the body are one number; two whole numbers are compared exactly.
-fn same(value: &Value, wanted: &Value) -> bool {
+/// Whether a JSON value is the one that is wanted: 1 in the configuration and 1.0 in the body are one number; two
+/// whole numbers are compared exactly.
+pub fn same(value: &Value, wanted: &Value) -> bool {
     let whole = !value.is_f64() && !wanted.is_f64();
     match (value.as_f64(), wanted.as_f64()) {
         (Some(a), Some(b)) if !whole => a.total_cmp(&b).is_eq(),
