@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::detectors::detector;
 use super::fields;
 use super::measures;
 use super::peers::{Owner, Surroundings};
@@ -18,9 +19,7 @@ use crate::checks::subscription::{Rules, Subscription};
 use crate::checks::{Probe, Schedule, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
-use crate::engine::settings::{
-    CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter, Plane, Source,
-};
+use crate::engine::settings::{CheckKind, CheckSettings, Decides, FailAfter, Plane, Source};
 use crate::redis_client;
 use crate::sock_diag::Endpoint;
 
@@ -430,45 +429,6 @@ fn heartbeat(reader: &Reader<'_>) -> Read<Source> {
 fn channels(reader: &Reader<'_>) -> Read<Source> {
     let channels: Vec<Arc<str>> = reader.texts("channels")?.into_iter().map(Arc::from).collect();
     Ok(Source::Channels(channels))
-}
-
-fn detector(reader: &Reader<'_>, interval: Duration) -> Read<DetectorSettings> {
-    let DetectorSettings::Deadline {
-        suspect_after: suspect,
-        dead_after: dead,
-    } = DetectorSettings::default();
-    let (given_suspect, given_dead) = (
-        reader.maybe_time("suspect_after"),
-        reader.maybe_time("dead_after"),
-    );
-    let suspect_after = given_suspect?.unwrap_or(suspect.max(interval * 2));
-    let dead_after = given_dead?.unwrap_or(dead.max(suspect_after * 5 / 2));
-    if suspect_after < interval * 2 {
-        let message = format!(
-            "`suspect_after` ({}) must be at least twice heartbeat.interval ({})",
-            time(suspect_after),
-            time(interval)
-        );
-        let help = "the peer is blamed only after two of our own heartbeats came back";
-        reader.wrong(&reader.at("suspect_after"), "suspect_after", message, help);
-    }
-    if dead_after <= suspect_after {
-        let message = format!(
-            "`dead_after` ({}) must be more than `suspect_after` ({})",
-            time(dead_after),
-            time(suspect_after)
-        );
-        let key = if reader.is_set("dead_after") {
-            "dead_after"
-        } else {
-            "suspect_after"
-        };
-        reader.wrong(&reader.at(key), "dead_after", message, "");
-    }
-    Ok(DetectorSettings::Deadline {
-        suspect_after,
-        dead_after,
-    })
 }
 
 /// An owner is watched even if no check says so.

@@ -56,6 +56,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 |---|---|
 | `suspect_after` | `suspect_after` is at least twice `heartbeat.interval`: a peer is blamed only after two of our own heartbeats came back |
 | `dead_after` | `dead_after` is more than `suspect_after` |
+| `detector_field`, `phi`, `margin` | fields of `phi` and of `chen` go with that `detector`; what means death is more than what means suspicion |
 | `backoff_bounds` | `backoff.initial` is at most `backoff.max` |
 | `backoff_evades_budget` | the first `budget.count` waits of `backoff` are together less than `budget.window`; else the budget is never spent, and nobody is ever given up on |
 | `healthz_hold` | `healthz_hold` is less than `budget.window`; else one pulse could follow another for ever |

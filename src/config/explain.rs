@@ -15,7 +15,8 @@ use crate::checks::{Owner, Probe, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::PeerId;
 use crate::engine::settings::{
-    CheckKind, CheckSettings, Decides, DetectorSettings, PeerSettings, RemedySettings, Settings, Source,
+    Bounds, CheckKind, CheckSettings, Decides, DetectorSettings, PeerSettings, RemedySettings, Settings,
+    Source,
 };
 use crate::http_client::{Expect, Question};
 use crate::redis_client::Address;
@@ -150,16 +151,7 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
             detector,
             cause,
         } => {
-            let DetectorSettings::Deadline {
-                suspect_after,
-                dead_after,
-            } = detector;
-            format!(
-                "{}; suspect after {} of silence, dead after {} ({cause})",
-                self::source(source),
-                time(*suspect_after),
-                time(*dead_after)
-            )
+            format!("{}; {} ({cause})", self::source(source), self::silence(detector))
         }
         CheckKind::Process { fail_after, interval } => format!(
             "its exit condemns at once ({}); stopped in {} of {} looks, one every {}, condemns ({})",
@@ -228,6 +220,44 @@ fn watches(subscription: &Subscription) -> String {
         time(rules.window),
         time(rules.stuck_after)
     )
+}
+
+fn silence(detector: &DetectorSettings) -> String {
+    let learned = |bounds: &Bounds, what: String| {
+        format!(
+            "{what}, as learned from the last {}, never before {} and {} nor after {} and {}",
+            counted(usize::from(bounds.window), "heartbeat"),
+            time(bounds.interval * 2),
+            time(bounds.interval * 5),
+            time(bounds.suspect_after),
+            time(bounds.dead_after)
+        )
+    };
+    match detector {
+        DetectorSettings::Deadline {
+            suspect_after,
+            dead_after,
+        } => format!(
+            "suspect after {} of silence, dead after {}",
+            time(*suspect_after),
+            time(*dead_after)
+        ),
+        DetectorSettings::Phi(phi) => learned(
+            &phi.bounds,
+            format!(
+                "suspect from phi {} of silence on, dead from {}",
+                phi.suspect, phi.dead
+            ),
+        ),
+        DetectorSettings::Chen(chen) => learned(
+            &chen.bounds,
+            format!(
+                "suspect {} after the next was expected, dead {} after it",
+                time(chen.margin),
+                time(chen.dead_margin)
+            ),
+        ),
+    }
 }
 
 fn source(source: &Source) -> String {

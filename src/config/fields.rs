@@ -621,16 +621,78 @@ pub const CHECK_PASSIVE: Section = Section {
     about: "",
     fields: &[
         field(
+            "detector",
+            OneOf(&["deadline", "phi", "chen"]),
+            Is("\"deadline\""),
+            "When silence is too long: after two fixed times; or as learned from how the heartbeats came until now, \
+             because so long a silence is too improbable (`phi`, after Hayashibara) or because the next one is too long \
+             overdue (`chen`, NFD-E). What learns is never hastier than two intervals (heartbeat.interval, or the \
+             sender's if that is longer), nor dead before five.",
+        ),
+        field(
             "suspect_after",
             Time(ms(200), HOUR),
-            Derived("2s, or twice heartbeat.interval if that is more", "\"2s\""),
-            "Silence of this length is suspicion. At least twice heartbeat.interval.",
+            Derived(
+                "2s, or twice heartbeat.interval if that is more; for a detector that learns, ten times heartbeat.interval",
+                "\"2s\"",
+            ),
+            "Silence of this length is suspicion. At least twice heartbeat.interval. For a detector that learns: in any \
+             case, and until it has learned something.",
         ),
         field(
             "dead_after",
             Time(ms(200), DAY),
-            Derived("5s, or 2.5 × suspect_after if that is more", "\"5s\""),
+            Derived(
+                "5s, or 2.5 × suspect_after if that is more; for a detector that learns, 3 × suspect_after",
+                "\"5s\"",
+            ),
             "Silence of this length is death. More than `suspect_after`.",
+        ),
+        field(
+            "window",
+            Int(1, 1_000),
+            Derived("200", "200"),
+            "With `phi` or `chen`: so many heartbeats are remembered, 4 bytes each.",
+        ),
+        field(
+            "phi",
+            Number,
+            Derived("8", "8"),
+            "With `phi`: suspicion from this value on, which is -log10 of the probability that a heartbeat still comes. \
+             0.5 to 300.",
+        ),
+        field(
+            "dead_phi",
+            Number,
+            Derived("16, or twice `phi` if that is more", "16"),
+            "With `phi`: death from this value on. More than `phi`; at most 600.",
+        ),
+        field(
+            "min_deviation",
+            Time(ms(1), HOUR),
+            Derived("a tenth of heartbeat.interval", "\"100ms\""),
+            "With `phi`: heartbeats are held to scatter by at least so much (standard deviation).",
+        ),
+        field(
+            "acceptable_pause",
+            Time(secs(0), HOUR),
+            Derived("heartbeat.interval", "\"1s\""),
+            "With `phi`: so much later than expected is nothing yet. One interval: a lost message is nothing.",
+        ),
+        field(
+            "margin",
+            Time(ms(1), HOUR),
+            Derived("1.5 × heartbeat.interval", "\"1500ms\""),
+            "With `chen`: so long after the next heartbeat was expected is suspicion.",
+        ),
+        field(
+            "dead_margin",
+            Time(ms(1), DAY),
+            Derived(
+                "4 × heartbeat.interval, or 2.5 × `margin` if that is more",
+                "\"4s\"",
+            ),
+            "With `chen`: and so long after it, death. More than `margin`.",
         ),
     ],
     tables: &[],

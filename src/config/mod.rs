@@ -3,6 +3,7 @@
 
 mod build;
 mod checks;
+mod detectors;
 mod dirs;
 mod discovered;
 pub mod document;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Engine;
 use super::decision::{Decision, What};
+use super::detector::Sent;
 use super::event::{Body, CheckId, Heartbeat, Incarnation, PeerClaim, PeerId};
 use super::pace::{Beat, Pace};
 use super::settings::{CheckKind, Settings, Source};
@@ -239,6 +240,16 @@ fn planned_interval(beat: &Heartbeat) -> Duration {
     Duration::from_millis(beat.interval_ms.unwrap_or(1_000).clamp(1, 3_600_000))
 }
 
+/// What it tells of its sender's schedule.
+fn schedule(beat: &Heartbeat) -> Option<Sent> {
+    let (slot, _) = (beat.slot?, beat.interval_ms?);
+    Some(Sent {
+        slot,
+        interval: planned_interval(beat),
+        late: Duration::from_millis(beat.late_ms.unwrap_or_default()),
+    })
+}
+
 /// The sender's own clock: its schedule's slot, else its uptime.
 fn sender_clock(beat: &Heartbeat) -> Option<Duration> {
     if let (Some(slot), Some(interval)) = (beat.slot, beat.interval_ms) {
@@ -344,13 +355,14 @@ impl Engine {
             return;
         };
         let goodbye = beat.is_some_and(|beat| beat.goodbye);
+        let sent = beat.and_then(schedule);
         for place in 0..self.routes.listeners[channel].len() {
             let Listener { check, sender } = self.routes.listeners[channel][place];
             let heard = match beat {
                 Some(beat) => self.routes.senders[sender].hear(beat, &self.settings.boot, self.now),
                 None => Heard::Life(None),
             };
-            self.heard(check, heard, goodbye);
+            self.heard(check, heard, goodbye, sent);
         }
     }
 
@@ -371,16 +383,16 @@ impl Engine {
         }
         for place in 0..self.routes.nodes[node].checks.len() {
             let check = self.routes.nodes[node].checks[place];
-            self.heard(check, heard.clone(), beat.goodbye);
+            self.heard(check, heard.clone(), beat.goodbye, schedule(beat));
         }
         for place in 0..self.routes.nodes[node].claims.len() {
             let (peer, check) = &self.routes.nodes[node].claims[place];
             let claim = beat.peers.iter().find(|claim| claim.name == *peer);
-            self.claimed(*check, claim, beat.goodbye);
+            self.claimed(*check, claim, beat.goodbye, schedule(beat));
         }
     }
 
-    fn heard(&mut self, id: CheckId, heard: Heard, goodbye: bool) {
+    fn heard(&mut self, id: CheckId, heard: Heard, goodbye: bool, sent: Option<Sent>) {
         let Heard::Life(incarnation) = heard else { return };
         if goodbye {
             return self.leave(id);
@@ -398,14 +410,14 @@ impl Engine {
             return;
         };
         let first = check.last_pass.is_none();
-        check.life(now, mark);
+        check.life(now, mark, sent);
         // What was alive and goes on living needs no judgement: its alarm finds the new deadline.
         if first || !peer.is_quietly_alive() {
             self.judge(id.peer);
         }
     }
 
-    fn claimed(&mut self, id: CheckId, claim: Option<&PeerClaim>, goodbye: bool) {
+    fn claimed(&mut self, id: CheckId, claim: Option<&PeerClaim>, goodbye: bool, sent: Option<Sent>) {
         if goodbye {
             return self.leave(id);
         }
@@ -419,7 +431,7 @@ impl Engine {
         if let Some(peer) = self.peer_mut(id.peer)
             && let Some(check) = peer.checks.get_mut(usize::from(id.index))
         {
-            check.claimed(liveness, now);
+            check.claimed(liveness, now, sent);
             self.judge(id.peer);
         }
     }

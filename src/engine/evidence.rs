@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::cause::Cause;
-use super::detector::Detector;
+use super::detector::{Detector, Sent};
 use super::event::{Incarnation, Outcome};
 use super::peer::Liveness;
 use super::said::Said;
@@ -306,15 +306,24 @@ impl Check {
     }
 
     /// A fresh message: life.
-    pub(super) fn life(&mut self, at: Time, mark: Coverage) {
+    pub(super) fn life(&mut self, at: Time, mark: Coverage, sent: Option<Sent>) {
         self.comes_back();
+        let unbroken = self.last_pass.is_some_and(|last| {
+            let heard = self.plane == Plane::Local || mark.spans(self.mark, at.since(last));
+            heard && last >= self.since
+        });
+        if let Evidence::Passive { detector, .. } = &mut self.evidence {
+            detector.arrived(at, sent, unbroken);
+        }
         self.mark = mark;
         self.passed(at);
     }
 
     /// Another node's word about the peer.
-    pub(super) fn claimed(&mut self, liveness: Liveness, at: Time) {
-        if let Evidence::Claim { said, .. } = &mut self.evidence {
+    pub(super) fn claimed(&mut self, liveness: Liveness, at: Time, sent: Option<Sent>) {
+        if let Evidence::Claim { said, detector, .. } = &mut self.evidence {
+            let unbroken = said.is_some_and(|(_, before)| before >= self.since);
+            detector.arrived(at, sent, unbroken);
             *said = Some((liveness, at));
         }
         if liveness == Liveness::Alive {
@@ -450,6 +459,9 @@ impl Check {
         self.gone = None;
         self.frozen = None;
         self.said.new_life();
+        if let Evidence::Passive { detector, .. } = &mut self.evidence {
+            detector.new_life();
+        }
         self.restart_window(now, mark);
     }
 
@@ -752,7 +764,9 @@ impl Check {
         match verdict.why {
             Why::Passed => match (&self.evidence, self.last_pass) {
                 (Evidence::Process { .. }, _) => "running".to_owned(),
-                (_, last) => self.said.with_words(format!("last pass {} ago", ago(last))),
+                (_, last) => self
+                    .said
+                    .with_words(format!("last pass {} ago{}", ago(last), self.learned())),
             },
             Why::NeverSeen => "nothing seen yet".to_owned(),
             Why::NotExpected => "not expected now".to_owned(),
@@ -762,8 +776,9 @@ impl Check {
             Why::InGrace => "starting: in its grace".to_owned(),
             Why::EmptyWindow => "not heard yet since the window began anew".to_owned(),
             Why::Silent => self.said.with_words(format!(
-                "silent for {}",
-                age(now.since(self.last_pass.unwrap_or(self.since)))
+                "silent for {}{}",
+                age(now.since(self.last_pass.unwrap_or(self.since))),
+                self.learned()
             )),
             Why::Said | Why::Leaving => self.said.against(),
             Why::Uncovered => "overdue, and our own echoes do not cover the silence yet".to_owned(),
@@ -780,6 +795,21 @@ impl Check {
             Why::Left => "said goodbye".to_owned(),
             Why::Forgotten => "forgotten by an operator".to_owned(),
         }
+    }
+
+    /// What a detector that learns allows now.
+    fn learned(&self) -> String {
+        let (Evidence::Passive { detector, .. } | Evidence::Claim { detector, .. }) = &self.evidence else {
+            return String::new();
+        };
+        let detector = self.said.detector(detector);
+        detector.samples().map_or_else(String::new, |samples| {
+            format!(
+                " (suspect after {}, dead after {}, learned from {samples})",
+                age(detector.suspect_after()),
+                age(detector.dead_after())
+            )
+        })
     }
 
     fn owner_detail(&self, otherwise: &str) -> String {

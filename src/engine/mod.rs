@@ -6,6 +6,7 @@
 
 pub mod cause;
 pub mod decision;
+pub mod detector;
 pub mod event;
 pub mod guards;
 pub mod peer;
@@ -17,7 +18,6 @@ pub mod time;
 
 mod beats;
 mod breaker;
-mod detector;
 mod episode;
 mod evidence;
 mod heal;

@@ -128,7 +128,7 @@ impl Engine {
         };
         let first = check.last_pass.is_none();
         let another_pace = check.said.pace(next);
-        check.life(now, mark);
+        check.life(now, mark, None);
         if another_pace {
             self.saving.soon();
         }
@@ -204,7 +204,7 @@ impl Engine {
             if check.last_pass.is_none()
                 && let Some(at) = check.said.recall(life)
             {
-                check.life(at, mark);
+                check.life(at, mark, None);
             }
         }
     }

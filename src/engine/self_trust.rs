@@ -148,6 +148,13 @@ pub(super) struct Coverage {
     echoes: u64,
 }
 
+impl Coverage {
+    /// We listened and heard, without a hole, for `length` since `earlier`.
+    pub(super) fn spans(self, earlier: Self, length: Duration) -> bool {
+        self.proven.saturating_sub(earlier.proven) + Duration::from_millis(1) >= length
+    }
+}
+
 /// A heartbeat of ours that has not come back yet.
 #[derive(Clone, Copy, Debug)]
 struct UnderWay {

@@ -144,8 +144,8 @@ pub enum Source {
     },
 }
 
-/// When silence becomes suspicion. An adaptive detector will be another variant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// When silence becomes suspicion.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum DetectorSettings {
     /// Fixed bounds on the age of the last life.
     Deadline {
@@ -154,6 +154,51 @@ pub enum DetectorSettings {
         /// Default 5 s; more than `suspect_after`.
         dead_after: Duration,
     },
+    /// Learned: silence that is too improbable for this peer.
+    Phi(PhiSettings),
+    /// Learned: silence that lasts too long beyond the expected arrival.
+    Chen(ChenSettings),
+}
+
+/// What holds for a detector that learns, whatever it has learned.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Bounds {
+    /// The interval of our own heartbeats. Nothing is suspect before two, nothing dead before five of it or of the
+    /// sender's, whichever is longer.
+    pub interval: Duration,
+    /// Silence of this length is suspicious in any case, and until there is a sample. Default 10 s.
+    pub suspect_after: Duration,
+    /// And of this length, death. Default 30 s; more than `suspect_after`.
+    pub dead_after: Duration,
+    /// Heartbeats that are remembered, 4 bytes each; 1 ..= 1,000. Default 200.
+    pub window: u16,
+}
+
+/// The phi accrual detector (Hayashibara, Défago, Yared, Katayama 2004). Phi is -log10 of the probability that a
+/// heartbeat still comes after so long a silence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PhiSettings {
+    /// See there.
+    pub bounds: Bounds,
+    /// From this phi on it is suspicious; 0.5 ..= 300. Default 8.
+    pub suspect: f64,
+    /// From this phi on it is death; more than `suspect`. Default 16.
+    pub dead: f64,
+    /// Arrivals are held to spread by at least so much. Default a tenth of the interval.
+    pub min_deviation: Duration,
+    /// A pause that is acceptable in any case, added to what is expected. Default one interval.
+    pub pause: Duration,
+}
+
+/// Chen's detector NFD-E (Chen, Toueg, Aguilera 2002): a constant margin beyond the expected arrival.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ChenSettings {
+    /// See there.
+    pub bounds: Bounds,
+    /// Later than expected by so much is suspicious. Default one and a half intervals.
+    pub margin: Duration,
+    /// And by so much, death; more than `margin`. Default four intervals.
+    pub dead_margin: Duration,
 }
 
 /// Which view of the world a check has.
@@ -313,6 +358,42 @@ impl Default for DetectorSettings {
         Self::Deadline {
             suspect_after: Duration::from_secs(2),
             dead_after: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Bounds {
+    /// The defaults at that interval.
+    pub fn at(interval: Duration) -> Self {
+        Self {
+            interval,
+            suspect_after: interval.saturating_mul(10),
+            dead_after: interval.saturating_mul(30),
+            window: 200,
+        }
+    }
+}
+
+impl PhiSettings {
+    /// The defaults at that interval.
+    pub fn at(interval: Duration) -> Self {
+        Self {
+            bounds: Bounds::at(interval),
+            suspect: 8.0,
+            dead: 16.0,
+            min_deviation: interval / 10,
+            pause: interval,
+        }
+    }
+}
+
+impl ChenSettings {
+    /// The defaults at that interval.
+    pub fn at(interval: Duration) -> Self {
+        Self {
+            bounds: Bounds::at(interval),
+            margin: interval.saturating_mul(3) / 2,
+            dead_margin: interval.saturating_mul(4),
         }
     }
 }

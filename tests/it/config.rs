@@ -14,8 +14,8 @@ use defib::config::{Config, LogFormat, Report, Sources, load};
 use defib::docker::{Host, Identity, Selector};
 use defib::engine::event::PeerId;
 use defib::engine::settings::{
-    BackoffSettings, BreakerSettings, Budget, CheckKind, Decides, DetectorSettings, FailAfter, GroupBudget,
-    Plane, RemedyKind, Source,
+    BackoffSettings, BreakerSettings, Budget, CheckKind, ChenSettings, Decides, DetectorSettings, FailAfter,
+    GroupBudget, PhiSettings, Plane, RemedyKind, Source,
 };
 use defib::http_client::Expect;
 use defib::redis_client::Address;
@@ -541,6 +541,17 @@ fn rules_have_names() {
     for (text, expected) in [
         ("[heartbeat]\ninterval = \"2s\"\n[peer.a.checks.heartbeat]\nchannel = \"x\"\nsuspect_after = \"3s\"".to_owned(), "suspect_after"),
         ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndead_after = \"1s\"".to_owned(), "dead_after"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\nphi = 9".to_owned(), "detector_field"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\nwindow = 9".to_owned(), "detector_field"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"phi\"\nmargin = \"1s\"".to_owned(), "detector_field"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"chen\"\ndead_phi = 9".to_owned(), "detector_field"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"phi\"\nphi = 0.1".to_owned(), "phi"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"phi\"\nphi = 9\ndead_phi = 9".to_owned(), "phi"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"phi\"\nphi = nan".to_owned(), "value"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"phi\"\nwindow = 1001".to_owned(), "value"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"chen\"\nmargin = \"4s\"\ndead_margin = \"4s\"".to_owned(), "margin"),
+        ("[peer.a.checks.heartbeat]\nchannel = \"x\"\ndetector = \"chen\"\nsuspect_after = \"1s\"".to_owned(), "suspect_after"),
+        ("[peer.a.checks.traffic]\nchannels = [\"x\"]\ndetector = \"phy\"".to_owned(), "value"),
         ("[peer.a.checks.heartbeat]".to_owned(), "heartbeat_source"),
         ("[peer.a.checks.heartbeat]\nchannel = \"x\"\npeer = \"b\"".to_owned(), "heartbeat_source"),
         ("[peer.a.checks.heartbeat]\nchannel = \"x\"\nnode = \"b\"".to_owned(), "heartbeat_source"),
@@ -675,8 +686,51 @@ fn a_slow_node_gets_slower_defaults() {
     let DetectorSettings::Deadline {
         suspect_after,
         dead_after,
-    } = detector;
+    } = detector
+    else {
+        panic!()
+    };
     assert_eq!((suspect_after.as_secs(), dead_after.as_secs()), (10, 25));
+}
+
+#[test]
+fn a_detector_that_learns_is_what_its_fields_say() {
+    let detector = |more: &str| {
+        let text =
+            format!("[heartbeat]\ninterval = \"500ms\"\n[peer.a.checks.heartbeat]\nchannel = \"x\"\n{more}");
+        let config = good(&sources(&text));
+        let engine = config.engine_settings("x".into());
+        let CheckKind::Passive { detector, .. } = engine.peers[0].checks[0].kind else {
+            panic!()
+        };
+        let words = defib::config::explain::explain(&config);
+        let line = words
+            .lines()
+            .find(|line| line.starts_with("  heartbeat: "))
+            .unwrap();
+        (detector, line.to_owned())
+    };
+    let half = Duration::from_millis(500);
+    let (settings, words) = detector("detector = \"phi\"");
+    assert_eq!(settings, DetectorSettings::Phi(PhiSettings::at(half)));
+    assert_eq!(
+        words,
+        "  heartbeat: any message on `x`; suspect from phi 8 of silence on, dead from 16, as learned from the last 200 \
+         heartbeats, never before 1s and 2s 500ms nor after 5s and 15s (peer_silent)"
+    );
+    let (settings, words) =
+        detector("detector = \"chen\"\nmargin = \"3s\"\nwindow = 50\nsuspect_after = \"8s\"");
+    let mut expected = ChenSettings::at(half);
+    expected.bounds.window = 50;
+    expected.bounds.suspect_after = Duration::from_secs(8);
+    expected.bounds.dead_after = Duration::from_secs(24);
+    expected.margin = Duration::from_secs(3);
+    expected.dead_margin = Duration::from_millis(7_500);
+    assert_eq!(settings, DetectorSettings::Chen(expected));
+    assert!(
+        words.contains("suspect 3s after the next was expected, dead 7s 500ms after it"),
+        "{words}"
+    );
 }
 
 #[test]

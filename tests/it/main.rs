@@ -9,6 +9,7 @@ mod cli;
 mod config;
 mod container;
 mod demo;
+mod detectors;
 mod docker;
 mod docs;
 mod doctor;

@@ -1,6 +1,7 @@
 //! The engine in virtual time: an input and a time give the full list of what follows.
 //! Here is the world in which it is asked; each file beside this one asks about one theme.
 
+mod detectors;
 mod episodes;
 mod guards;
 mod healing;
