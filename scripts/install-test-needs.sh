@@ -6,6 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 NEXTEST_VERSION=0.9.143
 DENY_VERSION=0.20.2
+FUZZ_VERSION=0.13.2
 
 # Some of these live in /usr/sbin, which the PATH of a plain user lacks.
 PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
@@ -67,6 +68,9 @@ tool() { # NAME VERSION
 }
 tool cargo-nextest "$NEXTEST_VERSION"
 tool cargo-deny "$DENY_VERSION"
+if cargo +nightly --version >/dev/null 2>&1; then
+    tool cargo-fuzz "$FUZZ_VERSION"
+fi
 
 if [ -x scripts/python-venv.sh ]; then
     scripts/python-venv.sh </dev/null

@@ -7,7 +7,7 @@
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-STAGES=(needs fmt clippy docs tests doctests deny)
+STAGES=(needs fmt clippy docs tests doctests fuzz deny)
 LOGS=target/test-logs
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 export DEFIB_SKIPPED_LOG="$PWD/$LOGS/skipped"
@@ -17,6 +17,7 @@ stage_fmt() { cargo fmt --check; }
 stage_clippy() { cargo clippy --quiet --locked --all-targets -- -D warnings; }
 stage_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps; }
 stage_tests() { cargo nextest run --locked --color never --show-progress none --cargo-quiet; }
+stage_fuzz() { scripts/fuzz.sh; }
 stage_doctests() { cargo test --quiet --locked --doc; }
 stage_deny() {
     # Offline below; so the crates of other systems, which nothing else asks for, must be here too.
@@ -31,6 +32,7 @@ about() {
     clippy) echo "cargo clippy, warnings denied" ;;
     docs) echo "cargo doc, warnings denied" ;;
     tests) echo "unit, property, simulation, integration" ;;
+    fuzz) echo "a short run of each fuzz target" ;;
     doctests) echo "examples in the documentation" ;;
     deny) echo "dependencies: bans, licences, sources" ;;
     esac

@@ -26,6 +26,8 @@ pub mod config;
 pub mod docker;
 pub mod engine;
 pub mod exposition;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod heartbeat_file;
 pub mod http;
 pub mod http_client;

@@ -3,7 +3,7 @@
 //! through it. It decides nothing.
 
 mod asker;
-mod clients;
+pub(crate) mod clients;
 mod connect;
 pub(crate) mod connection;
 pub mod dial;

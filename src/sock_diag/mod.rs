@@ -12,7 +12,7 @@ mod call;
 #[cfg(test)]
 mod tests;
 mod whose;
-mod wire;
+pub(crate) mod wire;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};

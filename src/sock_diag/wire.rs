@@ -73,19 +73,19 @@ pub(super) fn destroy_request(id: &SocketId, sequence: u32) -> Vec<u8> {
 
 /// What a datagram of the kernel's answer holds.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Piece {
-    pub(super) sockets: Vec<Socket>,
+pub(crate) struct Piece {
+    pub(crate) sockets: Vec<Socket>,
     /// The answer is complete. `Some(Err)`: by an error number of the kernel.
-    pub(super) end: Option<Result<(), NonZeroI32>>,
+    pub(crate) end: Option<Result<(), NonZeroI32>>,
     /// The table changed under the kernel's walk.
-    pub(super) interrupted: bool,
+    pub(crate) interrupted: bool,
 }
 
 /// Reads one datagram. Messages that answer another request are left out.
 ///
 /// # Errors
 /// In words: what cannot be read.
-pub(super) fn read(mut bytes: &[u8], sequence: u32) -> Result<Piece, String> {
+pub(crate) fn read(mut bytes: &[u8], sequence: u32) -> Result<Piece, String> {
     let mut piece = Piece::default();
     while !bytes.is_empty() && piece.end.is_none() {
         let message =

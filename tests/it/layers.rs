@@ -56,6 +56,8 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         &[LEAVES, EDGES, &["engine", "runtime", "config", "app", "sim"]],
     ),
     ("main", &[&["cli"]]),
+    // Not part of a release.
+    ("fuzzing", &[LEAVES, EDGES, &["config"]]),
 ];
 
 /// What the engine must not name: whatever reads the world, waits, or gives a different order at each run.

@@ -11,7 +11,7 @@ mod glob;
 mod hub;
 mod listener;
 mod session;
-mod wire;
+pub(crate) mod wire;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -26,7 +26,7 @@ pub(super) enum Protocol {
 
 /// Why a connection is given up: what it sends cannot be read on from here.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Violation {
+pub(crate) enum Violation {
     #[error("ERR Protocol error: {0}")]
     Malformed(&'static str),
     /// A browser was made to send HTTP to this port: no line of it may run as a command.
@@ -38,11 +38,11 @@ pub(super) enum Violation {
 
 /// Reads requests: each a command and its arguments, never empty.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub(crate) struct Requests {
     /// Longest request, in bytes on the wire.
-    pub(super) request_bytes: usize,
+    pub(crate) request_bytes: usize,
     /// Most arguments of one request, the command's name included.
-    pub(super) arguments: usize,
+    pub(crate) arguments: usize,
 }
 
 impl Decoder for Requests {
