@@ -9,7 +9,8 @@
 //! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
 //! config -> settings types of the edges and of the engine
 //! telemetry, secret, http_client, redis_client, sock_diag, exposition, task, owner_table, docker, condemned, preflight,
-//! heartbeat_file  <- everyone but engine (leaves: of ours they import the engine's words at most)
+//! heartbeat_file, command
+//!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
 //! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `http`, `store`) turn the world into events and
@@ -21,6 +22,7 @@ pub mod app;
 pub mod bus;
 pub mod checks;
 pub mod cli;
+pub mod command;
 pub mod condemned;
 pub mod config;
 pub mod docker;

@@ -6,7 +6,6 @@ mod exec;
 mod fence;
 mod http;
 mod lock;
-mod output;
 mod preflight;
 mod signal;
 mod socket_reset;

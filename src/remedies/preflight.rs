@@ -1,17 +1,14 @@
 //! Whether the remedies could be carried out from here. Nothing is carried out: signal 0, a look at a program, a
 //! connection that is closed again.
 
-use std::env;
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::{CapabilitySet, capabilities};
 
 use super::{DockerAct, Remedy, Settings, Signal, client_kill, signal};
+use crate::command::runnable;
 use crate::docker::{Docker, Found};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
@@ -177,47 +174,6 @@ fn permitted(live: &LiveOwner) -> Result<(), Errno> {
     if live.exited() { Err(Errno::SRCH) } else { answer }
 }
 
-/// As `execvp` looks for a program: a name with a slash is a path, any other is looked for along PATH.
-fn runnable(program: Option<&str>) -> Finding {
-    let Some(program) = program.filter(|program| !program.is_empty()) else {
-        return Finding::missing("the command is empty", "name a program");
-    };
-    let places: Vec<PathBuf> = if program.contains('/') {
-        vec![PathBuf::from(program)]
-    } else {
-        let path = env::var_os("PATH").unwrap_or_default();
-        env::split_paths(&path).map(|dir| dir.join(program)).collect()
-    };
-    if places.iter().any(|place| place.is_file() && executable(place)) {
-        return Finding::OK;
-    }
-    if let Some(file) = places.iter().find(|place| place.is_file()) {
-        let uid = rustix::process::geteuid().as_raw();
-        return Finding::missing(
-            format!("uid {uid} may not execute {}", file.display()),
-            format!("chmod a+x {}", file.display()),
-        );
-    }
-    let cure = if program.contains('/') {
-        "install it here (in a container: in defib's image), or name another".to_owned()
-    } else {
-        let path = env::var_os("PATH").unwrap_or_default();
-        format!(
-            "install it here, or name it by its path (PATH is {})",
-            shown(&path)
-        )
-    };
-    Finding::missing(format!("there is no program {program}"), cure)
-}
-
-fn executable(path: &Path) -> bool {
-    accessat(CWD, path, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
-}
-
-fn shown(path: &OsStr) -> String {
-    path.to_string_lossy().chars().take(200).collect()
-}
-
 async fn reachable(url: &str, bearer: Option<Secret>, timeout: Duration) -> Finding {
     if let Some(bearer) = bearer
         && let Err(error) = bearer.read().await
@@ -231,30 +187,5 @@ async fn reachable(url: &str, bearer: Option<Secret>, timeout: Duration) -> Find
         Ok(()) => Finding::OK,
         Err(error) if error.blames_target() => Finding::noted(format!("it does not answer now: {error}")),
         Err(error) => Finding::unknown(error.to_string()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::PermissionsExt;
-
-    #[test]
-    fn a_program_is_looked_for_as_it_will_be() {
-        assert_eq!(runnable(Some("sh")), Finding::OK);
-        assert_eq!(runnable(Some("/bin/sh")), Finding::OK);
-        for missing in ["no-such-program", "/no/such/program", "", "/tmp"] {
-            assert!(runnable(Some(missing)).is_missing(), "{missing}");
-        }
-        assert!(runnable(None).is_missing());
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("restart");
-        std::fs::write(&file, "#!/bin/sh\n").unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
-        let told = runnable(file.to_str()).to_string();
-        assert!(
-            told.contains("may not execute") && told.contains("chmod a+x"),
-            "{told}"
-        );
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const LEAVES: &[&str] = &[
+    "command",
     "condemned",
     "docker",
     "exposition",
@@ -41,6 +42,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("condemned", &[&["engine", "sock_diag"]]),
     ("redis_client", &[&["engine", "secret"]]),
     ("preflight", &[]),
+    ("command", &[&["owner_table", "preflight"]]),
     ("telemetry", &[&["engine", "http_client", "preflight"]]),
     ("bus", &[LEAVES, &["engine"]]),
     ("checks", &[LEAVES, &["engine"]]),
