@@ -173,7 +173,9 @@ mod tests {
     fn a_bound_is_not_met_by_itself_and_no_sum_of_infinities_is_judged() {
         let is = |bound: Bound, value| match bound.judge(value, "it is") {
             Outcome::Pass => "pass".to_owned(),
-            Outcome::Fail { detail, .. } | Outcome::Unknown { detail } => detail,
+            Outcome::Fail { detail, .. } | Outcome::Doubt { detail, .. } | Outcome::Unknown { detail } => {
+                detail
+            }
         };
         assert_eq!(is(Bound::Below(5.0), 4.9), "pass");
         assert_eq!(is(Bound::Below(5.0), 5.0), "it is 5, not below 5");
@@ -193,7 +195,7 @@ mod tests {
             match bound.judge_rate(Grown::By { by, seen }, over, "it grows by") {
                 Outcome::Pass => '+',
                 Outcome::Fail { .. } => '-',
-                Outcome::Unknown { .. } => '?',
+                Outcome::Unknown { .. } | Outcome::Doubt { .. } => '?',
             }
         };
         let (below, above) = (Bound::Below(1.0), Bound::Above(1.0));

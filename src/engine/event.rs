@@ -153,6 +153,14 @@ pub enum Outcome {
         /// In words, for people: "status 503", "stopped by a signal (state T)".
         detail: String,
     },
+    /// Not as it should be, and by itself it never condemns, however often it is seen: a lock that was not extended
+    /// when it should have been, and still may be. Makes the peer suspect until the next pass.
+    Doubt {
+        /// What it will mean if it goes on.
+        cause: Cause,
+        /// In words, for people.
+        detail: String,
+    },
     /// The measurement itself failed (403, time-out of ours, no permission): says nothing about the peer.
     Unknown {
         /// In words, for people, with the cure where there is one.

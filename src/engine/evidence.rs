@@ -206,6 +206,8 @@ struct Runs {
     /// One bit a run, the latest lowest; set: failed.
     failed: u64,
     count: u8,
+    /// The last run that was measured was a doubt, which is neither a failure nor a pass.
+    doubted: bool,
     /// Measurements in a row that failed themselves.
     unmeasured: u8,
     last_report: Option<Time>,
@@ -224,6 +226,12 @@ impl Runs {
                 self.cause = Some(cause);
                 self.detail = detail;
             }
+            Outcome::Doubt { cause, detail } => {
+                self.doubted = true;
+                self.unmeasured = 0;
+                self.cause = Some(cause);
+                self.detail = detail;
+            }
             Outcome::Unknown { detail } => {
                 self.unmeasured = self.unmeasured.saturating_add(1);
                 self.detail = detail;
@@ -234,6 +242,7 @@ impl Runs {
     fn record(&mut self, failed: bool) {
         self.failed = self.failed << 1 | u64::from(failed);
         self.count = self.count.saturating_add(1).min(64);
+        self.doubted = false;
         self.unmeasured = 0;
     }
 
@@ -365,7 +374,7 @@ impl Check {
             return;
         }
         let passed = outcome == Outcome::Pass;
-        let failed = matches!(outcome, Outcome::Fail { .. });
+        let failed = matches!(outcome, Outcome::Fail { .. } | Outcome::Doubt { .. });
         if failed && self.last_pass.is_none() && began < self.grace_until {
             // Not remembered: how it was while it started says nothing once that is over.
             runs.last_report = Some(now);
@@ -683,21 +692,22 @@ impl Check {
         if light.now >= self.stale_at(runs, interval) {
             return Verdict::unknown(Why::Stale);
         }
-        if runs.unmeasured >= fail_after.m || (runs.count == 0 && runs.unmeasured > 0) {
+        let nothing = runs.count == 0 && !runs.doubted;
+        if runs.unmeasured >= fail_after.m || (nothing && runs.unmeasured > 0) {
             return Verdict::unknown(Why::Unmeasured);
         }
-        if runs.count == 0 {
+        if nothing {
             // It reports, and nothing of this life counts yet. That may still come: a recovery waits for it.
             return Verdict::unknown(Why::InGrace);
         }
         let failures = runs.failures(fail_after.n);
-        if failures == 0 {
+        if failures == 0 && !runs.doubted {
             return Verdict::pass();
         }
         let cause = runs.cause.unwrap_or(Cause::PeerStuck);
         if failures >= u32::from(fail_after.m) {
             Verdict::bad(Liveness::Dead, cause, Why::Failing)
-        } else if runs.last_failed() {
+        } else if runs.doubted || runs.last_failed() {
             Verdict::bad(Liveness::Suspect, cause, Why::Failing)
         } else {
             Verdict::pass()
@@ -827,6 +837,9 @@ impl Check {
             Evidence::Active { runs, fail_after, .. } | Evidence::Process { runs, fail_after, .. } => {
                 if runs.unmeasured > 0 {
                     return format!("cannot be measured: {}", runs.detail);
+                }
+                if runs.doubted {
+                    return runs.detail.clone();
                 }
                 format!(
                     "{} ({} of the last {} failed)",

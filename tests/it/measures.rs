@@ -72,7 +72,7 @@ async fn until(running: &mut Running, what: &str, is_so: impl Fn(&Outcome) -> bo
 fn words(outcome: Outcome) -> String {
     match outcome {
         Outcome::Pass => String::new(),
-        Outcome::Fail { detail, .. } | Outcome::Unknown { detail } => detail,
+        Outcome::Fail { detail, .. } | Outcome::Doubt { detail, .. } | Outcome::Unknown { detail } => detail,
     }
 }
 

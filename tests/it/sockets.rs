@@ -66,7 +66,7 @@ async fn outcome_is(running: &mut Running, mut is_it: impl FnMut(&Outcome) -> bo
 fn detail(outcome: &Outcome) -> &str {
     match outcome {
         Outcome::Pass => "",
-        Outcome::Fail { detail, .. } | Outcome::Unknown { detail } => detail,
+        Outcome::Fail { detail, .. } | Outcome::Doubt { detail, .. } | Outcome::Unknown { detail } => detail,
     }
 }
 

@@ -2,6 +2,7 @@
 //! Here is the world in which it is asked; each file beside this one asks about one theme.
 
 mod detectors;
+mod doubts;
 mod episodes;
 mod guards;
 mod healing;

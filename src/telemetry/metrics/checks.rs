@@ -216,7 +216,7 @@ impl RunOutcome {
     pub const fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Pass => Self::Pass,
-            Outcome::Fail { .. } => Self::Fail,
+            Outcome::Fail { .. } | Outcome::Doubt { .. } => Self::Fail,
             Outcome::Unknown { .. } => Self::Unknown,
         }
     }
