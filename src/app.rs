@@ -32,7 +32,7 @@ use crate::http::{self, AppState, BindError, Bound, View};
 use crate::owner_table::OwnerTable;
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::redis_client::{Endpoint, Redis, Server};
-use crate::remedies::{Executors, Surroundings};
+use crate::remedies::{Executors, Remedy, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
 use crate::runtime::healing::Healer;
@@ -141,6 +141,7 @@ impl App {
         let cancel = tasks.token();
         let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
         let docker = Docker::new(config.docker.clone());
+        let scrub = secret_variables(&config);
         let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         let redis = server(&config.bus, listener.as_ref(), &broker);
         let (persist, latest) = watch::channel(None);
@@ -149,7 +150,7 @@ impl App {
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
-            healer: common.healer(&config, &owners, &condemned, &docker, &redis),
+            healer: common.healer(&config, &owners, &condemned, &docker, &redis, &scrub),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -194,6 +195,7 @@ impl App {
             condemned,
             docker,
             redis,
+            scrub: scrub.into(),
         };
         for check in checks::tasks(config.checks, &settings, &around) {
             tasks.spawn(check, Policy::Keep);
@@ -339,6 +341,7 @@ impl Common {
         condemned: &CondemnedTable,
         docker: &Docker,
         redis: &Server,
+        scrub: &[String],
     ) -> Arc<dyn Healer> {
         let view = self.view.subscribe();
         let latest = move |peer: PeerId| {
@@ -352,7 +355,7 @@ impl Common {
             latest: Arc::new(latest),
             docker: docker.clone(),
             lock_dir: Some(config.runtime_dir.clone()),
-            scrub: secret_variables(config),
+            scrub: scrub.to_vec(),
             clock: self.clock.clone(),
             metrics: self.metrics.remedies.clone(),
         };
@@ -507,7 +510,7 @@ impl Healer for Executing {
     }
 }
 
-/// Environment variables that hold the node's own secrets. (The remedies' own they know themselves.)
+/// Environment variables that hold secrets: the node's own, and those of its checks and remedies.
 fn secret_variables(config: &Config) -> Vec<String> {
     let bus = match &config.bus.backend {
         Backend::Redis(endpoint) => endpoint.password.as_ref(),
@@ -525,10 +528,12 @@ fn secret_variables(config: &Config) -> Vec<String> {
         Secret::Env(name) => Some(name.clone()),
         Secret::Inline(_) | Secret::File(_) => None,
     };
+    let remedies = config.remedies.values().flat_map(Remedy::secret_variables);
     bus.into_iter()
         .chain(admin)
         .chain(bearers)
         .filter_map(variable)
+        .chain(remedies)
         .chain(config.variables.iter().cloned())
         .collect()
 }

@@ -5,8 +5,10 @@ pub mod connections;
 mod contained;
 mod container;
 mod docker;
+pub mod exec;
 pub mod expectation;
 mod http;
+pub mod keys;
 mod listener;
 pub mod memory;
 pub mod metric;
@@ -18,6 +20,7 @@ mod rate;
 mod resident;
 mod sockets;
 pub mod subscription;
+pub mod tcp;
 mod trend;
 mod whose;
 
@@ -43,12 +46,16 @@ use crate::secret::Secret;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
 use connections::Connections;
+use exec::Exec;
+use keys::key::RedisKey;
+use keys::lock::RedisLock;
 use memory::Memory;
 use metric::Metric;
 pub use preflight::preflight;
 pub use process::hold_again;
 pub use sockets::Wanted as WantedSockets;
 use subscription::{Subscription, Watch};
+use tcp::Tcp;
 
 /// Everything that has to be run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -80,6 +87,14 @@ pub enum Probe {
     Connections(Connections),
     /// Its memory.
     Memory(Memory),
+    /// Who takes connections.
+    Tcp(Tcp),
+    /// The exit code of a command.
+    Exec(Exec),
+    /// A key of a Redis.
+    RedisKey(RedisKey),
+    /// Locks in a Redis.
+    RedisLock(RedisLock),
 }
 
 /// A check's place in the configuration, by number and by names.
@@ -136,6 +151,8 @@ pub struct Surroundings {
     pub docker: Docker,
     /// The bus's server, as applications reach it.
     pub redis: Server,
+    /// Environment variables that no command gets to see, as they hold secrets.
+    pub scrub: Arc<[String]>,
 }
 
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
@@ -244,26 +261,54 @@ impl Probe {
                 let prober = sockets::Sockets::new(id, wanted, schedule, around);
                 active::run(id, prober, schedule, reporting).await
             }
+            Self::Tcp(tcp) => {
+                let prober = tcp::Connect::new(tcp, clock);
+                active::run(id, prober, schedule, reporting).await
+            }
+            Self::Exec(exec) => {
+                let prober = exec::Command::new(exec, place, owners, around.scrub);
+                active::run(id, prober, schedule, reporting).await
+            }
+            Self::RedisKey(key) => {
+                let prober = keys::key::Look::new(key, &around);
+                active::run(id, prober, schedule, reporting).await
+            }
+            Self::RedisLock(lock) => {
+                let locks = reporting.metrics.locks(place.peer, place.check);
+                let prober = keys::lock::Look::new(lock, &around, locks);
+                active::run(id, prober, schedule, reporting).await
+            }
         }
     }
 
     /// Which view of the world it has.
     pub const fn plane(&self) -> Plane {
         match self {
-            Self::Subscription(_) => Plane::Bus,
+            Self::Subscription(_) | Self::RedisKey(_) | Self::RedisLock(_) => Plane::Bus,
             Self::Http(_)
             | Self::Docker
             | Self::Sockets(_)
             | Self::Metric(_)
             | Self::Connections(_)
-            | Self::Memory(_) => Plane::Local,
+            | Self::Memory(_)
+            | Self::Tcp(_)
+            | Self::Exec(_) => Plane::Local,
         }
+    }
+
+    /// Whether it looks at this machine; else the peer may live anywhere.
+    pub const fn is_here(&self) -> bool {
+        !matches!(self, Self::RedisKey(_) | Self::RedisLock(_))
     }
 
     /// What its failures can mean.
     pub const fn proves(&self) -> &'static [Cause] {
         match self {
-            Self::Http(_) | Self::Docker | Self::Metric(_) => &[Cause::PeerStuck],
+            Self::Http(_) | Self::Docker | Self::Metric(_) | Self::Tcp(_) | Self::Exec(_) => {
+                &[Cause::PeerStuck]
+            }
+            Self::RedisKey(_) => &[Cause::PeerSilent, Cause::PeerStuck],
+            Self::RedisLock(_) => &[Cause::PeerSilent, Cause::PeerLeaking],
             Self::Sockets(_) | Self::Subscription(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
             Self::Connections(_) | Self::Memory(_) => &[Cause::PeerLeaking],
         }
@@ -276,7 +321,9 @@ impl Probe {
             Self::Metric(Metric { page, .. }) | Self::Connections(Connections { page, .. }) => {
                 page.bearer.as_ref()
             }
-            Self::Docker | Self::Memory(_) | Self::Sockets(_) => None,
+            Self::Docker | Self::Memory(_) | Self::Sockets(_) | Self::Tcp(_) | Self::Exec(_) => None,
+            Self::RedisKey(key) => key.redis.as_ref()?.password.as_ref(),
+            Self::RedisLock(lock) => lock.redis.as_ref()?.password.as_ref(),
             Self::Subscription(subscription) => subscription.redis.as_ref()?.password.as_ref(),
         }
     }

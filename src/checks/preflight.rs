@@ -1,6 +1,7 @@
 //! Whether the owners, checks and expectations can be looked at from here.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::thread::{CapabilitySet, capabilities};
@@ -8,14 +9,15 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::metric::Metric;
 use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound};
-use super::{Owner, Probe, Settings, WantedSockets, subscription};
+use super::{Owner, Probe, Settings, WantedSockets, keys, subscription};
+use crate::command::runnable;
 use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client::{Answer, Question, fetch, judge};
 use crate::owner_table::{Held, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
-use crate::redis_client::Server;
+use crate::redis_client::{Endpoint, Redis, Server};
 use crate::sock_diag::{Filter, dump_within};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
@@ -38,7 +40,7 @@ pub fn preflight(
         let check = peer(id.peer).and_then(|peer| peer.checks.get(usize::from(id.index)));
         let check = check.map_or_else(|| "?".into(), |check| check.name.clone());
         let subject = Subject::peer(Part::Check, peer_name(id.peer), check);
-        let of = Place::of(settings, id.peer);
+        let of = Place::of(settings, &names.node, id.peer);
         let redis = redis.cloned();
         subject.look(look(probe.clone(), of, docker.clone(), redis, schedule.timeout))
     });
@@ -96,15 +98,25 @@ async fn health(docker: &Docker, selector: &Selector) -> Finding {
 struct Place {
     process: Option<Owner>,
     container: Option<Selector>,
+    node: Arc<str>,
 }
 
 impl Place {
-    fn of(settings: &Settings, peer: PeerId) -> Self {
+    fn of(settings: &Settings, node: &Arc<str>, peer: PeerId) -> Self {
         let process = settings.owners.iter().find(|(id, ..)| *id == peer);
         let container = settings.containers.iter().find(|(_, id, _)| id.peer == peer);
         Self {
             process: process.map(|(_, owner, ..)| owner.clone()),
             container: container.map(|(selector, ..)| selector.clone()),
+            node: Arc::clone(node),
+        }
+    }
+
+    /// A server of the check's own, else the bus's; `None`: the embedded bus.
+    fn server(&self, own: Option<&Endpoint>, bus: Option<&Server>) -> Option<Server> {
+        match own {
+            Some(endpoint) => Some(Server::new(Arc::new(Redis::new(endpoint.clone())), &self.node)),
+            None => bus.cloned(),
         }
     }
 }
@@ -122,6 +134,22 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
             subscription::preflight(server, timeout).await
         }
         Probe::Metric(Metric { page, .. }) => read(page, timeout).await,
+        // Whether somebody listens today is what the check is for.
+        Probe::Tcp(_) => Finding::OK,
+        Probe::Exec(exec) => {
+            let looked = tokio::task::spawn_blocking(move || runnable(exec.argv.first().map(String::as_str)));
+            looked
+                .await
+                .unwrap_or_else(|error| Finding::unknown(format!("the look broke off: {error}")))
+        }
+        Probe::RedisKey(key) => {
+            let server = of.server(key.redis.as_ref(), redis.as_ref());
+            keys::key::could(key, server, timeout).await
+        }
+        Probe::RedisLock(lock) => {
+            let server = of.server(lock.redis.as_ref(), redis.as_ref());
+            keys::lock::could(lock, server, timeout).await
+        }
         Probe::Connections(connections) => match connections.kernel(timeout).await {
             Ok(_) => read(connections.page, timeout).await,
             Err(why) => Finding::unknown(why),

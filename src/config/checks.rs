@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::detectors::detector;
-use super::fields;
 use super::measures;
 use super::peers::{Owner, Surroundings};
 use super::questions::{Expectations, question};
@@ -15,12 +14,12 @@ use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::values::is_name;
+use super::{asks, fields};
 use crate::checks::subscription::{Rules, Subscription};
 use crate::checks::{Probe, Schedule, WantedSockets};
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
 use crate::engine::settings::{CheckKind, CheckSettings, Decides, FailAfter, Plane, Source};
-use crate::redis_client;
 use crate::sock_diag::Endpoint;
 
 /// Checks of one peer.
@@ -101,6 +100,10 @@ fn check(
         "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
         "sockets" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SOCKETS],
         "subscription" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SUBSCRIPTION],
+        "tcp" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_TCP],
+        "exec" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_EXEC],
+        "redis_key" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_REDIS_KEY],
+        "redis_lock" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_REDIS_LOCK],
         _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
     };
     let reader = all.child(name, origin, node, sections)?;
@@ -171,6 +174,10 @@ fn check(
                 "memory" => measures::memory(&reader, interval, owner),
                 "subscription" => subscription(&reader, run).map(Probe::Subscription),
                 "sockets" => sockets(&reader).map(Probe::Sockets),
+                "tcp" => asks::tcp(&reader),
+                "exec" => asks::exec(&reader),
+                "redis_key" => asks::redis_key(&reader),
+                "redis_lock" => asks::redis_lock(&reader),
                 _ => question(&reader, "url").map(Probe::Http),
             };
             let ((schedule, fail_after), probe) = (run?, probe?);
@@ -354,13 +361,7 @@ fn endpoint(text: &str) -> Option<Endpoint> {
 fn subscription(reader: &Reader<'_>, run: Read<(Schedule, FailAfter)>) -> Read<Subscription> {
     let (channels, min) = (reader.texts("channels"), reader.maybe_int("min"));
     let (window, stuck_after) = (reader.time("window"), reader.time("stuck_after"));
-    let redis = reader.maybe_text("redis").and_then(|url| match url {
-        None => Ok(None),
-        Some(url) => redis_client::Endpoint::parse(&url).map(Some).map_err(|error| {
-            let help = "takes redis://[user:password@]host[:port], rediss://… or unix:///path";
-            reader.wrong(&reader.at("redis"), "value", format!("`redis`: {error}"), help)
-        }),
-    });
+    let redis = asks::server(reader);
     let (channels, window) = (channels?, window?);
     if let Ok((schedule, _)) = run
         && window < schedule.interval * 2

@@ -74,6 +74,9 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `remedy_needs_incarnation` | a remedy that acts needs an owner or a heartbeat: something by which one life differs from the next |
 | `local_only` | `healthz` heals peers of this machine |
 | `json_condition` | `json` goes with exactly one of `equals`, `below`, `above` |
+| `tcp_expect`, `exec_codes` | `expect_at` goes with `expect`; an exit code is not in `pass` and in `unknown` |
+| `redis_key_age`, `redis_lock_which`, `redis_lock_held` | `age` goes with `max_age`; exactly one of `key` and `pattern`; `held` goes with `key` |
+| `password_of_what`, `two_passwords` | a check's `password` goes with its `redis`, and is given once |
 | `unknown_expectation`, `unknown_peer` | what `needs` and `--peers` name is there |
 | `duplicate_listener`, `loopback_only`, `admin_token` | each listener has a port of its own; `bus.listen` and `http.admin_listen` are loopback, the latter with a token |
 | `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url`; certificates in `[docker]` are for `tcp://`, `cert` and `key` together, with a `ca` |
@@ -170,6 +173,7 @@ fn makes_whole(section: &Section, field: &Field) -> bool {
         (section.sample, field.key),
         ("[peer.feed.owner]", "listens")
             | ("[peer.feed.checks.heartbeat]", "channel")
+            | ("[peer.feed.checks.redis_lock]", "key")
             | ("[peer.feed.checks.metric]" | "[peer.feed.checks.memory]", "below")
     )
 }

@@ -1,5 +1,7 @@
 //! A configuration in words. They come from the settings themselves, so they say what the node will do.
 
+mod asks;
+
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -174,6 +176,10 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
                 Some((Probe::Memory(memory), _)) => weighs(memory),
                 Some((Probe::Sockets(wanted), _)) => connections(wanted),
                 Some((Probe::Subscription(subscription), _)) => watches(subscription),
+                Some((Probe::Tcp(tcp), timeout)) => asks::connects(tcp, timeout),
+                Some((Probe::Exec(exec), timeout)) => asks::runs(exec, timeout),
+                Some((Probe::RedisKey(key), _)) => asks::reads(key),
+                Some((Probe::RedisLock(lock), _)) => asks::locks(lock),
                 None => String::new(),
             };
             format!(

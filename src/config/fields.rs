@@ -1,7 +1,11 @@
 //! Every field there is: what it takes, its default, what it means. Data only. The reader takes bounds and defaults from here,
 //! and config/defib.toml and docs/configuration.md are written from here, so none of them can say anything else.
 
+mod active;
+
 use std::time::Duration;
+
+pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP};
 
 use super::schema::Takes::{
     Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
@@ -1325,19 +1329,14 @@ pub const CHECK_TYPES: &[&str] = &[
     "metric",
     "connections",
     "memory",
+    "tcp",
+    "exec",
+    "redis_key",
+    "redis_lock",
 ];
 
 /// Types of checks that the design knows and this version does not.
-pub const LATER_CHECKS: &[&str] = &[
-    "redis_key",
-    "redis_lock",
-    "file",
-    "push",
-    "notify",
-    "tcp",
-    "exec",
-    "systemd",
-];
+pub const LATER_CHECKS: &[&str] = &["file", "push", "notify", "systemd"];
 
 /// Kinds of remedies that there are.
 pub const REMEDY_KINDS: &[&str] = &[
@@ -1397,6 +1396,10 @@ pub const ALL: &[&Section] = &[
     &CHECK_METRIC,
     &CHECK_CONNECTIONS,
     &CHECK_MEMORY,
+    &CHECK_TCP,
+    &CHECK_EXEC,
+    &CHECK_REDIS_KEY,
+    &CHECK_REDIS_LOCK,
     &REMEDY,
     &REMEDY_SOCKET_RESET,
     &REMEDY_SIGNAL,

@@ -1,6 +1,7 @@
 //! Configuration: TOML text, `DEFIB__…` variables and `--set` become one validated [`Config`], or a [`Report`] of
 //! every mistake at once. Builds the settings of the edges and of the engine; starts nothing.
 
+mod asks;
 mod build;
 mod checks;
 mod detectors;

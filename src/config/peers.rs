@@ -91,9 +91,9 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             "as in owner = { listens = 9080 }",
         ));
     }
-    // An active check looks at this machine, also one that reads Redis besides.
+    // An active check looks at this machine, also one that reads Redis besides; not one that reads nothing else.
     let local = owner.is_some()
-        || !checks.probes.is_empty()
+        || checks.probes.iter().any(|(_, probe, _)| probe.is_here())
         || checks.all.iter().any(|check| check.plane == Plane::Local);
     let mut fits = Ok(());
     let remedies: Vec<_> = remedies?;

@@ -115,46 +115,54 @@ pub(super) fn question(reader: &Reader<'_>, url_key: &str) -> Read<Question> {
     })
 }
 
-fn condition(reader: &Reader<'_>) -> Read<Option<JsonCondition>> {
-    const WAYS: [&str; 3] = ["equals", "below", "above"];
-    let path = reader.maybe_text("json");
-    let equals = reader.maybe_scalar("equals");
-    let (below, above) = (reader.maybe_number("below"), reader.maybe_number("above"));
-    let (path, equals, below, above) = (path?, equals?, below?, above?);
-    let set: Vec<&str> = WAYS.into_iter().filter(|way| reader.is_set(way)).collect();
-    let Some(path) = path else {
-        let Some(way) = set.first() else { return Ok(None) };
-        let message = format!("`{way}` says what a field must be, but not which field");
-        return Err(reader.wrong(
-            &reader.key_at(way),
-            "json_condition",
-            message,
-            "add json = \"path.of.the.field\"",
-        ));
-    };
-    let expect = match (equals, below, above) {
-        (Some(value), None, None) => Expect::Equals(value),
-        (None, Some(bound), None) => Expect::Below(bound),
-        (None, None, Some(bound)) => Expect::Above(bound),
-        (None, None, None) => {
+const WAYS: [&str; 3] = ["equals", "below", "above"];
+
+pub(super) fn condition(reader: &Reader<'_>) -> Read<Option<JsonCondition>> {
+    let (path, expect) = (reader.maybe_text("json"), expected(reader));
+    match (path?, expect?) {
+        (None, None) => Ok(None),
+        (Some(path), Some(expect)) => Ok(Some(JsonCondition { path, expect })),
+        (None, Some(_)) => {
+            let way = reader.first_set(&WAYS).unwrap_or("equals");
+            let message = format!("`{way}` says what a field must be, but not which field");
+            Err(reader.wrong(
+                &reader.key_at(way),
+                "json_condition",
+                message,
+                "add json = \"path.of.the.field\"",
+            ))
+        }
+        (Some(_), None) => {
             let message = "`json` says which field is looked at, but not what it must be";
-            return Err(reader.wrong(
+            Err(reader.wrong(
                 &reader.at("json"),
                 "json_condition",
                 message,
                 "add equals, below or above",
-            ));
+            ))
         }
+    }
+}
+
+/// The one of `equals`, `below` and `above` that is given.
+pub(super) fn expected(reader: &Reader<'_>) -> Read<Option<Expect>> {
+    let equals = reader.maybe_scalar("equals");
+    let (below, above) = (reader.maybe_number("below"), reader.maybe_number("above"));
+    match (equals?, below?, above?) {
+        (None, None, None) => Ok(None),
+        (Some(value), None, None) => Ok(Some(Expect::Equals(value))),
+        (None, Some(bound), None) => Ok(Some(Expect::Below(bound))),
+        (None, None, Some(bound)) => Ok(Some(Expect::Above(bound))),
         _ => {
+            let set: Vec<&str> = WAYS.into_iter().filter(|way| reader.is_set(way)).collect();
             let message = format!("{} are given, and exactly one is taken", set.join(" and "));
             let second = set.get(1).copied().unwrap_or("json");
-            return Err(reader.wrong(
+            Err(reader.wrong(
                 &reader.key_at(second),
                 "json_condition",
                 message,
                 "make two checks of it",
-            ));
+            ))
         }
-    };
-    Ok(Some(JsonCondition { path, expect }))
+    }
 }

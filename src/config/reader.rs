@@ -399,6 +399,9 @@ impl<'a> Reader<'a> {
     pub(super) fn maybe_ports(&self, key: &str) -> Read<Option<Vec<u16>>> {
         self.read(key, values::ports)
     }
+    pub(super) fn maybe_codes(&self, key: &str) -> Read<Option<Vec<u8>>> {
+        self.read(key, values::codes)
+    }
     pub(super) fn series(&self, key: &str) -> Read<Selector> {
         self.must(key, values::series)
     }

@@ -9,6 +9,9 @@ use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
 use super::schema::time;
+use crate::checks::Probe;
+use crate::checks::keys::key::RedisKey;
+use crate::checks::keys::lock::RedisLock;
 use crate::engine::cause::Cause;
 use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, RemedySettings, Source};
 use crate::{bus, http};
@@ -185,10 +188,33 @@ pub(super) fn warnings(
             "checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it".to_owned(),
         );
     }
+    if matches!(backend, bus::Backend::Embedded { .. }) {
+        for peer in peers {
+            keyless(peer, &mut out);
+        }
+    }
     for peer in peers {
         of_peer(peer, http, &mut out);
     }
     out
+}
+
+/// The embedded bus keeps no keys of applications.
+fn keyless(peer: &Peer, out: &mut Vec<String>) {
+    let name = &peer.settings.name;
+    for (index, probe, _) in &peer.probes {
+        let check = peer.settings.checks.get(usize::from(*index));
+        let without = matches!(
+            probe,
+            Probe::RedisKey(RedisKey { redis: None, .. }) | Probe::RedisLock(RedisLock { redis: None, .. })
+        );
+        if let Some(check) = check.filter(|_| without) {
+            out.push(format!(
+                "peer {name}: its check `{}` reads keys, and the embedded bus has none: it will say unknown. Set bus.url to \
+                 a Redis, or its `redis`", check.name
+            ));
+        }
+    }
 }
 
 fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {

@@ -73,6 +73,8 @@ pub enum Takes {
     Size(u64, u64),
     /// A list of ports.
     Ports,
+    /// A list of exit codes.
+    Codes,
     /// Series of a metrics page.
     Series,
     /// What `tracing-subscriber` takes.
@@ -117,8 +119,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 use Takes::{
-    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
-    Series, Size, Statuses, Text, Texts, Time, Url,
+    Address, Bool, Causes, Codes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar,
+    Secret, Series, Size, Statuses, Text, Texts, Time, Url,
 };
 use Unless::{Absent, Derived, Is, Must};
 
@@ -144,6 +146,7 @@ impl Takes {
             Statuses => "a status or a range of them from 100 to 599, as in 204 or \"200-299\"".to_owned(),
             Size(low, high) => format!("a size from {} to {}, as in \"512MiB\"", size(low), size(high)),
             Ports => "a list of 1 to 16 ports".to_owned(),
+            Codes => "a list of at most 16 exit codes from 0 to 125".to_owned(),
             Series => "series, as in open_connections or queue_depth{queue=\"out\"}; = and !=".to_owned(),
             LogFilter => "a level (error, warn, info, debug, trace), also per module".to_owned(),
         }

@@ -193,6 +193,25 @@ pub(super) fn ports(node: &Node, _: &Field) -> Result<Vec<u16>, Wrong> {
         .collect()
 }
 
+/// Of commands: what is above says that a shell could not run one, or that it died.
+pub(super) fn codes(node: &Node, _: &Field) -> Result<Vec<u8>, Wrong> {
+    let Value::List(list) = &node.value else {
+        return Err(Wrong::kind(node).help("takes a list, as in [0, 1]"));
+    };
+    if list.len() > 16 {
+        return Err(Wrong::new(format!("there are {} of them", list.len())));
+    }
+    let code = |node: &Node| match node.value {
+        Value::Integer(number) => u8::try_from(number).ok().filter(|code| *code <= 125),
+        _ => None,
+    };
+    list.iter()
+        .map(|node| {
+            code(node).ok_or_else(|| Wrong::new("there is something else than an exit code in the list"))
+        })
+        .collect()
+}
+
 pub(super) fn series(node: &Node, _: &Field) -> Result<Selector, Wrong> {
     let ((Value::Text(text), _) | (_, Some(text))) = (&node.value, &node.bare) else {
         return Err(Wrong::kind(node));

@@ -181,18 +181,28 @@ fn judge_body(question: &Question, body: &Value, expected: bool, status: u16) ->
 
 impl JsonCondition {
     /// What the condition says of this body.
-    fn judge(&self, body: &Value) -> Answer {
-        let path = &self.path;
-        let Some(value) = lookup(body, path) else {
-            return Answer::Unknown(format!("the body has no field {path}"));
-        };
-        let (met, wanted) = match &self.expect {
-            Expect::Equals(wanted) => (Some(same(value, wanted)), format!("{wanted}")),
-            Expect::Below(bound) => (
+    pub(crate) fn judge(&self, body: &Value) -> Answer {
+        match lookup(body, &self.path) {
+            Some(value) => self.expect.judge(&self.path, value),
+            None => Answer::Unknown(format!("the body has no field {}", self.path)),
+        }
+    }
+
+    fn asks_for_overall_word(&self) -> bool {
+        matches!(self.expect, Expect::Equals(_)) && components::WORDS.contains(&self.path.as_str())
+    }
+}
+
+impl Expect {
+    /// Whether this value, which is called `what`, is as expected.
+    pub(crate) fn judge(&self, what: &str, value: &Value) -> Answer {
+        let (met, wanted) = match self {
+            Self::Equals(wanted) => (Some(same(value, wanted)), format!("{wanted}")),
+            Self::Below(bound) => (
                 value.as_f64().map(|v| v < *bound),
                 format!("a number below {bound}"),
             ),
-            Expect::Above(bound) => (
+            Self::Above(bound) => (
                 value.as_f64().map(|v| v > *bound),
                 format!("a number above {bound}"),
             ),
@@ -200,13 +210,9 @@ impl JsonCondition {
         let is = shown(value);
         match met {
             Some(true) => Answer::Pass,
-            Some(false) => Answer::Fail(format!("{path} is {is}, not {wanted}")),
-            None => Answer::Unknown(format!("{path} is {is}, not a number")),
+            Some(false) => Answer::Fail(format!("{what} is {is}, not {wanted}")),
+            None => Answer::Unknown(format!("{what} is {is}, not a number")),
         }
-    }
-
-    fn asks_for_overall_word(&self) -> bool {
-        matches!(self.expect, Expect::Equals(_)) && components::WORDS.contains(&self.path.as_str())
     }
 }
 

@@ -12,11 +12,15 @@ use super::clients::{self, ListedClient};
 use super::connection::Connection;
 use super::dial::{Dial, Ends};
 use super::failure::{Asked, Failure, Loss, judge};
-use super::greeting::greet;
+use super::greeting::{self, greet};
 use super::resp::Value;
+use crate::engine::event::Role;
 
 /// Longest answer, in bytes: `CLIENT LIST` of 15,000 clients has about 4 MB.
 const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// The same where keys are read: a key's value is not read beyond 64 KiB, and a list of names is short.
+const MAX_OF_KEYS: usize = 128 * 1024;
 
 /// Which clients to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(crate) enum Which {
 pub(crate) struct Asker {
     server: Server,
     name: String,
+    /// In the server's database, with short answers.
+    of_keys: bool,
     connected: Option<Connected>,
     connects: u64,
 }
@@ -39,6 +45,7 @@ struct Connected {
     connection: Connection,
     /// How the server calls it; `None` before Redis 6.
     id: Option<i64>,
+    greeted: greeting::Greeting,
 }
 
 impl fmt::Debug for Asker {
@@ -55,9 +62,35 @@ impl Asker {
         Self {
             name: server.connection(purpose),
             server,
+            of_keys: false,
             connected: None,
             connects: 0,
         }
+    }
+
+    /// The same for [reading keys](super::keys), those of the server's database.
+    pub(super) fn of_keys(server: Server, purpose: &str) -> Self {
+        Self {
+            of_keys: true,
+            ..Self::new(server, purpose)
+        }
+    }
+
+    /// The number of that database.
+    pub(super) fn db(&self) -> u32 {
+        self.server.dial.db()
+    }
+
+    /// What the server is now: it may have become a replica since it was greeted.
+    pub(super) async fn role(&mut self, within: Duration) -> Result<Role, Failure> {
+        let greeted = self.connect_within(within).await?.greeted;
+        if !greeted.resp3() {
+            return Ok(greeted.server.role);
+        }
+        self.ask("HELLO", &[b"HELLO"], within, |value| {
+            Some(greeting::Server::told_by(value, greeted.server)?.role)
+        })
+        .await
     }
 
     /// The server, in words and without secrets.
@@ -162,37 +195,90 @@ impl Asker {
         within: Duration,
         read: impl Fn(&Value<'_>) -> Option<T>,
     ) -> Result<T, Failure> {
+        let mut taken = None;
+        self.ask_all_once(&[(Asked::Other(command), words)], within, &mut |_, value| {
+            taken = read(value);
+            taken.is_some()
+        })
+        .await?;
+        taken.ok_or_else(|| Failure::down(Loss::Protocol, format!("no answer to {command}")))
+    }
+
+    /// Asks several things at once, which the server does one after the other with nobody in between. `take` gets
+    /// the number of each and its answer, errors too, and says whether it takes it; it may get them twice, if a
+    /// connection that was kept had ended.
+    pub(super) async fn ask_all(
+        &mut self,
+        questions: &[(Asked<'_>, &[&[u8]])],
+        within: Duration,
+        mut take: impl FnMut(usize, &Value<'_>) -> bool,
+    ) -> Result<(), Failure> {
+        let kept = self.connected.is_some();
+        let first = self.ask_all_once(questions, within, &mut take).await;
+        match first {
+            Err(Failure::Down {
+                loss: Loss::Closed | Loss::Io,
+                ..
+            }) if kept => self.ask_all_once(questions, within, &mut take).await,
+            answered => answered,
+        }
+    }
+
+    async fn ask_all_once(
+        &mut self,
+        questions: &[(Asked<'_>, &[&[u8]])],
+        within: Duration,
+        take: &mut impl FnMut(usize, &Value<'_>) -> bool,
+    ) -> Result<(), Failure> {
         let late = |what: &str| Failure::down(Loss::Silent, format!("{what} within {within:?}"));
         self.connect_within(within).await?;
         let Some(mut connected) = self.connected.take() else {
             return Err(late("no connection"));
         };
         let login = self.server.dial.login();
-        let asking = connected.connection.ask(words, |value| match value {
-            Value::Error(error) => Err(judge(error, Asked::Other(command), login.user_name())),
-            Value::Oversized(length) => Err(Failure::down(
-                Loss::Protocol,
-                format!("the answer to {command} has {length} bytes, and {MAX_ANSWER} are taken"),
-            )),
-            value => read(value).ok_or_else(|| {
-                Failure::down(
-                    Loss::Protocol,
-                    format!("the server answered {command} with something else"),
-                )
-            }),
-        });
+        let (user, limit) = (login.user_name(), self.max_answer());
+        let mut at = 0;
+        let asking = async {
+            let connection = &mut connected.connection;
+            for (_, words) in questions {
+                connection.queue(words);
+            }
+            connection.flush().await?;
+            let mut failed = None;
+            while let Some((asked, _)) = questions.get(at) {
+                let judged = connection
+                    .await_value(|value| match value {
+                        Value::Push(_) => None,
+                        value if take(at, value) => Some(Ok(())),
+                        value => Some(Err(untaken(value, *asked, user, limit))),
+                    })
+                    .await?;
+                // The other answers are read all the same: they are not the next question's.
+                failed = failed.or(judged.err());
+                at += 1;
+            }
+            Ok(failed)
+        };
         // Dropped with its connection when it is late or cancelled: the answer to come would be taken for the next
         // question's.
-        let answer = timeout(within, asking)
-            .await
-            .map_err(|_| late(&format!("no answer to {command}")))??;
+        let answered = timeout(within, asking).await;
+        let failed = answered.map_err(|_| {
+            let command = questions.get(at).map_or("", |(asked, _)| asked.command());
+            late(&format!("no answer to {command}"))
+        })??;
         self.connected = Some(connected);
-        answer
+        failed.map_or(Ok(()), Err)
+    }
+
+    const fn max_answer(&self) -> usize {
+        if self.of_keys { MAX_OF_KEYS } else { MAX_ANSWER }
     }
 
     async fn connect_within(&mut self, within: Duration) -> Result<&Connected, Failure> {
         if self.connected.is_none() {
-            let connecting = timeout(within, connect(&*self.server.dial, &self.name, within)).await;
+            let db = self.of_keys.then(|| self.db());
+            let (dial, limit) = (&*self.server.dial, self.max_answer());
+            let connecting = timeout(within, connect(dial, &self.name, limit, db, within)).await;
             let connected = connecting
                 .map_err(|_| Failure::down(Loss::Silent, format!("no connection within {within:?}")))??;
             self.connects += 1;
@@ -203,21 +289,58 @@ impl Asker {
     }
 }
 
-async fn connect(dial: &dyn Dial, name: &str, within: Duration) -> Result<Connected, Failure> {
+/// `db`: whose keys will be read.
+async fn connect(
+    dial: &dyn Dial,
+    name: &str,
+    max_answer: usize,
+    db: Option<u32>,
+    within: Duration,
+) -> Result<Connected, Failure> {
     let place = dial.place();
     let io = dial
         .dial()
         .await
         .map_err(|error| Failure::down(Loss::Connect, format!("cannot connect to {place}: {error}")))?;
-    let mut connection = Connection::new(io, within).up_to(MAX_ANSWER);
-    let greeting = greet(&mut connection, &dial.login(), name).await?;
-    let id = if greeting.resp3() {
+    let mut connection = Connection::new(io, within).up_to(max_answer);
+    let login = dial.login();
+    let greeted = greet(&mut connection, &login, name).await?;
+    let id = if greeted.resp3() {
         // Without arguments, and exempt from every ACL rule.
         connection.ask(&[b"HELLO"], own_id).await?
     } else {
         None
     };
-    Ok(Connected { connection, id })
+    if let Some(db) = db.filter(|db| *db != 0) {
+        let db = db.to_string();
+        let select: &[&[u8]] = &[b"SELECT", db.as_bytes()];
+        connection
+            .ask(select, |value| match value {
+                Value::Error(error) => Err(judge(error, Asked::Other("SELECT"), login.user_name())),
+                _ => Ok(()),
+            })
+            .await??;
+    }
+    Ok(Connected {
+        connection,
+        id,
+        greeted,
+    })
+}
+
+fn untaken(value: &Value<'_>, asked: Asked<'_>, user: &str, limit: usize) -> Failure {
+    let command = asked.command();
+    match value {
+        Value::Error(error) => judge(error, asked, user),
+        Value::Oversized(length) => Failure::down(
+            Loss::Protocol,
+            format!("the answer to {command} has {length} bytes, and {limit} are taken"),
+        ),
+        _ => Failure::down(
+            Loss::Protocol,
+            format!("the server answered {command} with something else"),
+        ),
+    }
 }
 
 /// The `id` in the answer to HELLO.

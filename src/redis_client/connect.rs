@@ -99,6 +99,10 @@ impl Dial for Redis {
         }
     }
 
+    fn db(&self) -> u32 {
+        self.endpoint.db
+    }
+
     fn port(&self) -> Option<u16> {
         match self.endpoint.address {
             Address::Tcp { port, .. } | Address::Tls { port, .. } => Some(port),

@@ -66,6 +66,11 @@ pub trait Dial: Send + Sync + fmt::Debug + 'static {
         Login::default()
     }
 
+    /// The database whose keys are meant; pub/sub knows none.
+    fn db(&self) -> u32 {
+        0
+    }
+
     /// The TCP port at which clients reach it; `None` where they come another way.
     fn port(&self) -> Option<u16> {
         None

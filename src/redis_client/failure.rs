@@ -92,6 +92,8 @@ pub(crate) enum Asked<'a> {
     Subscribe(&'a str),
     /// By the name that ACL rules have for it, in capitals: `CLIENT|LIST`.
     Other(&'static str),
+    /// The same of a command that reads keys, and every rule that reading them takes: `+getrange +pttl ~key`.
+    Keys(&'static str, &'a str),
 }
 
 impl Asked<'_> {
@@ -102,14 +104,14 @@ impl Asked<'_> {
             Self::Ping => "PING",
             Self::Publish(_) => "PUBLISH",
             Self::Subscribe(_) => "SUBSCRIBE",
-            Self::Other(command) => command,
+            Self::Other(command) | Self::Keys(command, _) => command,
         }
     }
 
     pub(crate) const fn channel(&self) -> Option<&str> {
         match self {
             Self::Publish(channel) | Self::Subscribe(channel) => Some(channel),
-            Self::Auth | Self::Hello | Self::Ping | Self::Other(_) => None,
+            Self::Auth | Self::Hello | Self::Ping | Self::Other(_) | Self::Keys(..) => None,
         }
     }
 }
@@ -147,6 +149,10 @@ pub(crate) fn judge(error: &[u8], asked: Asked<'_>, user: &str) -> Failure {
             Loss::Server,
             "the server is a replica that lost its master (MASTERDOWN)",
         ),
+        "MOVED" | "ASK" | "CROSSSLOT" => Failure::refused(format!(
+            "the server is one of a cluster, and another one has what {command} asks for ({code}): name that one, or \
+             one that is no cluster"
+        )),
         "BUSY" | "CLUSTERDOWN" | "TRYAGAIN" | "UNBLOCKED" => Failure::down(
             Loss::Server,
             format!("the server cannot serve {command} now ({code})"),
@@ -169,6 +175,13 @@ pub(crate) fn judge(error: &[u8], asked: Asked<'_>, user: &str) -> Failure {
 
 fn missing_permission(text: &str, asked: Asked<'_>, user: &str) -> String {
     let command = asked.command();
+    // A command that is refused hides whether its key is, too: all that is needed at once.
+    if let Asked::Keys(_, rules) = asked {
+        let what = if text.contains("key") { " there" } else { "" };
+        return format!(
+            "user '{user}' may not {command}{what} (NOPERM): allow it with ACL SETUSER {user} {rules}"
+        );
+    }
     let run = format!("+{}", command.to_lowercase());
     match asked.channel() {
         Some(channel) if text.contains("channel") => format!(

@@ -10,6 +10,7 @@ pub mod dial;
 mod endpoint;
 pub(crate) mod failure;
 pub(crate) mod greeting;
+pub(crate) mod keys;
 mod probe;
 pub(crate) mod resp;
 

@@ -240,7 +240,8 @@ fn log(grant: &Grant) -> RemedyOutcome {
 }
 
 impl Remedy {
-    fn secret_variables(&self) -> Vec<String> {
+    /// Environment variables that hold secrets of its own.
+    pub fn secret_variables(&self) -> Vec<String> {
         let secrets: Vec<&Secret> = match self {
             Self::Http { bearer, until, .. } => {
                 let asked = until.as_ref().and_then(|until| until.check.bearer.as_ref());

@@ -513,6 +513,15 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) fn start(settings: Settings) -> Self {
+        let redis = redis_client::Server::new(
+            Arc::new(Redis::new(Endpoint::tcp("127.0.0.1".to_owned(), 1))),
+            &"n".into(),
+        );
+        Self::start_beside(settings, redis, &[])
+    }
+
+    /// On a bus at this server, keeping these variables from commands.
+    pub(crate) fn start_beside(settings: Settings, redis: redis_client::Server, scrub: &[&str]) -> Self {
         let (sender, events) = channel(64);
         let metrics = Metrics::new().unwrap();
         let reporting = Reporting {
@@ -539,10 +548,8 @@ impl Running {
             owners: owners.clone(),
             condemned: condemned.clone(),
             docker: Docker::new(docker::Settings::default()),
-            redis: redis_client::Server::new(
-                Arc::new(Redis::new(Endpoint::tcp("127.0.0.1".to_owned(), 1))),
-                &"n".into(),
-            ),
+            redis,
+            scrub: scrub.iter().map(ToString::to_string).collect(),
         };
         let tasks = tasks(settings, &names, &around);
         let mut running = Self {

@@ -84,7 +84,7 @@ listen = ":7337"
 owner = { listens = 9080 }
 grace = 10
 checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
-checks.redis_key = { key = "websocket_bridge:clients" }
+when_bus_down = "local"
 "#;
     let report = bad(&sources(text));
     let expected = r#"defib.toml:4:1: error[unknown_key]: there is no key `intervall` in `heartbeat`
@@ -102,10 +102,10 @@ defib.toml:11:9: error[value]: `grace`: 10 has no unit
 defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspect_after` (5s)
   12 | checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
      |                                                                                          ^^^^
-defib.toml:13:8: error[not_in_this_version]: the check type `redis_key` is not in this version
-  13 | checks.redis_key = { key = "websocket_bridge:clients" }
-     |        ^^^^^^^^^
-     = this version has heartbeat, traffic, process, http, docker, subscription, sockets, metric, connections, memory
+defib.toml:13:1: error[not_in_this_version]: `when_bus_down` in `peer.feed` is not in this version
+  13 | when_bus_down = "local"
+     | ^^^^^^^^^^^^^
+     = this version has grace, single_observer, healthz_hold, owner, checks, remedies, backoff, budget
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -579,7 +579,27 @@ fn rules_have_names() {
         (with("checks.x = {}"), "value"),
         (with("checks.htp = { url = \"http://h\" }"), "value"),
         (with("checks.docker = {}"), "docker_needs_container"),
-        (with("checks.x = { type = \"redis_key\", key = \"k\" }"), "not_in_this_version"),
+        (with("checks.tcp = { to = \"9080\" }"), "value"),
+        (with("checks.tcp = { to = \"feed:0\" }"), "value"),
+        (with("checks.tcp = { to = \"a b:1\" }"), "value"),
+        (with("checks.tcp = { to = \"::1:9080\" }"), "value"),
+        (with("checks.tcp = { to = \"[::x]:9080\" }"), "value"),
+        (with("checks.tcp = { to = \"feed:1\", expect_at = \"start\" }"), "tcp_expect"),
+        (with("checks.exec = { command = \"check\" }"), "value"),
+        (with("checks.exec = { command = [\"check\"], pass = [0, 126] }"), "value"),
+        (with("checks.exec = { command = [\"check\"], pass = [3] }"), "exec_codes"),
+        (with("checks.redis_key = { }"), "missing"),
+        (with("checks.redis_key = { key = \"k\", age = \"ts\" }"), "redis_key_age"),
+        (with("checks.redis_key = { key = \"k\", json = \"ok\" }"), "json_condition"),
+        (with("checks.redis_key = { key = \"k\", equals = 1, below = 2 }"), "json_condition"),
+        (with("checks.redis_key = { key = \"k\", redis = \"http://x\" }"), "value"),
+        (with("checks.redis_key = { key = \"k\", password = \"pw\" }"), "password_of_what"),
+        (with("checks.redis_key = { key = \"k\", redis = \"redis://:pw@h\", password = \"pw\" }"), "two_passwords"),
+        (with("checks.redis_lock = { }"), "redis_lock_which"),
+        (with("checks.redis_lock = { key = \"k\", pattern = \"k*\" }"), "redis_lock_which"),
+        (with("checks.redis_lock = { pattern = \"k*\", held = true }"), "redis_lock_held"),
+        (with("checks.redis_lock = { pattern = \"k*\", max_keys = 0 }"), "value"),
+        ("[peer.a]\nchecks.redis_key = { key = \"k\" }\nremedies = [{ do = \"healthz\" }]".to_owned(), "local_only"),
         (with("checks.process = { needs = \"car\" }"), "unknown_expectation"),
         (with("checks.process = { fail_after = \"4 of 3\" }"), "value"),
         (with("checks.process = { fail_after = 3 }"), "value"),
@@ -1018,4 +1038,49 @@ fn a_check_that_measures_says_what_it_lacks() {
         assert_eq!(rule(&ports(wrong)), "value", "{wrong}");
     }
     good(&sources(&ports("[80, 443]")));
+}
+
+#[test]
+fn the_checks_that_ask_others_are_read_and_explained() {
+    // As the design has it, also where there is no Redis yet.
+    let canonical = r#"
+        [bus]
+        url = "${REDIS_URL:-embedded}"
+        [peer.feed]
+        owner = { listens = 9080 }
+        checks.clients = { type = "redis_key", key = "websocket_bridge:clients" }
+        checks.port = { type = "tcp", to = "[::1]:9080", send = "s3cret\r\n", expect = "+OK", expect_at = "start" }
+        checks.plugin = { type = "exec", command = ["check_feed", "-c", "5"], pass = [0, 1] }
+        [peer.recorder]
+        checks.status = { type = "redis_key", key = "timescale:status", age = "ts", max_age = "30s" }
+        checks.said = { type = "redis_key", key = "timescale:status", json = "ok", equals = true, redis = "redis://h/2", password = "s3cret" }
+        checks.locks = { type = "redis_lock", pattern = "chat:*:lock" }
+        checks.lock = { type = "redis_lock", key = "chat:lock", held = true, ttl_min = "30s" }
+    "#;
+    let config = good(&sources(canonical));
+    let engine = config.engine_settings("boot".into());
+    assert!(
+        engine.peers[0].local && !engine.peers[1].local,
+        "a key may be anybody's"
+    );
+    let keyless = |config: &Config| {
+        let warns = |warning: &&String| warning.contains("the embedded bus has none");
+        config.warnings.iter().filter(warns).count()
+    };
+    assert_eq!(keyless(&config), 4, "{:?}", config.warnings);
+    let with_redis = good(&env(sources(canonical), "REDIS_URL", "redis://h"));
+    assert_eq!(keyless(&with_redis), 0, "{:?}", with_redis.warnings);
+    let said = defib::config::explain::explain(&with_redis);
+    for line in [
+        "clients: the key `websocket_bridge:clients` of the bus's server is there, read every 1s; 3 failures of 3 condemn (peer_silent or peer_stuck)",
+        "port: [::1]:9080 takes a connection and 8 bytes and its answer begins with \"+OK\" within 1s, tried every 1s",
+        "plugin: `check_feed -c 5` ends with status 0 or 1 (3: unknown; after 1s it is ended, which is unknown), run every 1s",
+        "status: the key `timescale:status` of the bus's server is there, has a `ts` that is no older than 30s, read every 1s",
+        "said: the key `timescale:status` of redis://h:6379 is there, has a `ok` that is true, read every 1s",
+        "locks: the locks `chat:*:lock` of the bus's server, 1000 at most, have a TTL; one that is not extended as usual is suspect, no more; sampled every 1s",
+        "lock: the lock `chat:lock` of the bus's server has a TTL, is held; one with less than 30s left is suspect, no more; sampled every 1s; 3 failures of 3 condemn (peer_silent or peer_leaking)",
+    ] {
+        assert!(said.contains(line), "{line}\n{said}");
+    }
+    assert!(!said.contains("s3cret"), "{said}");
 }

@@ -68,6 +68,10 @@ checks.sockets = { to = ["10.0.0.5:5432"] }
 checks.metric = { url = "http://127.0.0.1:9080/metrics", series = 'queue_depth{queue="out"}', below = 1000 }
 checks.connections = { url = "http://127.0.0.1:9080/metrics", series = "websocket_connections" }
 checks.memory = { below = "512MiB" }
+checks.tcp = { to = "127.0.0.1:9080" }
+checks.exec = { command = ["check_feed", "-c", "5"] }
+checks.redis_key = { key = "websocket_bridge:clients" }
+checks.redis_lock = { key = "chat:stream:lock" }
 remedies = [{ do = "socket_reset" }, { do = "signal" }, { do = "client_kill" }]
 [peer.cache]
 owner = { container = "cache" }

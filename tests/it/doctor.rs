@@ -313,3 +313,72 @@ fn a_node_looks_behind_its_start() {
     assert_eq!(site.asked("/restart"), 0, "a remedy is not tried");
     assert_eq!(node.code("/healthz/feed"), 200);
 }
+
+#[test]
+fn keys_that_cannot_be_read_are_named_with_the_rule_that_cures() {
+    if !redis_server::there() {
+        return;
+    }
+    let server = RedisServer::start();
+    server.tell("ACL SETUSER alice on >pw +@all &*");
+    let url = server.url().replace("redis://", "redis://alice:pw@");
+    let with = |check: &str| Doctor::new(&format!("bus.url = \"{url}\"\n[peer.feed]\nchecks.{check}\n"));
+    for (check, name, cure) in [
+        (
+            "redis_key = { key = \"clients\" }",
+            "redis_key",
+            "ACL SETUSER alice +pttl ~clients",
+        ),
+        (
+            "status = { type = \"redis_key\", key = \"status\", age = \"ts\", max_age = \"30s\" }",
+            "status",
+            "ACL SETUSER alice +getrange +pttl ~status",
+        ),
+        (
+            "redis_lock = { pattern = \"lock:*\" }",
+            "redis_lock",
+            "ACL SETUSER alice +getrange +pttl +scan ~lock:*",
+        ),
+    ] {
+        let doctor = with(check);
+        doctor.is("missing", "check", name, cure);
+        assert!(server.tell(cure).starts_with("+OK"));
+        doctor.is("ok", "check", name, "");
+    }
+    server.tell("SET clients 3");
+    with("redis_key = { key = \"clients\" }").is("ok", "check", "redis_key", "proves no life");
+    with("redis_key = { key = \"clients\", ttl_min = \"2s\" }").is(
+        "missing",
+        "check",
+        "redis_key",
+        "has no TTL",
+    );
+    server.tell("SADD status a");
+    with("redis_key = { key = \"status\", equals = 1 }").is(
+        "missing",
+        "check",
+        "redis_key",
+        "holds no string",
+    );
+    server.tell("SET lock:a x");
+    with("redis_lock = { key = \"lock:a\" }").is("missing", "check", "redis_lock", "outlives its owner");
+    let embedded = |check: &str| Doctor::new(&format!("[peer.feed]\nchecks.{check}\n"));
+    embedded("redis_key = { key = \"clients\" }").is("missing", "check", "redis_key", "set bus.url");
+    embedded(&format!("redis_key = {{ key = \"clients\", redis = \"{url}\" }}")).is(
+        "ok",
+        "check",
+        "redis_key",
+        "",
+    );
+}
+
+#[test]
+fn a_checks_command_is_looked_for() {
+    let with = |command: &str| {
+        Doctor::new(&format!(
+            "[peer.feed]\nchecks.exec = {{ command = [\"{command}\"] }}\n"
+        ))
+    };
+    with("sh").is("ok", "check", "exec", "");
+    with("check-feed").is("missing", "check", "exec", "there is no program check-feed");
+}

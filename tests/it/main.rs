@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod asks;
 mod bus_embedded;
 mod bus_redis;
 mod checks;
@@ -16,6 +17,7 @@ mod doctor;
 mod drill;
 mod http;
 mod init;
+mod keys;
 mod layers;
 mod measures;
 mod remedies;

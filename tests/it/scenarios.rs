@@ -9,6 +9,7 @@ mod contained;
 mod docker;
 mod half_dead;
 mod healing;
+mod keys;
 mod leaks;
 mod links;
 mod node;

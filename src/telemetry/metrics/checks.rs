@@ -27,6 +27,14 @@ pub enum CheckKind {
     Memory,
     /// A `subscription` check.
     Subscription,
+    /// A `tcp` check.
+    Tcp,
+    /// An `exec` check.
+    Exec,
+    /// A `redis_key` check.
+    RedisKey,
+    /// A `redis_lock` check.
+    RedisLock,
 }
 
 /// How a run ended.
@@ -65,6 +73,41 @@ pub struct CheckMetrics {
     owner_events: IntCounterVec,
     comparisons: IntCounter,
     ghosts: IntGaugeVec,
+    locks: IntGaugeVec,
+    lock_ends: IntCounterVec,
+}
+
+/// How a lock is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockState {
+    /// And extended as usual.
+    Held,
+    /// It was not extended when it is usually extended.
+    Suspect,
+    /// Without a TTL.
+    Endless,
+    /// Nobody holds it.
+    Free,
+}
+
+/// How a lock ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockEnd {
+    /// Its time ran out.
+    Expired,
+    /// It went before that.
+    Released,
+    /// Another owner has it.
+    Taken,
+}
+
+/// The locks of one `redis_lock` check: its series go with it.
+#[derive(Debug)]
+pub struct Locks {
+    of_all: IntGaugeVec,
+    ends: IntCounterVec,
+    peer: String,
+    check: String,
 }
 
 /// The ghosts of one `connections` check: its series goes with it.
@@ -110,6 +153,20 @@ impl CheckMetrics {
             ),
             &["peer", "check"],
         )?;
+        let locks = IntGaugeVec::new(
+            Opts::new(
+                "defib_peer_locks",
+                "Locks that a `redis_lock` check sees, by state; no series while that is unknown.",
+            ),
+            &["peer", "check", "state"],
+        )?;
+        let lock_ends = IntCounterVec::new(
+            Opts::new(
+                "defib_peer_lock_ends_total",
+                "Locks that a `redis_lock` check saw end, by how.",
+            ),
+            &["peer", "check", "end"],
+        )?;
         for kind in CheckKind::ALL {
             duration.with_label_values(&[kind.as_str()]);
             for outcome in [RunOutcome::Pass, RunOutcome::Fail, RunOutcome::Unknown] {
@@ -124,7 +181,11 @@ impl CheckMetrics {
         registry.register(Box::new(owner_events.clone()))?;
         registry.register(Box::new(ghosts.clone()))?;
         registry.register(Box::new(comparisons.clone()))?;
+        registry.register(Box::new(locks.clone()))?;
+        registry.register(Box::new(lock_ends.clone()))?;
         Ok(Self {
+            locks,
+            lock_ends,
             runs,
             duration,
             owner_events,
@@ -139,6 +200,20 @@ impl CheckMetrics {
             of_all: self.ghosts.clone(),
             labels: [peer, check],
         }
+    }
+
+    /// Where a `redis_lock` check tells how its locks are.
+    pub fn locks(&self, peer: String, check: String) -> Locks {
+        let locks = Locks {
+            of_all: self.locks.clone(),
+            ends: self.lock_ends.clone(),
+            peer,
+            check,
+        };
+        for end in LockEnd::ALL {
+            locks.ended(end, 0);
+        }
+        locks
     }
 
     /// A run ended.
@@ -183,8 +258,67 @@ impl Drop for Ghosts {
     }
 }
 
+impl Locks {
+    /// So many are so; `None`: unknown.
+    pub fn set(&self, state: LockState, locks: Option<u64>) {
+        let labels = [self.peer.as_str(), &self.check, state.as_str()];
+        match locks {
+            Some(locks) => {
+                let locks = i64::try_from(locks).unwrap_or(i64::MAX);
+                self.of_all.with_label_values(&labels).set(locks);
+            }
+            // It may be gone already, or never have been.
+            None => drop(self.of_all.remove_label_values(&labels)),
+        }
+    }
+
+    /// So many more ended so.
+    pub fn ended(&self, end: LockEnd, locks: u64) {
+        let labels = [self.peer.as_str(), &self.check, end.as_str()];
+        self.ends.with_label_values(&labels).inc_by(locks);
+    }
+
+    /// How they are is not known.
+    pub fn unknown(&self) {
+        for state in LockState::ALL {
+            self.set(state, None);
+        }
+    }
+}
+
+impl Drop for Locks {
+    fn drop(&mut self) {
+        self.unknown();
+    }
+}
+
+impl LockState {
+    const ALL: [Self; 4] = [Self::Held, Self::Suspect, Self::Endless, Self::Free];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::Suspect => "suspect",
+            Self::Endless => "endless",
+            Self::Free => "free",
+        }
+    }
+}
+
+impl LockEnd {
+    const ALL: [Self; 3] = [Self::Expired, Self::Released, Self::Taken];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::Released => "released",
+            Self::Taken => "taken",
+        }
+    }
+}
+
 impl CheckKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 13] = [
         Self::Http,
         Self::Sockets,
         Self::Expectation,
@@ -194,6 +328,10 @@ impl CheckKind {
         Self::Connections,
         Self::Memory,
         Self::Subscription,
+        Self::Tcp,
+        Self::Exec,
+        Self::RedisKey,
+        Self::RedisLock,
     ];
 
     const fn as_str(self) -> &'static str {
@@ -207,6 +345,10 @@ impl CheckKind {
             Self::Connections => "connections",
             Self::Memory => "memory",
             Self::Subscription => "subscription",
+            Self::Tcp => "tcp",
+            Self::Exec => "exec",
+            Self::RedisKey => "redis_key",
+            Self::RedisLock => "redis_lock",
         }
     }
 }

@@ -424,13 +424,29 @@ fn s41_healthy_ones_and_a_neighbours_are_left_alone() {
 fn s42_a_recorder_whose_subscription_is_gone_is_deaf_although_its_status_is_fresh() {
     let Some(world) = World::new() else { return };
     let application = world.subscriber("recorder");
-    let remedies = format!(
-        "[[peer.recorder.remedies]]\ndo = \"exec\"\ncommand = {}",
+    let more = format!(
+        r#"
+        status = {{ type = "redis_key", key = "timescale:status", age = "ts", max_age = "5s", json = "ok", equals = true }}
+        [[peer.recorder.remedies]]
+        do = "exec"
+        command = {}
+        "#,
         application.restart()
     );
-    let node = world.node(&peer("recorder", &application, &remedies));
+    let node = world.node(&peer("recorder", &application, &more));
     let events = node.events();
     application.signal(Signal::USR1);
+    node.sees("it is deaf, and its status fresh", |snapshot| {
+        let checks = &snapshot.peers[0].checks;
+        let verdict = |name: &str| {
+            checks
+                .iter()
+                .find(|check| &*check.name == name)
+                .map(|check| check.verdict)
+        };
+        let doubted = [Some(Liveness::Suspect), Some(Liveness::Dead)].contains(&verdict("subscription"));
+        doubted && verdict("status") == Some(Liveness::Alive)
+    });
     let granted = events.of("recorder", "granted");
     assert_eq!(granted["cause"], "peer_deaf", "{granted}");
     assert!(world.redis(&["GET", "timescale:status"]).contains("ok"));
