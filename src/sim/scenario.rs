@@ -7,8 +7,9 @@ use super::rng::Rng;
 use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
 use crate::engine::settings::{
-    BackoffSettings, BreakerSettings, Budget, CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter,
-    GroupBudget, PeerSettings, Plane, RemedyKind, RemedySettings, Settings, Source,
+    BackoffSettings, Bounds, BreakerSettings, Budget, CheckKind, CheckSettings, ChenSettings, Decides,
+    DetectorSettings, FailAfter, GroupBudget, PeerSettings, PhiSettings, Plane, RemedyKind, RemedySettings,
+    Settings, Source,
 };
 
 pub(super) const GROUP: &str = "defib:g";
@@ -95,9 +96,12 @@ impl Scenario {
         let count = nodes.unwrap_or_else(|| 3 + rng.below(6)).clamp(1, 64);
         let processes = draw_processes(rng, count);
         let settle = Duration::from_secs(20 + 10 * rng.below(5) as u64);
-        let nodes = (0..count)
+        // Of its own, so that worlds which once failed stay what they were.
+        let mut chooser = Rng::new(rng.clone().next());
+        let mut nodes: Vec<NodePlan> = (0..count)
             .map(|node| draw_node(rng, node, count, settle, &processes))
             .collect();
+        draw_detectors(&mut chooser, &mut nodes);
         Self {
             settle,
             role_every: if rng.chance(50) { S } else { 5 * S },
@@ -270,6 +274,31 @@ fn peer(rng: &mut Rng, name: &str, checks: Vec<CheckSettings>, kind: Option<Reme
         backoff: BackoffSettings::default(),
         budget: Budget::default(),
         healthz_hold: 45 * S,
+    }
+}
+
+/// Two of five passive checks learn how long a silence is too long.
+fn draw_detectors(rng: &mut Rng, nodes: &mut [NodePlan]) {
+    let checks = nodes
+        .iter_mut()
+        .flat_map(|node| &mut node.settings.peers)
+        .flat_map(|peer| &mut peer.checks);
+    for check in checks {
+        if let CheckKind::Passive { detector, .. } = &mut check.kind {
+            let bounds = Bounds {
+                suspect_after: 6 * S,
+                dead_after: 12 * S,
+                window: [1, 10, 200][rng.below(3)],
+                ..Bounds::at(S)
+            };
+            let (mut phi, mut chen) = (PhiSettings::at(S), ChenSettings::at(S));
+            (phi.bounds, chen.bounds) = (bounds, bounds);
+            *detector = match rng.below(5) {
+                0 => DetectorSettings::Phi(phi),
+                1 => DetectorSettings::Chen(chen),
+                _ => *detector,
+            };
+        }
     }
 }
 

@@ -99,16 +99,17 @@ impl Adaptive {
         let within = |learned: Duration, intervals: u32, ceiling: Duration| {
             learned.max(interval.saturating_mul(intervals)).min(ceiling)
         };
+        let variance = self.arrivals.variance();
         let (suspect, dead) = match self.rule {
             Rule::Phi { suspect, dead, .. } | Rule::Chen { suspect, dead } => (suspect, dead),
         };
         self.suspect_after = within(
-            self.silence(suspect, self.bounds.suspect_after),
+            self.silence(suspect, variance, self.bounds.suspect_after),
             FLOOR,
             self.bounds.suspect_after,
         );
         self.dead_after = within(
-            self.silence(dead, self.bounds.dead_after),
+            self.silence(dead, variance, self.bounds.dead_after),
             DEAD_FLOOR,
             self.bounds.dead_after,
         )
@@ -116,7 +117,7 @@ impl Adaptive {
     }
 
     /// The silence that is too long by `measure` (deviations, or a margin). The ceiling until there is a sample.
-    fn silence(&self, measure: f64, ceiling: Duration) -> Duration {
+    fn silence(&self, measure: f64, variance: f64, ceiling: Duration) -> Duration {
         let count = self.arrivals.count().min(self.prior);
         let (Some(next), 1..) = (self.arrivals.next_after(), count) else {
             return ceiling;
@@ -129,7 +130,7 @@ impl Adaptive {
             } => {
                 // A prior under which the ceiling is just as improbable as what is asked for.
                 let wide = ((most - next - pause) / measure.max(1e-3)).max(min_deviation);
-                let variance = self.arrivals.variance() * learned + wide * wide * (1.0 - learned);
+                let variance = variance * learned + wide * wide * (1.0 - learned);
                 next + pause + measure * variance.sqrt().max(min_deviation)
             }
             Rule::Chen { .. } => (next + measure) * learned + most * (1.0 - learned),

@@ -154,9 +154,13 @@ impl Arrivals {
 impl Schedule {
     /// How much later than the schedule's base says a heartbeat came, in microseconds; `None`: out of all reason.
     fn off(&self, at: Time, slot: u64) -> Option<i32> {
-        let due = i128::try_from(self.interval.as_nanos()).ok()? * (i128::from(slot) - i128::from(self.slot));
+        let slots = i128::from(slot) - i128::from(self.slot);
+        let due = i128::try_from(self.interval.as_nanos())
+            .ok()?
+            .checked_mul(slots)?;
         let came = i128::from(at.as_nanos()) - i128::from(self.at.as_nanos());
-        i32::try_from((came - due) / 1_000).ok()
+        let off = i64::try_from(came.checked_sub(due)?).ok()?;
+        i32::try_from(off / 1_000).ok()
     }
 }
 
