@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag size)
+PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors size)
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
 for part in "$@"; do
@@ -23,6 +23,7 @@ need redis-server redis-server --version
 need gcc cc --version
 need libhiredis-dev test -e /usr/include/hiredis/hiredis.h
 need valgrind valgrind --version
+need xz-utils xz --version
 need python3-venv /usr/bin/python3 -c 'import venv, ensurepip'
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then

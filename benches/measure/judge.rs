@@ -16,7 +16,7 @@ use defib::engine::time::Time;
 
 use crate::crowd;
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// Whose messages are the peers' life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,12 @@ pub(crate) struct Judge {
 impl Judge {
     /// All peers have been heard twice, and nothing is under way.
     pub(crate) fn new(by: By, peers: usize) -> Self {
-        let settings = settings(by, peers);
+        Self::with(by, peers, DetectorSettings::default())
+    }
+
+    /// The same, by another detector.
+    pub(crate) fn with(by: By, peers: usize, detector: DetectorSettings) -> Self {
+        let settings = settings(by, peers, detector);
         let group = Arc::clone(&settings.group_channel);
         let now = Time::from_origin(SECOND);
         let mut judge = Self {
@@ -119,7 +124,7 @@ fn channel(index: usize) -> String {
     format!("heartbeat:{}", crowd::name(index))
 }
 
-fn settings(by: By, peers: usize) -> Settings {
+fn settings(by: By, peers: usize, detector: DetectorSettings) -> Settings {
     Settings {
         node: "observer".into(),
         group: crowd::GROUP.into(),
@@ -131,11 +136,11 @@ fn settings(by: By, peers: usize) -> Settings {
         group_budget: GroupBudget::default(),
         breaker: BreakerSettings::default(),
         expectations: Vec::new(),
-        peers: (0..peers).map(|index| peer(by, index)).collect(),
+        peers: (0..peers).map(|index| peer(by, index, detector)).collect(),
     }
 }
 
-fn peer(by: By, index: usize) -> PeerSettings {
+fn peer(by: By, index: usize, detector: DetectorSettings) -> PeerSettings {
     let source = match by {
         By::Channel => Source::Channels(vec![channel(index).into()]),
         By::Node => Source::Node(crowd::name(index).into()),
@@ -149,7 +154,7 @@ fn peer(by: By, index: usize) -> PeerSettings {
             name: "heartbeat".into(),
             kind: CheckKind::Passive {
                 source,
-                detector: DetectorSettings::default(),
+                detector,
                 cause: Cause::PeerSilent,
             },
             plane: Plane::Bus,

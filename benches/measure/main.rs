@@ -4,6 +4,7 @@
 mod absorb;
 mod common;
 mod crowd;
+mod detectors;
 mod engine;
 mod exit_to_remedy;
 mod flood;
@@ -29,7 +30,7 @@ use anyhow::bail;
 /// In the order of docs/measurements.md.
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 8] = [
+const PARTS: [Part; 9] = [
     ("resubscribe", resubscribe::measure),
     ("reconnect", reconnect::measure),
     ("exit_to_remedy", exit_to_remedy::measure),
@@ -38,6 +39,7 @@ const PARTS: [Part; 8] = [
     ("instructions", instructions::measure),
     ("idle", idle::measure),
     ("sock_diag", sock_diag::measure),
+    ("detectors", detectors::measure),
 ];
 
 fn main() -> anyhow::Result<()> {

@@ -55,6 +55,11 @@ pub enum Command {
     Drill(DrillArgs),
     /// Break things on purpose and watch them being healed, in 90 seconds.
     Demo(DemoArgs),
+    /// Write down when heartbeats arrive, for `simulate`.
+    Record(super::record::RecordArgs),
+    /// Say which crashes each detector would have noticed how soon in a recorded trace, and which of the living it
+    /// would have suspected.
+    Simulate(super::simulate::SimulateArgs),
     /// Live through simulated worlds. For developers.
     #[command(hide = true)]
     Sim(super::sim::SimArgs),
@@ -444,7 +449,7 @@ pub struct CompletionsArgs {
     pub shell: clap_complete::Shell,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|_| "a time with its unit, as in 500ms, 30s or 5m".to_owned())
 }
 

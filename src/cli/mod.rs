@@ -12,8 +12,11 @@ pub mod explain;
 pub mod fault_proxy;
 pub mod init;
 pub mod probe;
+pub mod record;
+mod redis;
 pub mod run;
 pub mod sim;
+pub mod simulate;
 pub mod status;
 
 use std::io::Write;
@@ -57,6 +60,8 @@ pub fn main() -> ExitCode {
         Command::Probe(command) => probe::execute(&command),
         Command::Drill(args) => drill::execute(&args),
         Command::Demo(args) => demo::execute(&args),
+        Command::Record(args) => record::execute(&args),
+        Command::Simulate(args) => simulate::execute(&args),
         Command::Sim(args) => sim::execute(&args),
         Command::Completions(args) => completions::execute(&args),
     }

@@ -1,8 +1,8 @@
 //! A world of many engines in virtual time: one broker, processes that fail, faults drawn from a seed, and
 //! invariants that are held against the world's truth at every step.
 //!
-//! Pure: it imports the engine and std. A seed gives the same world every time, so that a seed that fails is a
-//! report; `defib sim --seed N` tells its story again.
+//! Pure: it imports the engine and std (and `thiserror`, for words). A seed gives the same world every time, so that a
+//! seed that fails is a report; `defib sim --seed N` tells its story again.
 
 mod broker;
 mod executor;
@@ -15,6 +15,7 @@ mod process;
 mod queue;
 mod rng;
 mod scenario;
+pub mod trace;
 mod world;
 
 use std::collections::BTreeMap;

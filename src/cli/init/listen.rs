@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bus::heartbeat;
-use crate::engine::event::{Heartbeat, LinkStatus};
+use crate::cli::redis::{ask, connect, words};
+use crate::engine::event::Heartbeat;
 use crate::engine::time::{Clock, Time};
-use crate::redis_client;
 use crate::redis_client::Endpoint;
 use crate::redis_client::connection::Connection;
-use crate::redis_client::dial::Dial;
-use crate::redis_client::failure::{Failure, Loss, printable};
-use crate::redis_client::greeting::greet;
+use crate::redis_client::failure::Failure;
 use crate::redis_client::resp::Value;
 use crate::runtime::clock::MonotonicClock;
 
-/// Bound on connecting, and on each question.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// As the server's clients know it.
+const NAME: &str = "defib:init";
 /// Channels that are told apart; messages on more are only counted.
 const MAX_CHANNELS: usize = 500;
 /// Messages that are taken in: a busy server has shown enough by then.
@@ -66,7 +64,7 @@ impl Channel {
 /// In words, if there is no getting in.
 pub(super) async fn listen(endpoint: &Endpoint, lasting: Duration) -> Result<Heard, String> {
     let mut heard = Heard::default();
-    let mut connection = connect(endpoint).await.map_err(words)?;
+    let mut connection = connect(endpoint, NAME).await.map_err(words)?;
     match ask(&mut connection, &[b"CLIENT", b"LIST"], clients).await {
         Ok(Ok(clients)) => heard.clients = clients,
         Ok(Err(why)) => heard.notes.push(format!("CLIENT LIST: {why}")),
@@ -83,7 +81,7 @@ pub(super) async fn listen(endpoint: &Endpoint, lasting: Duration) -> Result<Hea
         // More of them than are read at once: what is heard tells the rest.
         Err(failure) => {
             heard.notes.push(format!("PUBSUB CHANNELS: {}", words(failure)));
-            connection = connect(endpoint).await.map_err(words)?;
+            connection = connect(endpoint, NAME).await.map_err(words)?;
         }
     }
     match ask(&mut connection, &[b"PSUBSCRIBE", b"*"], |_| Some(())).await {
@@ -95,53 +93,6 @@ pub(super) async fn listen(endpoint: &Endpoint, lasting: Duration) -> Result<Hea
     }
     connection.close().await;
     Ok(heard)
-}
-
-async fn connect(endpoint: &Endpoint) -> Result<Connection, Failure> {
-    let redis = redis_client::Redis::new(endpoint.clone());
-    let getting_in = async {
-        let io = redis
-            .dial()
-            .await
-            .map_err(|error| Failure::down(Loss::Connect, error.to_string()))?;
-        let mut connection = Connection::new(io, PATIENCE);
-        greet(&mut connection, &redis.login(), "defib:init").await?;
-        Ok(connection)
-    };
-    let late = |_| {
-        Err(Failure::down(
-            Loss::Silent,
-            format!("no answer within {PATIENCE:?}"),
-        ))
-    };
-    tokio::time::timeout(PATIENCE, getting_in)
-        .await
-        .unwrap_or_else(late)
-}
-
-/// The answer as `read` understands it; the inner error is the server's own, or that it cannot be understood.
-async fn ask<T>(
-    connection: &mut Connection,
-    words: &[&[u8]],
-    read: impl Fn(&Value<'_>) -> Option<T>,
-) -> Result<Result<T, String>, Failure> {
-    connection.queue(words);
-    connection.flush().await?;
-    // A subscription is confirmed by a push, in RESP3.
-    let answer = connection.await_value(|value| {
-        Some(match value {
-            Value::Error(error) => Err(printable(error)),
-            Value::Oversized(bytes) => Err(format!("{bytes} bytes, which is too long to be read")),
-            value => read(value).ok_or_else(|| "an answer of another kind".to_owned()),
-        })
-    });
-    let late = |_| {
-        Err(Failure::down(
-            Loss::Silent,
-            format!("no answer within {PATIENCE:?}"),
-        ))
-    };
-    tokio::time::timeout(PATIENCE, answer).await.unwrap_or_else(late)
 }
 
 async fn take_in(connection: &mut Connection, heard: &mut Heard, lasting: Duration) {
@@ -239,11 +190,4 @@ fn clients(value: &Value<'_>) -> Option<BTreeMap<String, u32>> {
         }
     }
     Some(kinds)
-}
-
-fn words(failure: Failure) -> String {
-    match failure.into_status() {
-        LinkStatus::Refused { cure: text } | LinkStatus::Down { reason: text } => text,
-        LinkStatus::Up { .. } => String::new(),
-    }
 }
