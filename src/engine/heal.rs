@@ -17,7 +17,7 @@ use super::time::Time;
 /// So many fences, and the rung is left for the next.
 const FENCES: u8 = 3;
 /// A slot "down by our hand" is held so much longer than `verify_within`, then freed in any case.
-const SLOT_SLACK: Duration = Duration::from_secs(10);
+pub(super) const SLOT_SLACK: Duration = Duration::from_secs(10);
 
 impl Engine {
     /// Asks for every condemned peer, the longest-condemned first. One restart makes the group's budget say no
@@ -38,9 +38,14 @@ impl Engine {
         let incarnation = peer.life();
         let rung = match self.step(id, peer, episode) {
             Step::Rung(rung) => rung,
+            // Nothing was done, so nothing was tried in vain.
             Step::Exhausted if self.settings.dry_run => {
-                let why = "dry run: nothing was done to this life, and it did not come back by itself";
-                return self.give_up(id, why);
+                let refusal = Refusal {
+                    guard: GuardName::DryRun,
+                    why: "everything else permitted it; whether it would have helped is not known".to_owned(),
+                    until: None,
+                };
+                return self.refused(id, refusal);
             }
             Step::Exhausted => {
                 let why = "every remedy for this cause was carried out on this life already";
@@ -78,7 +83,7 @@ impl Engine {
                     && self.trust.state() == BusState::Trusted
                     && !self.trust.outlives(condemned_at);
                 self.refused(id, refusal);
-                if spent {
+                if spent && !self.settings.dry_run {
                     self.give_up(id, "its restarts are used up and it is still dead");
                 } else if unproven {
                     self.probe_bus(condemned_at);
@@ -222,7 +227,7 @@ impl Engine {
         if remedy.restarts {
             peer.ledger.charge(now + window);
             self.group.not_before = Some(now + self.settings.group_budget.spacing);
-            self.group.down.insert(id);
+            self.group.down.insert(id, Time::MAX);
         }
     }
 
@@ -298,6 +303,8 @@ impl Engine {
         );
         if ended {
             self.exited_instead(id);
+        } else if self.peers[id.0 as usize].exited {
+            self.successor_ended(id);
         }
         self.saving.soon();
         self.judge(id);

@@ -387,6 +387,7 @@ impl Engine {
         if let Some(life) = peer.incarnation.clone() {
             self.life_ended(id, &life);
         }
+        self.successor_ended(id);
         self.ask = true;
         self.judge(id);
     }

@@ -1,9 +1,12 @@
 //! The ladder: which remedy is next. Mildest first; a rung that did not help in this episode is left behind.
 
+use std::time::Duration;
+
 use super::Engine;
 use super::decision::What;
 use super::episode::Episode;
 use super::event::{Incarnation, PeerId};
+use super::heal::SLOT_SLACK;
 use super::peer::Peer;
 use super::settings::{RemedyKind, RemedySettings};
 use super::snapshot::EpisodePhase;
@@ -71,6 +74,24 @@ impl Engine {
         }
     }
 
+    /// The life that a remedy is waited for has come and ended as well: there is nothing left to verify, and the next rung
+    /// need not wait for the rest of `verify_within`. (While an executor is at work it may do more; and whom its own
+    /// supervisor brings back may yet prove itself.)
+    pub(super) fn successor_ended(&mut self, id: PeerId) {
+        let peer = &self.peers[id.0 as usize];
+        let Some(Episode {
+            phase: EpisodePhase::Verifying { .. },
+            remedy: Some(remedy),
+            ..
+        }) = &peer.episode
+        else {
+            return;
+        };
+        if peer.exited && !peer.restarting && peer.incarnation.as_ref() != Some(&remedy.incarnation) {
+            self.leave_rung(id);
+        }
+    }
+
     /// It was meant to restart nothing, and cost a life: said so, charged as a restart, and the next rung follows.
     pub(super) fn exited_instead(&mut self, id: PeerId) {
         let now = self.now;
@@ -79,6 +100,7 @@ impl Engine {
         let Some(episode) = &mut peer.episode else { return };
         let Some(remedy) = &episode.remedy else { return };
         let rung = settings.remedies.get(usize::from(remedy.rung));
+        let hold = rung.map_or(Duration::ZERO, |rung| rung.verify_within) + SLOT_SLACK;
         let what = What::ExitedInstead {
             episode: episode.id,
             token: remedy.token,
@@ -89,6 +111,7 @@ impl Engine {
         self.group.not_before = Some(now + self.settings.group_budget.spacing);
         self.notice(Some(id), what);
         self.leave_rung(id);
+        self.group.down.insert(id, now + hold);
     }
 }
 

@@ -73,6 +73,13 @@ fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String 
         EpisodePhase::Waiting if peer.remedies.is_empty() => {
             "nothing: no remedy is configured, somebody has to look".to_owned()
         }
+        EpisodePhase::Waiting
+            if episode.remedy.is_none()
+                && matches!(&episode.refusal, Some(Refusal { guard: GuardName::DryRun, .. })) =>
+        {
+            "nothing: dry run; every remedy for this cause was decided for this life already, and none was done"
+                .to_owned()
+        }
         EpisodePhase::Waiting if episode.remedy.is_none() => {
             format!("nothing: no remedy is for {}, somebody has to look", episode.cause)
         }

@@ -132,12 +132,12 @@ fn a_drill_that_is_ended_early_undoes_its_fault() {
         assert_eq!(code, Some(1), "{report:#}");
         assert_eq!(report["outcome"], "interrupted", "{name}");
         assert_eq!(report["undone"], format!("SIGCONT to process {pid}"));
-        assert_eq!(state(pid), 'S', "{name}");
+        assert_ne!(state(pid), 'T', "{name}");
         node.is_calm();
     }
     let (code, report) = end(begin(&node, &["--within", "300ms"]));
     assert_eq!((code, &report["outcome"]), (Some(1), &Value::from("timed_out")));
-    assert_eq!(state(pid), 'S');
+    assert_ne!(state(pid), 'T');
     node.is_calm();
     // The node may even die of it.
     let drill = begin(&node, &[]);
@@ -145,7 +145,7 @@ fn a_drill_that_is_ended_early_undoes_its_fault() {
     drop(node);
     let (code, report) = end(drill);
     assert_eq!((code, &report["outcome"]), (Some(1), &Value::from("node_lost")));
-    assert_eq!(state(pid), 'S');
+    assert_ne!(state(pid), 'T');
     assert_eq!(application.starts(), 1);
 }
 

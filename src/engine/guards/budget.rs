@@ -1,6 +1,6 @@
 //! Too many remedies that restart: of this peer, or of the group.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{Asked, GuardName, Refusal};
@@ -17,8 +17,8 @@ pub(in crate::engine) const UNTOLD: Duration = Duration::from_secs(600);
 pub(in crate::engine) struct GroupLedger {
     /// No restart of anybody before this.
     pub(in crate::engine) not_before: Option<Time>,
-    /// Being restarted, and not proven alive yet.
-    pub(in crate::engine) down: BTreeSet<PeerId>,
+    /// Ended by our hand, and not proven alive yet; and until when that counts at most.
+    pub(in crate::engine) down: BTreeMap<PeerId, Time>,
     /// No store was found: until then each peer gets one restart only.
     pub(in crate::engine) untold_until: Option<Time>,
 }
@@ -58,8 +58,15 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
         return GuardName::Budget.refuses("another peer was restarted a moment ago", Some(until));
     }
     let share = asked.settings.peers.len() * usize::from(asked.settings.group_budget.down_percent) / 100;
-    if asked.group.down.len() >= share.max(1) {
-        return GuardName::Budget.refuses("other peers are down by our hand", None);
+    let others = asked
+        .group
+        .down
+        .iter()
+        .filter(|(id, until)| **id != asked.id && asked.now < **until)
+        .map(|(_, until)| *until);
+    if others.clone().count() >= share.max(1) {
+        let until = others.min().filter(|until| *until != Time::MAX);
+        return GuardName::Budget.refuses("other peers are down by our hand", until);
     }
     Ok(())
 }

@@ -177,7 +177,7 @@ fn drain_says_goodbye_and_heals_nothing() {
 }
 
 #[test]
-fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
+fn what_a_dry_run_seemed_to_take_down_binds_no_real_run_and_is_not_given_up() {
     let mut dry = process_peer();
     dry.dry_run = true;
     let mut world = World::settled(dry);
@@ -187,8 +187,19 @@ fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
     world.run(2 * S);
     let acting = world.persisted.clone().unwrap();
     world.run(60 * S);
-    assert!(world.saw("given up"), "{:?}", world.notices);
-    let gave_up = world.persisted.clone().unwrap();
+    assert!(!world.saw("given up"), "nothing was tried: {:?}", world.notices);
+    let view = world.view(0).episode.unwrap();
+    assert_eq!(view.refusal.unwrap().guard, GuardName::DryRun);
+    // Life after life, until the shadow budget is spent.
+    for life in ["b", "c", "d", "e"] {
+        world.running(0, life);
+        world.run(2 * S);
+        world.exits(0, life);
+        world.run(100 * S);
+    }
+    assert_eq!(world.refusal(0), Some(GuardName::Budget), "{:?}", world.notices);
+    assert!(!world.saw("given up"), "{:?}", world.notices);
+    let decided = world.persisted.clone().unwrap();
 
     let mut world = World::restored(process_peer(), &Restored::Found(Box::new(acting), S));
     world.feed(Event::Owner {
@@ -204,11 +215,11 @@ fn what_a_dry_run_gave_up_or_seemed_to_take_down_binds_no_real_run() {
         "a dry run took nothing down: what is not there was stopped by somebody else"
     );
 
-    let mut world = World::restored(process_peer(), &Restored::Found(Box::new(gave_up), S));
+    let mut world = World::restored(process_peer(), &Restored::Found(Box::new(decided), S));
     assert_eq!(
         world.view(0).episode,
         None,
-        "what was given up in a dry run was never tried"
+        "what a dry run decided was never tried"
     );
     world.run(40 * S);
     world.exits(0, "b");

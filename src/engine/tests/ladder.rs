@@ -283,3 +283,123 @@ fn a_new_life_whose_predecessors_end_nobody_saw_counts_as_an_exit() {
     assert_eq!(world.rungs(), [0]);
     assert_eq!(world.restarts_charged(), 1);
 }
+
+#[test]
+fn whom_a_gentle_remedy_ended_is_down_by_our_hand() {
+    let gentle = |name: &str| {
+        let mut app = peer(name, true, vec![process_check(), http_check()], None);
+        let reset = RemedySettings {
+            causes: vec![Cause::PeerStuck],
+            restarts: false,
+            ..remedy(RemedyKind::SocketReset)
+        };
+        app.remedies = vec![reset];
+        app
+    };
+    let mut other = peer("other", true, vec![process_check()], Some(RemedyKind::Exec));
+    other.remedies[0].verify_within = 20 * S;
+    let mut all = settings(vec![gentle("app"), other]);
+    all.group_budget.spacing = S;
+    let mut world = World::settled(all);
+    for id in 0..2 {
+        world.running(id, "a");
+        world.looks(id, 0, 2);
+    }
+    world.observe(0, 1, Outcome::Pass);
+    world.run(10 * S);
+    world.stuck_for(4);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
+    world.exits(0, "a");
+    assert!(world.saw("exited after socket_reset"), "{:?}", world.notices);
+    world.run(3 * S);
+    // Nothing brings it back, and no other is taken down beside it: for as long as a remedy would have.
+    world.exits(1, "a");
+    world.run(10 * S);
+    assert_eq!(world.refusal(1), Some(GuardName::Budget), "{:?}", world.notices);
+    assert_eq!(world.grants.len(), 1);
+    world.run(25 * S);
+    assert_eq!(world.grants.len(), 2, "{:?}", world.notices);
+}
+
+/// `a` ends, and its only remedy brings `b`, which ends too.
+fn crashes_again(restarting: bool) -> World {
+    let mut app = process_peer();
+    app.peers[0].remedies[0].verify_within = 60 * S;
+    app.group_budget.spacing = S;
+    let mut world = World::settled(app);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(2 * S);
+    assert_eq!(world.grants.len(), 1);
+    world.running(0, "b");
+    let seen = OwnerSeen::Restarting(Incarnation("b".into()));
+    if restarting {
+        world.feed(Event::Owner {
+            peer: PeerId(0),
+            seen,
+        });
+    } else {
+        world.exits(0, "b");
+    }
+    world
+}
+
+#[test]
+fn a_new_life_that_ends_while_it_is_verified_is_not_waited_for() {
+    let mut world = crashes_again(false);
+    // The backoff holds, and not the 60 s of the verification.
+    world.run(5 * S);
+    assert_eq!(world.refusal(0), Some(GuardName::Backoff), "{:?}", world.notices);
+    world.run(15 * S);
+    assert_eq!(world.grants.len(), 2, "{:?}", world.notices);
+    assert_eq!(&*world.grants[1].1.incarnation.0, "b");
+    // And so on, until the budget is spent: faster, and not more often.
+    for life in ["c", "d", "e"] {
+        world.running(0, life);
+        world.exits(0, life);
+        world.run(100 * S);
+    }
+    assert_eq!(world.grants.len(), 3, "{:?}", world.notices);
+    assert!(world.saw("given up"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_new_life_that_ends_before_the_executor_has_answered_is_not_waited_for_either() {
+    let mut app = process_peer();
+    app.peers[0].remedies[0].verify_within = 60 * S;
+    let mut world = World::settled(app);
+    world.outcome = None;
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(2 * S);
+    world.running(0, "b");
+    world.exits(0, "b");
+    world.run(20 * S);
+    assert_eq!(world.grants.len(), 1, "its executor is still at work");
+    let token = world.grants[0].1.token;
+    world.feed(Event::RemedyEnded {
+        token,
+        outcome: reset(),
+    });
+    world.run(5 * S);
+    assert_eq!(world.grants.len(), 2, "{:?}", world.notices);
+}
+
+#[test]
+fn the_life_that_was_ended_and_one_that_its_supervisor_brings_back_are_waited_for() {
+    // `a` is gone, and nothing has come yet: that is what verify_within is for.
+    let mut world = laddered(&[(RemedyKind::Exec, &[], true), (RemedyKind::Signal, &[], true)]);
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0]);
+    world.exits(0, "a");
+    world.run(15 * S);
+    assert_eq!(world.rungs(), [0]);
+    world.run(20 * S);
+    assert_eq!(world.rungs(), [0, 1], "{:?}", world.notices);
+
+    let mut world = crashes_again(true);
+    world.run(50 * S);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
+}
