@@ -196,6 +196,7 @@ impl App {
             docker,
             redis,
             scrub: scrub.into(),
+            settle: settings.bus_settle,
         };
         for check in checks::tasks(config.checks, &settings, &around) {
             tasks.spawn(check, Policy::Keep);

@@ -153,6 +153,8 @@ pub struct Surroundings {
     pub redis: Server,
     /// Environment variables that no command gets to see, as they hold secrets.
     pub scrub: Arc<[String]>,
+    /// How long clients have to come back after their server was away: `bus.settle`.
+    pub settle: Duration,
 }
 
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`

@@ -125,7 +125,8 @@ pub const BUS: Section = Section {
             "settle",
             Time(secs(0), HOUR),
             Is("\"1m\""),
-            "How long after this node's start, and after an outage of the bus, no remedy runs. Never below the slowest \
+            "How long after this node's start, and after an outage of the bus, no remedy runs; and how long \
+             `subscription` and `sockets` give clients whose server was away to come back. Never below the slowest \
              reconnect of a peer: an outage makes clients exit.",
         ),
         field(
@@ -973,7 +974,7 @@ pub const CHECK_SOCKETS: Section = Section {
     sample: "[peer.feed.checks.sockets]",
     about: "On this machine: the owner's TCP connections to a server, as the kernel sees them. It needs the owner's network namespace \
             and no privilege. Fewer than `min`, or silent ones, are `peer_deaf`; ones that are not read are `peer_stuck`. If the server \
-            lets this node in neither, it is unknown.",
+            lets this node in neither, it is unknown; so it is for `bus.settle` after that, and after all connections ended at once.",
     fields: &[
         field(
             "to",

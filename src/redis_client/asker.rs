@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::Server;
-use super::clients::{self, ListedClient};
+use super::clients::{self, Clients, ListedClient};
 use super::connection::Connection;
 use super::dial::{Dial, Ends};
 use super::failure::{Asked, Failure, Loss, judge};
@@ -103,17 +103,30 @@ impl Asker {
         self.connects
     }
 
+    /// What the server calls the connection that stands, if one does: it gives greater numbers to later ones.
+    pub(crate) fn id(&self) -> Option<i64> {
+        self.connected.as_ref()?.id
+    }
+
     /// Our own connection, as the server lists it (by id, Redis 6.2).
     async fn own(&mut self, within: Duration) -> Result<Option<ListedClient>, Failure> {
-        let id = self.connect_within(within).await?.id;
-        let Some(id) = id.map(|id| id.to_string()) else {
-            return Ok(None);
-        };
-        let words: &[&[u8]] = &[b"CLIENT", b"LIST", b"ID", id.as_bytes()];
-        self.ask("CLIENT|LIST", words, within, |value| {
-            Some(clients::parse(value.text()?, |_| true).pop())
-        })
-        .await
+        for _ in 0..2 {
+            let id = self.connect_within(within).await?.id;
+            let Some(number) = id.map(|id| id.to_string()) else {
+                return Ok(None);
+            };
+            let words: &[&[u8]] = &[b"CLIENT", b"LIST", b"ID", number.as_bytes()];
+            let own = self
+                .ask("CLIENT|LIST", words, within, |value| {
+                    Some(clients::parse(value.text()?, |_| true).wanted.pop())
+                })
+                .await?;
+            // One that had been closed was made anew for the question, and is called otherwise.
+            if own.is_some() || self.id() == id {
+                return Ok(own);
+            }
+        }
+        Ok(None)
     }
 
     /// Does the server list our own connection under the address that it has here? Then so it does others', and
@@ -142,7 +155,7 @@ impl Asker {
         which: Which,
         within: Duration,
         wanted: impl Fn(SocketAddr) -> bool,
-    ) -> Result<Vec<ListedClient>, Failure> {
+    ) -> Result<Clients, Failure> {
         let words: &[&[u8]] = match which {
             Which::Subscribed => &[b"CLIENT", b"LIST", b"TYPE", b"pubsub"],
             Which::All => &[b"CLIENT", b"LIST"],

@@ -31,15 +31,29 @@ pub struct ListedClient {
     pub waiting: bool,
 }
 
+/// A list, or what was wanted of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Clients {
+    /// Those that were wanted.
+    pub(crate) wanted: Vec<ListedClient>,
+    /// How long ago the one that came first connected, of all that are listed: so long this server has been up.
+    pub(crate) oldest: Duration,
+}
+
 /// The lines whose address is `wanted`. Others cost nothing but the reading; a line that is none is left out.
-pub(crate) fn parse(list: &[u8], wanted: impl Fn(SocketAddr) -> bool) -> Vec<ListedClient> {
-    let lines = list.split(|byte| *byte == b'\n');
-    let clients = lines.filter_map(|line| {
-        let line = str::from_utf8(line.trim_ascii()).ok()?;
-        let address = address(field(line, "addr")?)?;
-        wanted(address).then(|| client(line)).flatten()
-    });
-    clients.collect()
+pub(crate) fn parse(list: &[u8], wanted: impl Fn(SocketAddr) -> bool) -> Clients {
+    let mut clients = Clients::default();
+    for line in list.split(|byte| *byte == b'\n') {
+        let Ok(line) = str::from_utf8(line.trim_ascii()) else {
+            continue;
+        };
+        let age = field(line, "age").and_then(|age| age.parse().ok());
+        clients.oldest = clients.oldest.max(Duration::from_secs(age.unwrap_or(0)));
+        if field(line, "addr").and_then(address).is_some_and(&wanted) {
+            clients.wanted.extend(client(line));
+        }
+    }
+    clients
 }
 
 /// One line.
@@ -129,8 +143,14 @@ mod tests {
         let list = format!("{REDIS_7}\r\nid=6 addr=127.0.0.1:1 name=\nid=7 addr=/x:0 name=\ngarbage\n");
         let wanted = "127.0.0.1:1".parse().unwrap();
         let found = parse(list.as_bytes(), |address| address == wanted);
-        assert_eq!(found.iter().map(|client| client.id).collect::<Vec<_>>(), [6]);
-        assert_eq!(parse(list.as_bytes(), |_| true).len(), 2);
+        let ids: Vec<u64> = found.wanted.iter().map(|client| client.id).collect();
+        assert_eq!(ids, [6]);
+        assert_eq!(found.oldest, Duration::from_secs(7), "whosever it is");
+        assert_eq!(parse(list.as_bytes(), |_| true).wanted.len(), 2);
+        assert_eq!(
+            parse(b"id=1 age=-5 addr=x\nage=x\n", |_| true),
+            Clients::default()
+        );
     }
 
     proptest! {

@@ -100,7 +100,7 @@ async fn kill_at(asker: &mut Asker, client: &Client, timeout: Duration) -> Resul
         .clients(Which::All, timeout, |listed| Some(listed) == address)
         .await?;
     let same = |listed: &&ListedClient| listed.id == client.id && listed.addr == client.addr;
-    Ok(match listed.iter().find(same) {
+    Ok(match listed.wanted.iter().find(same) {
         None => Done::Gone("Redis does not list it any more".to_owned()),
         Some(listed) if listed.name != client.name => Done::Gone(format!(
             "it is called {:?} by now, and was {:?}",

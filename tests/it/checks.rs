@@ -43,6 +43,8 @@ const NEVER: Schedule = Schedule {
     interval: Duration::from_secs(3600),
     timeout: Duration::from_secs(10),
 };
+/// How long clients have to come back.
+pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 pub(crate) const PEER: PeerId = PeerId(0);
 pub(crate) const CHECK: CheckId = CheckId { peer: PEER, index: 0 };
 
@@ -550,6 +552,7 @@ impl Running {
             docker: Docker::new(docker::Settings::default()),
             redis,
             scrub: scrub.iter().map(ToString::to_string).collect(),
+            settle: SETTLE,
         };
         let tasks = tasks(settings, &names, &around);
         let mut running = Self {

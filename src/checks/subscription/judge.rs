@@ -22,10 +22,6 @@ use crate::engine::time::Time;
 use crate::redis_client::ListedClient;
 use crate::sock_diag::{Cookie, Socket};
 
-/// How long after the connection to Redis came back neither `lost` nor `orphaned` is said: clients wait before they connect again
-/// (redis-py and ioredis: seconds).
-const RECONNECTING: Duration = Duration::from_secs(60);
-
 /// What the configuration says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
@@ -46,8 +42,9 @@ pub(super) struct Look {
     pub(super) listing: Listing,
     /// What our own subscription has heard, if there is one. Taken before the sockets.
     pub(super) heard: Option<Heard>,
-    /// When the connection to Redis came back, if it was ever lost.
-    pub(super) reconnected: Option<Time>,
+    /// Redis is back since a moment, and its clients may not be yet (redis-py and ioredis wait for seconds before they
+    /// connect again): neither `lost` nor `orphaned` is said.
+    pub(super) returning: bool,
 }
 
 /// What Redis says of the clients at the addresses of [`Look::sockets`]. Taken after the sockets.
@@ -78,14 +75,6 @@ pub(super) struct Heard {
 /// How long one that was condemned and is gone is awaited: who has as many subscribers as before is well, and until
 /// then that is not known. (Longer than any `verify_within` of a remedy that closes a connection should be.)
 const AWAITED: Duration = Duration::from_secs(60);
-
-impl Look {
-    /// Redis is back since a moment: its clients may not be yet.
-    pub(super) fn is_reconnecting(&self) -> bool {
-        self.reconnected
-            .is_some_and(|at| self.at.since(at) < RECONNECTING)
-    }
-}
 
 /// What follows from a look.
 #[derive(Clone, Debug)]
@@ -212,7 +201,7 @@ impl Judge {
     fn lost(&self, look: &Look) -> Option<String> {
         let needed = self.needed();
         let since = self.few_since?;
-        if look.at.since(since) < self.rules.window || look.is_reconnecting() {
+        if look.at.since(since) < self.rules.window || look.returning {
             return None;
         }
         let open = look.sockets.len();

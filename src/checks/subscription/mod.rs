@@ -4,6 +4,7 @@
 
 mod ear;
 mod judge;
+mod returned;
 #[cfg(test)]
 mod tests;
 mod track;
@@ -27,6 +28,7 @@ use crate::telemetry::metrics::checks::CheckKind;
 use ear::Ear;
 pub use judge::Rules;
 use judge::{Judge, Listing, Look};
+use returned::{Returned, Seen};
 
 /// Longest that our own subscription stands without a pause: the channels may be busy.
 const EAR_OPEN: Duration = Duration::from_secs(60);
@@ -56,8 +58,7 @@ pub(super) struct Watch {
     life: Option<Incarnation>,
     judge: Judge,
     list_all: bool,
-    connects: u64,
-    reconnected: Option<Time>,
+    returned: Returned,
     ear: Option<(Ear, Time)>,
     /// No subscription of our own before this.
     ear_rests: Option<Time>,
@@ -79,8 +80,7 @@ impl Watch {
             around,
             life: None,
             list_all: false,
-            connects: 0,
-            reconnected: None,
+            returned: Returned::default(),
             ear: None,
             ear_rests: None,
             ears: 0,
@@ -120,7 +120,7 @@ impl Watch {
             sockets: dump.sockets,
             listing,
             heard,
-            reconnected: self.reconnected,
+            returning: self.returned.within(self.around.settle, at),
         });
         self.list_all = judgement.list_all;
         self.tend_ear(judgement.listen, within);
@@ -147,13 +147,15 @@ impl Watch {
     async fn list(&mut self, sockets: &[Socket], within: Duration) -> Result<Listing, String> {
         let place = self.asker.place();
         let listed = self.try_list(sockets, within).await;
-        if self.connects != self.asker.connects() {
-            self.reconnected = (self.connects > 0).then(|| self.around.reporting.clock.now());
-            self.connects = self.asker.connects();
-        }
+        let seen = Seen {
+            connects: self.asker.connects(),
+            id: self.asker.id(),
+            oldest: listed.as_ref().ok().and_then(|(_, oldest)| *oldest),
+        };
+        self.returned.see(seen, self.around.reporting.clock.now());
         match listed {
-            Ok(Ok(listing)) => Ok(listing),
-            Ok(Err(why)) => Ok(Listing::Unavailable(format!("{place}: {why}"))),
+            Ok((Ok(listing), _)) => Ok(listing),
+            Ok((Err(why), _)) => Ok(Listing::Unavailable(format!("{place}: {why}"))),
             Err(refused @ Failure::Refused { .. }) => {
                 Ok(Listing::Unavailable(format!("{place}: {}", refused.into_text())))
             }
@@ -161,15 +163,16 @@ impl Watch {
         }
     }
 
-    /// Inside: why what the server lists cannot be compared with what is seen from here.
+    /// Inside: why what the server lists cannot be compared with what is seen from here; and how long ago the first of
+    /// those that it lists connected.
     async fn try_list(
         &mut self,
         sockets: &[Socket],
         within: Duration,
-    ) -> Result<Result<Listing, String>, Failure> {
+    ) -> Result<(Result<Listing, String>, Option<Duration>), Failure> {
         let server = match self.asker.control(within).await? {
             Ok(server) => server,
-            Err(why) => return Ok(Err(why)),
+            Err(why) => return Ok((Err(why), None)),
         };
         let whole = self.list_all;
         let which = if whole { Which::All } else { Which::Subscribed };
@@ -178,11 +181,12 @@ impl Watch {
             .asker
             .clients(which, within, |address| wanted.contains(&address))
             .await?;
-        Ok(Ok(Listing::Read {
-            clients,
+        let listing = Listing::Read {
+            clients: clients.wanted,
             whole,
             server,
-        }))
+        };
+        Ok((Ok(listing), Some(clients.oldest)))
     }
 
     /// Opens our own subscription while it is wanted, within its bounds.

@@ -114,6 +114,9 @@ struct World {
     last: Option<Judgement>,
 }
 
+/// How long clients have to come back.
+const RETURNING: Duration = Duration::from_secs(60);
+
 const RULES: Rules = Rules {
     min: None,
     window: Duration::from_secs(6),
@@ -188,7 +191,9 @@ impl World {
             sockets: self.wires.iter().map(|wire| wire.socket(self.now)).collect(),
             listing,
             heard: self.ear,
-            reconnected: self.reconnected,
+            returning: self
+                .reconnected
+                .is_some_and(|at| Duration::from_millis(self.now) < at.since(Time::ZERO) + RETURNING),
         });
         self.list_all = judgement.list_all;
         match (judgement.listen, self.ear.is_some()) {

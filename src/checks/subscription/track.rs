@@ -198,7 +198,7 @@ impl Track {
                 missed: self.silence.missed,
             });
         }
-        let orphaned = self.was_subscribed && self.is_orphan() && !look.is_reconnecting();
+        let orphaned = self.was_subscribed && self.is_orphan() && !look.returning;
         orphaned.then_some(Doubt::Orphaned)
     }
 

@@ -454,6 +454,25 @@ fn s42_a_recorder_whose_subscription_is_gone_is_deaf_although_its_status_is_fres
     assert_eq!(application.starts(), 2);
 }
 
+/// `timeout` in redis.conf closes our own connection between two looks, each time. That is no outage.
+#[test]
+fn s42_a_redis_that_closes_idle_connections_hides_no_lost_subscription() {
+    let Some(world) = World::with("redis-server", "127.0.0.1", &["--timeout", "1"]) else {
+        return;
+    };
+    let application = world.subscriber("recorder");
+    // Clients have longer to come back than lies between two looks.
+    let bus = format!("[bus]\nurl = \"{}\"\nsettle = \"8s\"", world.url());
+    let watched = peer("recorder", &application, "").replace("interval = \"500ms\"", "interval = \"2500ms\"");
+    let node = world.node_on(&bus, &watched.replace("window = \"2s\"", "window = \"5s\""));
+    application.signal(Signal::USR1);
+    node.sees("it is lost", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Dead
+    });
+    let said = detail(&node, "recorder");
+    assert!(said.starts_with("lost: "), "{said}");
+}
+
 /// SIGCONT once, which restarts nothing and is enough.
 #[test]
 fn s06_a_stopped_subscriber_is_stuck_and_sigcont_heals_it() {
