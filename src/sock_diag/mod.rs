@@ -14,6 +14,7 @@ mod tests;
 mod whose;
 pub(crate) mod wire;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -148,6 +149,8 @@ pub struct Dump {
     pub sockets: Vec<Socket>,
     /// There were more than [`MAX_SOCKETS`]: absence from the list proves nothing.
     pub truncated: bool,
+    /// Those that were left out because they are somebody else's, as far as they are ESTABLISHED.
+    pub others: BTreeSet<Cookie>,
 }
 
 /// What came of [`destroy`].

@@ -14,7 +14,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use super::call::{dump, own_cookie};
-use super::{Dump, Filter, Socket};
+use super::{Cookie, Dump, Filter, Socket, State};
 
 /// By what an owner's sockets are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub enum Whose {
 pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
     let truncated = dump.truncated;
     let sockets = dump.sockets;
+    let established = sockets.iter().filter(|socket| socket.state == State::Established);
+    let mut others: BTreeSet<Cookie> = established.map(|socket| socket.id.cookie).collect();
     let sockets: Vec<Socket> = match whose {
         Whose::Process(pid) => {
             let held = held_below(*pid, &sockets)?;
@@ -61,7 +63,14 @@ pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
             others
         }
     };
-    Ok(Dump { sockets, truncated })
+    for socket in &sockets {
+        others.remove(&socket.id.cookie);
+    }
+    Ok(Dump {
+        sockets,
+        truncated,
+        others,
+    })
 }
 
 /// [`dump`], then [`sockets_of`], on a thread of their own.

@@ -177,6 +177,36 @@ async fn who_loses_its_connection_is_deaf_unless_the_server_lets_nobody_in() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_away_between_two_looks_only_excuses_its_client_for_a_while() {
+    let mut feed = Feed::start(Ipv4Addr::LOCALHOST);
+    let sulking = run(&client(feed.address, "sulks"));
+    until(|| feed.accepted() == 1).await;
+    let schedule = Schedule {
+        interval: Duration::from_millis(500),
+        ..QUICK
+    };
+    let mut watch = Running::start(Settings {
+        owners: vec![(PEER, Owner::Pid(sulking.pid()), None, SOON)],
+        probes: vec![(CHECK, Probe::Sockets(wanted(&feed)), schedule)],
+        ..Settings::default()
+    });
+    outcome_is(&mut watch, |outcome| *outcome == Outcome::Pass).await;
+    let address = feed.address;
+    drop(feed);
+    feed = Feed::on(std::net::TcpListener::bind(address).unwrap());
+    let excused = outcome_is(&mut watch, |outcome| *outcome != Outcome::Pass).await;
+    assert!(
+        matches!(&excused, Outcome::Unknown { detail }
+            if detail.contains("ended at once") || detail.contains("lets this node in neither")),
+        "{excused:?}"
+    );
+    let blamed = outcome_is(&mut watch, |outcome| matches!(outcome, Outcome::Fail { .. })).await;
+    assert_eq!(detail(&blamed), "0 connections of at least 1");
+    watch.stop().await;
+    drop(feed);
+}
+
+#[tokio::test]
 async fn an_owner_in_another_network_namespace_is_unknown() {
     if !available("root with ip and nft (network namespaces)", netns::usable()) {
         return;

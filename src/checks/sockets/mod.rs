@@ -49,7 +49,7 @@ impl Sockets {
     pub(super) fn new(check: CheckId, wanted: Wanted, schedule: Schedule, around: Surroundings) -> Self {
         Self {
             check,
-            control: Control::new(&wanted.to),
+            control: Control::new(&wanted.to, around.settle),
             wanted,
             ownership: Ownership::of(check.peer, &around),
             condemned: around.condemned,
@@ -75,10 +75,12 @@ impl Sockets {
             .sockets
             .into_iter()
             .partition(|socket| socket.state == State::Established);
+        let mut standing = seen.others;
+        standing.extend(open.iter().map(|socket| socket.id.cookie));
         let verdict = judge(&self.wanted, &open, left.len(), &self.standing);
         let (cause, detail, sockets) = match verdict {
             Verdict::Well => {
-                self.control.well(&open);
+                self.control.well(&open, standing, within / 2).await;
                 self.condemned.clear(self.check);
                 return Ok(Outcome::Pass);
             }
@@ -87,7 +89,7 @@ impl Sockets {
                 if seen.truncated {
                     return Err(format!("{words}, but there are more sockets than are looked at"));
                 }
-                let answers = self.control.answers(now, within / 2).await;
+                let answers = self.control.answers(now, &standing, within / 2).await;
                 answers.map_err(|why| format!("{words}, but {why}"))?;
                 (Cause::PeerDeaf, words, sockets)
             }

@@ -92,13 +92,16 @@ while True:
     except OSError:
         if how == "exits":
             sys.exit(1)
+        if how == "sulks":
+            connection.close()
+            time.sleep(600)
         time.sleep(0.05)
         connection = socket.create_connection((host, port))
     if how == "slow":
         time.sleep(0.02)
 "#;
 
-/// The words of a client: it `reads`, is `slow`, or `exits` instead of connecting again as the others do.
+/// The words of a client: it `reads`, is `slow`, or `exits` or `sulks` instead of connecting again as the others do.
 pub(crate) fn client(server: SocketAddr, how: &str) -> Vec<String> {
     let (host, port) = (server.ip().to_string(), server.port().to_string());
     ["python3", "-c", CLIENT, &host, &port, how]
