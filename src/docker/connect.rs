@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use bollard::{BollardRequest, ClientVersion};
@@ -142,14 +143,18 @@ pub(super) struct Connection {
     pub(super) driver: Driver,
     /// Told when the head of the answer is there: bollard's streams do not say so.
     pub(super) answered: Arc<Notify>,
+    /// Set when as much was read as may be.
+    pub(super) used_up: Arc<AtomicBool>,
 }
 
 /// Opens a connection on which at most `limit` bytes are read.
 pub(super) async fn open(host: &Host, limit: u64, version: &ClientVersion) -> io::Result<Connection> {
+    let used_up = Arc::new(AtomicBool::new(false));
     let bounded = Bounded {
         stream: dial(host).await?,
         left: limit,
         limit,
+        used_up: Arc::clone(&used_up),
     };
     let (sender, connection) = http1::Builder::new()
         .max_buf_size(MAX_HEAD)
@@ -184,6 +189,7 @@ pub(super) async fn open(host: &Host, limit: u64, version: &ClientVersion) -> io
         docker,
         driver,
         answered,
+        used_up,
     })
 }
 
@@ -265,6 +271,7 @@ struct Bounded<S> {
     stream: S,
     left: u64,
     limit: u64,
+    used_up: Arc<AtomicBool>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
@@ -274,6 +281,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Bounded<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.left == 0 {
+            self.used_up.store(true, Ordering::Relaxed);
             let text = format!("it is longer than {} bytes", self.limit);
             return Poll::Ready(Err(io::Error::other(text)));
         }

@@ -6,14 +6,17 @@ use bollard::query_parameters::EventsOptions;
 use futures_util::StreamExt;
 use futures_util::stream::BoxStream;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::connect::{self, Driver};
 use super::container::since_1970;
 use super::{Container, Docker, Error, Selector};
 
-/// Most bytes that are read of one stream of events: some thousand. At its end a new one is made. (bollard parses a line
-/// that does not end anew with each piece of it, so a longer one would cost the square of its length.)
+/// Most bytes that are read of one answer with events: some thousand. At its end another one is asked for, from the last
+/// event on. (bollard parses a line that does not end anew with each piece of it, so a longer one would cost the square
+/// of its length.)
 const MAX_STREAM: u64 = 1024 * 1024;
 
 /// The event of an end comes a little after it.
@@ -68,11 +71,23 @@ pub struct End {
 
 /// A stream of what happens. Dropping it closes its connection.
 pub struct Events {
+    docker: Docker,
+    options: EventsOptions,
+    answer: Answer,
+    /// When the last event happened, in nanoseconds after 1970 by the engine's clock.
+    last: Option<i64>,
+}
+
+/// One answer of the engine's.
+struct Answer {
     stream: BoxStream<'static, Result<EventMessage, Said>>,
     /// What came while the beginning was waited for.
     first: Option<EventMessage>,
     driver: Driver,
-    docker: Docker,
+    /// As much was read of it as may be.
+    used_up: Arc<AtomicBool>,
+    /// It told something.
+    told: bool,
 }
 
 impl Docker {
@@ -114,7 +129,6 @@ impl Docker {
     /// # Errors
     /// If the engine does not say.
     pub async fn how_it_ended(&self, container: &Container) -> Result<End, Error> {
-        let stamp = |at: Duration| format!("{}.{:09}", at.as_secs(), at.subsec_nanos());
         let (Some(began), Some(ended)) = (
             since_1970(&container.life.started_at),
             since_1970(&container.finished_at),
@@ -152,11 +166,21 @@ impl Docker {
     }
 
     async fn follow(&self, options: EventsOptions) -> Result<Events, Error> {
+        Ok(Events {
+            docker: self.clone(),
+            answer: self.ask_for_events(options.clone()).await?,
+            options,
+            last: None,
+        })
+    }
+
+    async fn ask_for_events(&self, options: EventsOptions) -> Result<Answer, Error> {
         let opening = async {
             let connect::Connection {
                 docker,
                 mut driver,
                 answered,
+                used_up,
             } = self.open(MAX_STREAM).await?;
             let mut stream = docker.events(Some(options)).boxed();
             let beginning = async {
@@ -169,11 +193,12 @@ impl Docker {
             let first = connect::drive(&mut driver, beginning)
                 .await
                 .map_err(|refused| self.understand(refused))?;
-            Ok(Events {
+            Ok(Answer {
                 stream,
                 first,
                 driver,
-                docker: self.clone(),
+                used_up,
+                told: false,
             })
         };
         let within = self.timeout();
@@ -187,24 +212,46 @@ impl Docker {
 }
 
 impl Events {
-    /// The next; an error ends it. Cancel-safe.
+    /// The next; an error ends it. One that happened right before a new answer was asked for may be told twice.
+    /// Cancel-safe.
     pub async fn next(&mut self) -> Result<Happening, Error> {
         loop {
-            let next = match self.first.take() {
+            let next = match self.answer.first.take() {
                 Some(first) => Some(Ok(first)),
-                None => connect::drive(&mut self.driver, self.stream.next()).await,
+                None => connect::drive(&mut self.answer.driver, self.answer.stream.next()).await,
             };
             match next {
                 Some(Ok(message)) => {
+                    self.answer.told = true;
+                    self.last = message.time_nano.or(self.last);
                     if let Some(happening) = happening(message) {
                         return Ok(happening);
                     }
                 }
+                // Of one that told nothing there is nothing to go on from.
+                _ if self.answer.told && self.answer.used_up.load(Ordering::Relaxed) => self.go_on().await?,
                 Some(Err(said)) => return Err(self.docker.understand(said)),
                 None => return Err(Error::Malformed("it ended its stream of events".to_owned())),
             }
         }
     }
+
+    /// Asks for what has happened since the last event. That was a moment ago, so that the engine, which remembers 256
+    /// events of everything, has it all: after a real gap nothing is asked for that is past.
+    async fn go_on(&mut self) -> Result<(), Error> {
+        let nanos = self.last.and_then(|nanos| u64::try_from(nanos).ok());
+        let options = EventsOptions {
+            since: nanos.map(|nanos| stamp(Duration::from_nanos(nanos))),
+            ..self.options.clone()
+        };
+        self.answer = self.docker.ask_for_events(options).await?;
+        Ok(())
+    }
+}
+
+/// A time as the engine takes it.
+fn stamp(at: Duration) -> String {
+    format!("{}.{:09}", at.as_secs(), at.subsec_nanos())
 }
 
 fn happening(message: EventMessage) -> Option<Happening> {

@@ -123,6 +123,82 @@ async fn s38_an_engine_that_misbehaves_costs_bounded_time_and_memory_and_is_told
     }
 }
 
+/// The bound on one answer is reached in the middle of an event. What happens until the next one is asked for is told.
+#[tokio::test]
+async fn no_event_is_lost_where_one_answer_ends_and_the_next_begins() {
+    let event = |number: u64| {
+        format!(
+            r#"{{"Type": "container", "Action": "kill", "Actor": {{"ID": "abc", "Attributes": {{"signal": "28", "x": "{}"}}}},
+                "timeNano": {}}}"#,
+            "y".repeat(500),
+            1_795_000_000_000_000_000 + number
+        )
+        .replace('\n', " ")
+            + "\n"
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("docker.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let serving = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        while asked.len() < 2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                request.push(stream.read_u8().await.unwrap());
+            }
+            let request = String::from_utf8(request).unwrap();
+            if request.starts_with("GET /version ") {
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                    VERSION.len()
+                );
+                stream.write_all((head + VERSION).as_bytes()).await.unwrap();
+                continue;
+            }
+            asked.push(request);
+            let head =
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let _ = stream.write_all(head.as_bytes()).await;
+            // The first never ends; the second tells the rest.
+            let numbers = if asked.len() == 1 {
+                0..u64::MAX
+            } else {
+                1_000_000..1_000_003
+            };
+            for number in numbers {
+                let text = event(number);
+                let chunk = format!("{:x}\r\n{text}\r\n", text.len());
+                if stream.write_all(chunk.as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+            if asked.len() == 2 {
+                return (asked, stream);
+            }
+        }
+        unreachable!()
+    });
+    let mut events = at(&path).events(&Selector::name("app").unwrap()).await.unwrap();
+    let mut last = 0;
+    for _ in 0..10_000 {
+        let at = events.next().await.unwrap().at.unwrap() - 1_795_000_000_000_000_000;
+        if at >= 1_000_000 {
+            break;
+        }
+        last = at;
+    }
+    assert!(
+        (1000..2500).contains(&last),
+        "{last} of 600 bytes are within a MiB"
+    );
+    let (asked, _open) = serving.await.unwrap();
+    assert!(!asked[0].contains("since="), "{}", asked[0]);
+    let since = format!("since=1795000000.{last:09}&");
+    assert!((asked[1].clone() + "&").contains(&since), "{since}: {}", asked[1]);
+    assert!(asked[1].contains("filters="), "{}", asked[1]);
+}
+
 #[tokio::test]
 async fn s38_an_engine_that_is_not_there_says_what_to_do() {
     let dir = tempfile::tempdir().unwrap();
