@@ -298,8 +298,7 @@ fn url(text: &str) -> Result<(), Wrong> {
 
 fn log_filter(text: &str) -> Result<(), Wrong> {
     bounded(text, 1024)?;
-    tracing_subscriber::EnvFilter::builder()
-        .parse(text)
+    crate::telemetry::logs::levels(text)
         .map(drop)
         .map_err(|_| Wrong::shown(text, "is not such a filter"))
 }

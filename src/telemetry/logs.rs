@@ -5,7 +5,9 @@ use std::io::IsTerminal;
 use std::str::FromStr;
 
 use tracing::Level;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{ParseError, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 pub use super::lines::LastWords;
 use super::lines::Lines;
@@ -64,7 +66,7 @@ pub enum LogError {
         /// As given.
         filter: String,
         /// Why.
-        source: tracing_subscriber::filter::ParseError,
+        source: ParseError,
     },
     /// No thread could be made to write them.
     #[error("cannot start the thread that writes the log: {0}")]
@@ -77,30 +79,39 @@ pub enum LogError {
 /// Sends log lines to stderr, stdout being for what a command prints. `filter` is a level (`info`) or
 /// `target=level` pairs (`info,defib::bus=debug`). Once in a process. Whoever logs never waits for stderr.
 pub fn init(format: Format, filter: &str) -> Result<LastWords, LogError> {
-    let levels = EnvFilter::builder()
-        .parse(filter)
-        .map_err(|source| LogError::Filter {
-            filter: filter.to_owned(),
-            source,
-        })?;
+    let levels = levels(filter).map_err(|source| LogError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let (writer, last_words) = Lines::written_to(std::io::stderr()).map_err(LogError::Thread)?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(levels)
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(move || writer.clone())
         .with_ansi(colour)
         .with_target(false);
     let in_kubernetes = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+    let filtered = tracing_subscriber::registry().with(levels);
     let set = match format.resolved(in_kubernetes) {
-        Format::Json => lines
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_target(true)
-            .try_init(),
-        Format::Human | Format::Auto => lines.try_init(),
+        Format::Json => {
+            let lines = lines
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_target(true);
+            filtered.with(lines).try_init()
+        }
+        Format::Human | Format::Auto => filtered.with(lines).try_init(),
     };
     set.map(|()| last_words).map_err(|_| LogError::AlreadySet)
+}
+
+/// What a filter lets through. (tracing's `EnvFilter` could ask for spans and their fields as well: nothing here makes
+/// any, and it brings a machine for regular expressions.)
+///
+/// # Errors
+/// What cannot be read.
+pub fn levels(filter: &str) -> Result<Targets, ParseError> {
+    filter.parse()
 }
 
 /// Writes a notice to the log.
