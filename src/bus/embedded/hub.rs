@@ -220,7 +220,7 @@ impl Hub {
             .get_mut(&id)
             .filter(|client| client.ending != Some(Ending::Now))
         {
-            let bytes = wire::encode(frame, client.protocol);
+            let bytes = wire::encode(&frame, client.protocol);
             client.queue(bytes, usize::MAX);
         }
     }
@@ -333,7 +333,7 @@ impl Hub {
                     continue;
                 };
                 let bytes = encoded[usize::from(client.protocol == Protocol::Resp3)]
-                    .get_or_insert_with(|| wire::encode(frame.clone(), client.protocol))
+                    .get_or_insert_with(|| wire::encode(&frame, client.protocol))
                     .clone();
                 if client.queue(bytes, self.limits.queued_bytes) {
                     copies += 1;
