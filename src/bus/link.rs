@@ -4,6 +4,7 @@
 //! Nothing is waited for in here without orders being taken meanwhile: a heartbeat that cannot go out now is
 //! reported as failed at once.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::backoff::Backoff;
+use super::calm::Calm;
 use super::session::{Session, Shared};
 use crate::engine::event::{Event, Heartbeat, Link, LinkStatus};
 use crate::redis_client::connection::Connection;
@@ -30,6 +32,8 @@ const MAX_IN_FLIGHT: usize = 2;
 /// What a link is asked to do.
 pub(super) enum Order {
     Publish(Heartbeat),
+    /// The heartbeat of this slot is being published: the sub link must not rest until it is back.
+    Expect(u64),
     Replace,
 }
 
@@ -107,7 +111,7 @@ impl Keeper {
                 biased;
                 order = self.orders.recv() => match order {
                     Some(Order::Publish(heartbeat)) => self.decline(&heartbeat).await,
-                    Some(Order::Replace) => {}
+                    Some(Order::Expect(_) | Order::Replace) => {}
                     None => return None,
                 },
                 connected = &mut connecting => break connected,
@@ -135,6 +139,7 @@ impl Keeper {
                 biased;
                 order = self.orders.recv() => match order {
                     Some(Order::Publish(heartbeat)) => self.decline(&heartbeat).await,
+                    Some(Order::Expect(_)) => {}
                     Some(Order::Replace) => return true,
                     None => return false,
                 },
@@ -182,9 +187,13 @@ impl Keeper {
         let mut role = interval(ROLE_INTERVAL);
         role.set_missed_tick_behavior(MissedTickBehavior::Delay);
         role.reset();
+        let mut calm = Calm::new(self.shared.settings().interval, self.shared.now());
+        let mut rest = pin!(sleep(Duration::ZERO));
+        let mut resting = false;
         let mut closing = false;
         while !(closing && session.in_flight() == 0) {
             let overdue_in = session.overdue_in();
+            resting &= !session.waits();
             tokio::select! {
                 biased;
                 order = self.orders.recv(), if !closing => match order {
@@ -192,6 +201,7 @@ impl Keeper {
                         self.decline(&heartbeat).await;
                     }
                     Some(Order::Publish(heartbeat)) => session.publish(connection, &heartbeat).await?,
+                    Some(Order::Expect(slot)) => session.expect(slot),
                     Some(Order::Replace) => {
                         return Err(Failure::down(Loss::Replaced, "being replaced by a new connection"));
                     }
@@ -200,16 +210,25 @@ impl Keeper {
                 () = sleep(overdue_in.unwrap_or_default()), if overdue_in.is_some() => {
                     // More to read means that the answer may be behind it; only silence is judged.
                     match timeout(LAST_LOOK, connection.fill()).await {
-                        Ok(filled) => filled?,
+                        Ok(filled) => drop(filled?),
                         Err(_) => return Err(session.silence()),
                     }
                     self.take_in(connection, session).await?;
                 }
                 _ = ping.tick() => session.ping(connection).await?,
                 _ = role.tick() => session.ask_role(connection).await?,
-                filled = connection.fill() => {
-                    filled?;
+                () = &mut rest, if resting => resting = false,
+                filled = connection.fill(), if !resting => {
+                    let bytes = filled?;
                     self.take_in(connection, session).await?;
+                    if let Some(length) = calm.took(bytes, self.shared.now())
+                        && self.link == Link::Sub
+                        && !session.waits()
+                    {
+                        connection.rest();
+                        rest.set(sleep(length));
+                        resting = true;
+                    }
                 }
             }
         }

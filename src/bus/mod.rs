@@ -4,6 +4,7 @@
 //! absent: a queue for what could not be published, and trust in any client library's own reconnecting.
 
 mod backoff;
+mod calm;
 pub mod embedded;
 pub mod heartbeat;
 mod link;
@@ -121,6 +122,8 @@ impl Bus {
         tokio::pin!(links);
         let pass_on = |command| match command {
             Command::Publish(heartbeat) => {
+                // A link with orders to take does not rest either.
+                let _ = subscriber.try_send(Order::Expect(heartbeat.slot.unwrap_or_default()));
                 if let Err(unsent) = publisher.try_send(Order::Publish(heartbeat))
                     && let Order::Publish(heartbeat) = unsent.into_inner()
                 {

@@ -57,7 +57,7 @@ impl Shared {
         &self.bus.settings
     }
 
-    fn now(&self) -> Time {
+    pub(super) fn now(&self) -> Time {
         self.bus.clock.now()
     }
 }
@@ -90,6 +90,8 @@ pub(super) struct Session {
     /// Messages dropped since there was no room for them. None waits until there is some again.
     shed: u64,
     reader: heartbeat::Reader,
+    /// The slot of our own heartbeat that is to come back.
+    expected: Option<u64>,
     /// What is still to be told, in order.
     pub(super) outbox: Vec<Event>,
 }
@@ -108,6 +110,7 @@ impl Session {
             proven: false,
             shed: 0,
             reader: heartbeat::Reader::new(),
+            expected: None,
             outbox: Vec::new(),
         }
     }
@@ -125,6 +128,16 @@ impl Session {
     fn tell_status(&mut self) {
         let (link, status) = (self.link, self.status());
         self.outbox.push(Event::Link { link, status });
+    }
+
+    /// Our own heartbeat of this slot will come back.
+    pub(super) fn expect(&mut self, slot: u64) {
+        self.expected = Some(slot);
+    }
+
+    /// Whether something that is still to come is waited for.
+    pub(super) fn waits(&self) -> bool {
+        self.expected.is_some() || !self.awaited.is_empty()
     }
 
     /// Heartbeats written and not answered.
@@ -237,6 +250,9 @@ impl Session {
         let body = match read {
             Ok(heartbeat) => {
                 self.shared.bus.metrics.heartbeats.inc();
+                if self.expected.is_some() && self.is_echo(&heartbeat) {
+                    self.expected = None;
+                }
                 Body::Heartbeat(heartbeat)
             }
             Err(reason) => {
@@ -245,6 +261,10 @@ impl Session {
             }
         };
         self.pass_on(Event::Message { channel, body });
+    }
+
+    fn is_echo(&self, heartbeat: &Heartbeat) -> bool {
+        heartbeat.slot >= self.expected && heartbeat.node.as_ref() == Some(&self.shared.settings().node)
     }
 
     /// Hands a message to the event loop at once, if nothing is before it and there is room; else it waits.

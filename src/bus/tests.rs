@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Bus, Command, Settings};
-use crate::engine::event::{Event, Heartbeat, Link, LinkStatus, Role};
+use crate::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
 use crate::engine::time::{Clock, Time};
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::telemetry::metrics::Metrics;
@@ -45,14 +47,16 @@ struct Prepared {
     clock: Arc<TestClock>,
     ends: Mutex<VecDeque<DuplexStream>>,
     asked: Mutex<Vec<Time>>,
+    rests: Arc<AtomicU64>,
 }
 
 impl Dial for Prepared {
     fn dial(&self) -> Dialing<'_> {
         self.asked.lock().unwrap().push(self.clock.now());
         let end = self.ends.lock().unwrap().pop_front();
+        let rests = Arc::clone(&self.rests);
         Box::pin(async move {
-            end.map(|end| Box::new(end) as Box<dyn Stream>)
+            end.map(|end| Box::new(Counted { end, rests }) as Box<dyn Stream>)
                 .ok_or_else(|| io::ErrorKind::ConnectionRefused.into())
         })
     }
@@ -83,6 +87,7 @@ impl World {
             clock: clock.clone(),
             ends: Mutex::new(ours),
             asked: Mutex::default(),
+            rests: Arc::default(),
         });
         let bus = Bus {
             settings: Settings {
@@ -342,4 +347,113 @@ async fn loading_is_down_and_a_full_disk_is_a_refusal_that_ends() {
         "{event:?}"
     );
     world.end().await;
+}
+
+/// An end that counts how often it was let rest.
+struct Counted {
+    end: DuplexStream,
+    rests: Arc<AtomicU64>,
+}
+
+impl Stream for Counted {
+    fn rest(&mut self) {
+        self.rests.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        into: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_read(context, into)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.end).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.end).poll_shutdown(context)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sub_link_rests_between_others_heartbeats_and_never_while_its_own_is_awaited() {
+    let (mut world, mut servers) = World::start(2);
+    greet(&mut servers[0], Link::Pub).await;
+    greet(&mut servers[1], Link::Sub).await;
+    world.next().await;
+    world.next().await;
+    for server in &mut servers {
+        hear(server, "PING").await;
+        server.write_all(b"+PONG\r\n").await.unwrap();
+    }
+    let dial = Arc::clone(&world.dial);
+    let rests = || dial.rests.load(Ordering::Relaxed);
+    let tenth = SECOND / 10;
+
+    // A steady stream of others': each rest takes what came in it.
+    for _ in 0..4 {
+        servers[1].write_all(&others(512)).await.unwrap();
+        tokio::time::sleep(tenth).await;
+    }
+    let rested = rests();
+    assert!((1..=4).contains(&rested), "{rested}");
+    world.commands.send(beat(7)).await.unwrap();
+    hear(&mut servers[0], "PUBLISH").await;
+    let asked = world.clock.now();
+    // Others' are read at once now, and so is our own, behind which it may rest again.
+    for _ in 0..4 {
+        servers[1].write_all(&others(512)).await.unwrap();
+        tokio::time::sleep(tenth / 10).await;
+    }
+    assert_eq!(rests(), rested);
+    servers[1]
+        .write_all(&message(br#"{"node":"n","slot":7,"uptime_s":1}"#))
+        .await
+        .unwrap();
+    loop {
+        if let Event::Message {
+            body: Body::Heartbeat(own),
+            ..
+        } = world.next().await
+            && own.slot == Some(7)
+        {
+            break;
+        }
+    }
+    assert!(world.clock.now().since(asked) < tenth, "{}", world.clock.now());
+    tokio::task::yield_now().await;
+    assert_eq!(rests(), rested + 1);
+    world.end().await;
+}
+
+/// A message of somebody else's, about so long.
+fn others(length: usize) -> Vec<u8> {
+    message(
+        format!(
+            r#"{{"node":"other","slot":7,"uptime_s":1,"pad":"{}"}}"#,
+            "x".repeat(length)
+        )
+        .as_bytes(),
+    )
+}
+
+fn message(body: &[u8]) -> Vec<u8> {
+    let mut wire = format!(">3\r\n+message\r\n+g\r\n${}\r\n", body.len()).into_bytes();
+    wire.extend_from_slice(body);
+    wire.extend_from_slice(b"\r\n");
+    wire
 }

@@ -218,7 +218,7 @@ async fn take_in(connection: &mut Connection, file: &mut File) -> io::Result<Str
         }
         file.flush_if_due()?;
         match tokio::time::timeout(QUIET, connection.fill()).await {
-            Ok(Ok(())) => {}
+            Ok(Ok(_)) => {}
             Ok(Err(failure)) => return Ok(redis::words(failure)),
             Err(_) if quiet == SILENT => {
                 let silent = Failure::down(Loss::Silent, "no answer to PING".to_owned());

@@ -16,6 +16,7 @@ use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio_rustls::TlsConnector;
 
 use super::dial::{Dial, Dialing, Login, Stream};
+use super::tcp::Tcp;
 use super::{Address, Endpoint};
 
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(2);
@@ -115,7 +116,7 @@ impl Dial for Redis {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn tcp(host: &str, port: u16) -> io::Result<Tcp> {
     let addresses: Vec<_> = lookup_host((host, port))
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("cannot resolve {host}: {error}")))?
@@ -133,7 +134,7 @@ async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
         match connected {
             Ok(stream) => {
                 tune(&stream)?;
-                return Ok(stream);
+                return Ok(Tcp::new(stream));
             }
             Err(error) => failure = error,
         }

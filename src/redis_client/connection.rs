@@ -64,11 +64,16 @@ impl Connection {
         }
     }
 
-    /// Waits until more arrived. Cancel-safe.
-    pub(crate) async fn fill(&mut self) -> Result<(), Failure> {
+    /// See [`Stream::rest`].
+    pub(crate) fn rest(&mut self) {
+        self.io.rest();
+    }
+
+    /// Waits until more arrived, and says how many bytes. Cancel-safe.
+    pub(crate) async fn fill(&mut self) -> Result<usize, Failure> {
         match self.io.read_buf(self.decoder.room()).await {
             Ok(0) => Err(Failure::down(Loss::Closed, "the server closed the connection")),
-            Ok(_) => Ok(()),
+            Ok(bytes) => Ok(bytes),
             Err(error) => Err(Failure::down(Loss::Io, format!("cannot read: {error}"))),
         }
     }

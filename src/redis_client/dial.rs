@@ -7,9 +7,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
 
+use super::tcp::Tcp;
 use crate::secret::Secret;
 
 /// A connection's bytes, both ways: a socket, TLS over one, or a `tokio::io::duplex`.
@@ -18,6 +19,9 @@ pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {
     fn ends(&self) -> Option<Ends> {
         None
     }
+
+    /// Lets nothing that arrives wake this process, until it is read from or written to. Default: it goes on waking.
+    fn rest(&mut self) {}
 }
 
 /// A TCP connection's addresses. IPv4 in IPv6 is written as IPv4.
@@ -29,18 +33,13 @@ pub struct Ends {
     pub remote: SocketAddr,
 }
 
-impl Stream for TcpStream {
-    fn ends(&self) -> Option<Ends> {
-        Some(Ends {
-            local: canonical(self.local_addr().ok()?),
-            remote: canonical(self.peer_addr().ok()?),
-        })
-    }
-}
-
-impl Stream for TlsStream<TcpStream> {
+impl Stream for TlsStream<Tcp> {
     fn ends(&self) -> Option<Ends> {
         self.get_ref().0.ends()
+    }
+
+    fn rest(&mut self) {
+        self.get_mut().0.rest();
     }
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod greeting;
 pub(crate) mod keys;
 mod probe;
 pub(crate) mod resp;
+mod tcp;
 
 pub(crate) use asker::{Asker, Which};
 pub use clients::ListedClient;
