@@ -42,6 +42,7 @@ use crate::runtime::sd_notify::{Environment, Notifier};
 use crate::runtime::shutdown::{Exit, Life, Stop};
 use crate::runtime::supervise::{Policy, Supervisor};
 use crate::secret::Secret;
+use crate::sock_diag::Rounds;
 use crate::store::{self, OpenError, Store};
 use crate::task::Task;
 use crate::telemetry::logs;
@@ -197,6 +198,7 @@ impl App {
             redis,
             scrub: scrub.into(),
             settle: settings.bus_settle,
+            rounds: Rounds::default(),
         };
         for check in checks::tasks(config.checks, &settings, &around) {
             tasks.spawn(check, Policy::Keep);

@@ -11,6 +11,9 @@ use crate::telemetry::metrics::checks::{CheckKind, RunOutcome};
 pub(super) trait Prober: Send {
     /// The label of its metrics.
     const KIND: CheckKind;
+    /// Looks at this machine alone, so that it may do so together with the node's others: a node that wakes once for ten
+    /// of them has caches that are warm for nine. (Ten connections at once are more than some servers accept.)
+    const TOGETHER: bool = false;
 
     /// One run. It keeps to `within` by itself: only it knows what a run that takes longer means.
     fn look(&mut self, within: Duration) -> impl Future<Output = Outcome> + Send;
@@ -26,7 +29,7 @@ pub(super) async fn run<P: Prober>(
     schedule: Schedule,
     reporting: Reporting,
 ) -> anyhow::Result<Infallible> {
-    let mut starts = schedule.starts().await;
+    let mut starts = schedule.starts(&*reporting.clock, P::TOGETHER);
     loop {
         starts.tick().await;
         let began = reporting.clock.now();

@@ -22,7 +22,7 @@ use super::page::Exposed;
 use crate::engine::cause::Cause;
 use crate::engine::event::Outcome;
 use crate::engine::time::Clock;
-use crate::sock_diag::{Cookie, Endpoint, Filter, State, dump_within};
+use crate::sock_diag::{Cookie, Endpoint, Filter, Rounds, State};
 use crate::telemetry::metrics::checks::{CheckKind, Ghosts};
 
 /// Where the gauge is, and what the kernel counts.
@@ -41,6 +41,7 @@ pub(super) struct Compare {
     connections: Connections,
     clock: Arc<dyn Clock>,
     ghosts: Ghosts,
+    rounds: Rounds,
 }
 
 /// What the kernel says of the ports.
@@ -53,11 +54,17 @@ pub(super) struct Kernel {
 }
 
 impl Compare {
-    pub(super) fn new(connections: Connections, clock: Arc<dyn Clock>, ghosts: Ghosts) -> Self {
+    pub(super) fn new(
+        connections: Connections,
+        clock: Arc<dyn Clock>,
+        ghosts: Ghosts,
+        rounds: Rounds,
+    ) -> Self {
         Self {
             connections,
             clock,
             ghosts,
+            rounds,
         }
     }
 
@@ -65,10 +72,10 @@ impl Compare {
     async fn compare(&self, within: Duration) -> Result<(u64, String), String> {
         let began = self.clock.now();
         let left = || within.saturating_sub(self.clock.now().since(began));
-        let before = self.connections.kernel(within).await?;
+        let before = self.connections.kernel(&self.rounds, within).await?;
         let page = &self.connections.page;
         let seen = page.read(left()).await?;
-        let after = self.connections.kernel(left()).await?;
+        let after = self.connections.kernel(&self.rounds, left()).await?;
         let counted: f64 = seen.series.iter().map(|series| series.value).sum();
         if !(0.0..=1e9).contains(&counted) {
             return Err(format!(
@@ -97,16 +104,14 @@ impl Compare {
 
 impl Connections {
     /// What the kernel has now.
-    pub(super) async fn kernel(&self, within: Duration) -> Result<Kernel, String> {
+    pub(super) async fn kernel(&self, rounds: &Rounds, within: Duration) -> Result<Kernel, String> {
         let ports = &self.ports;
         let filter = Filter {
             states: [State::Established, State::CloseWait, State::Listen].into(),
             remote: Vec::new(),
             local: ports.iter().copied().map(Endpoint::port).collect(),
         };
-        let dump = dump_within(filter, within)
-            .await
-            .map_err(|error| error.to_string())?;
+        let dump = rounds.dump(filter, within).await?;
         if dump.truncated {
             return Err("there are more sockets than are listed".into());
         }
@@ -130,6 +135,7 @@ impl Connections {
 
 impl Prober for Compare {
     const KIND: CheckKind = CheckKind::Connections;
+    const TOGETHER: bool = true;
 
     async fn look(&mut self, within: Duration) -> Outcome {
         let compared = self.compare(within).await;

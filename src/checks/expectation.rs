@@ -15,7 +15,7 @@ pub(super) async fn run(
     schedule: Schedule,
     reporting: Reporting,
 ) -> anyhow::Result<Infallible> {
-    let mut starts = schedule.starts().await;
+    let mut starts = schedule.starts(&*reporting.clock, false);
     let mut before = None;
     loop {
         starts.tick().await;

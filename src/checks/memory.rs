@@ -109,6 +109,7 @@ impl Measure {
 
 impl Prober for Measure {
     const KIND: CheckKind = CheckKind::Memory;
+    const TOGETHER: bool = true;
 
     async fn look(&mut self, within: Duration) -> Outcome {
         // Some reads from /proc and /sys/fs/cgroup, which wait for nobody; or Docker is asked.

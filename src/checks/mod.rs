@@ -25,7 +25,7 @@ mod trend;
 mod whose;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -43,6 +43,7 @@ use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::Server;
 use crate::secret::Secret;
+use crate::sock_diag::Rounds;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
 use connections::Connections;
@@ -155,6 +156,8 @@ pub struct Surroundings {
     pub scrub: Arc<[String]>,
     /// How long clients have to come back after their server was away: `bus.settle`.
     pub settle: Duration,
+    /// Where those that look at sockets look together.
+    pub rounds: Rounds,
 }
 
 /// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
@@ -229,6 +232,7 @@ impl Probe {
             reporting,
             owners,
             docker,
+            rounds,
             ..
         } = around.clone();
         let id = place.id;
@@ -252,7 +256,7 @@ impl Probe {
             }
             Self::Connections(connections) => {
                 let ghosts = reporting.metrics.ghosts(place.peer, place.check);
-                let compare = connections::Compare::new(connections, clock, ghosts);
+                let compare = connections::Compare::new(connections, clock, ghosts, rounds);
                 active::run(id, compare, schedule, reporting).await
             }
             Self::Memory(memory) => {
@@ -361,13 +365,22 @@ impl Reporting {
 }
 
 impl Schedule {
-    /// The starts of the runs: the first after a random part of the interval (of a second at most), so that
-    /// checks and nodes do not all ask at once. Starts that were missed are left out, not made up for.
-    async fn starts(self) -> Interval {
-        let bound = self.interval.min(Duration::from_secs(1));
-        let part = getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX));
-        tokio::time::sleep(bound.mul_f64(part)).await;
-        self.ticks()
+    /// The starts of the runs: the first at a random part of the interval (of a second at most), so that checks and
+    /// nodes do not all ask at once; `together`: at the same part of it as all others of this node that look so. Starts
+    /// that were missed are left out, not made up for.
+    fn starts(self, clock: &dyn Clock, together: bool) -> Interval {
+        let beat = self
+            .interval
+            .clamp(Duration::from_millis(1), Duration::from_secs(1));
+        let wait = if together {
+            let past = Duration::from_nanos(clock.now().as_nanos()) + beat.mul_f64(part_of_a_beat());
+            beat.as_nanos() - past.as_nanos() % beat.as_nanos()
+        } else {
+            beat.mul_f64(random_part()).as_nanos()
+        };
+        let mut ticks = self.ticks();
+        ticks.reset_after(Duration::from_nanos(u64::try_from(wait).unwrap_or(0)));
+        ticks
     }
 
     fn ticks(self) -> Interval {
@@ -375,4 +388,14 @@ impl Schedule {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         ticks
     }
+}
+
+/// Where in a beat those that look together do so: not where other nodes do.
+fn part_of_a_beat() -> f64 {
+    static PART: OnceLock<f64> = OnceLock::new();
+    *PART.get_or_init(random_part)
+}
+
+fn random_part() -> f64 {
+    getrandom::u32().map_or(0.0, |random| f64::from(random) / f64::from(u32::MAX))
 }

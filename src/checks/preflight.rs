@@ -18,7 +18,7 @@ use crate::http_client::{Answer, Question, fetch, judge};
 use crate::owner_table::{Held, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
 use crate::redis_client::{Endpoint, Redis, Server};
-use crate::sock_diag::{Filter, dump_within};
+use crate::sock_diag::{Filter, Rounds, dump_within};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
 /// whether they could be touched. `redis`: the bus's server, unless it is the embedded one.
@@ -150,7 +150,7 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
             let server = of.server(lock.redis.as_ref(), redis.as_ref());
             keys::lock::could(lock, server, timeout).await
         }
-        Probe::Connections(connections) => match connections.kernel(timeout).await {
+        Probe::Connections(connections) => match connections.kernel(&Rounds::default(), timeout).await {
             Ok(_) => read(connections.page, timeout).await,
             Err(why) => Finding::unknown(why),
         },

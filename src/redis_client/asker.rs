@@ -46,6 +46,8 @@ struct Connected {
     /// How the server calls it; `None` before Redis 6.
     id: Option<i64>,
     greeted: greeting::Greeting,
+    /// Where the server is seen from here, once it has listed this connection as it is here.
+    seen: Option<SocketAddr>,
 }
 
 impl fmt::Debug for Asker {
@@ -131,12 +133,22 @@ impl Asker {
 
     /// Does the server list our own connection under the address that it has here? Then so it does others', and
     /// whom it does not list it does not know. The server's address as it is seen from here, or why not.
+    ///
+    /// Asked once for each connection: while one stands, neither end of it changes its address.
     pub(crate) async fn control(&mut self, within: Duration) -> Result<Result<SocketAddr, String>, Failure> {
+        if let Some(seen) = self.connected.as_ref().and_then(|connected| connected.seen) {
+            return Ok(Ok(seen));
+        }
         let own = self.own(within).await?;
-        let connected = self.connected.as_ref();
-        let ends: Option<Ends> = connected.and_then(|connected| connected.connection.ends());
+        let Some(connected) = &mut self.connected else {
+            return Err(Failure::down(Loss::Connect, "no connection"));
+        };
+        let ends: Option<Ends> = connected.connection.ends();
         Ok(match (own, ends) {
-            (Some(own), Some(ends)) if own.address == Some(ends.local) => Ok(ends.remote),
+            (Some(own), Some(ends)) if own.address == Some(ends.local) => {
+                connected.seen = Some(ends.remote);
+                Ok(ends.remote)
+            }
             (Some(own), Some(ends)) => Err(format!(
                 "it sees this node as {}, which is {} here: with NAT or a proxy between, connections cannot be told by \
                  their addresses",
@@ -338,6 +350,7 @@ async fn connect(
         connection,
         id,
         greeted,
+        seen: None,
     })
 }
 

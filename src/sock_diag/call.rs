@@ -26,7 +26,9 @@ const PATIENCE: Timespec = Timespec {
 const MAX_PIECES: u32 = 100_000;
 /// How often a walk that the kernel calls interrupted is begun again.
 const TRIES: u32 = 3;
+/// Of the first question on a socket.
 const SEQUENCE: u32 = 1;
+const DUMPING: &str = "list TCP sockets";
 
 /// Lists the sockets that the filter asks for, IPv4 and IPv6. Blocking: 0.1 ms for a few, some ms where there are
 /// thousands (see `docs/measurements.md`).
@@ -67,7 +69,7 @@ pub async fn dump_within(filter: Filter, within: Duration) -> Result<Dump, Error
     let walk = tokio::task::spawn_blocking(move || dump(&filter));
     match tokio::time::timeout(within, walk).await {
         Ok(Ok(dumped)) => dumped,
-        Ok(Err(error)) => Err(failed("list TCP sockets")(io::Error::other(error))),
+        Ok(Err(error)) => Err(failed(DUMPING)(io::Error::other(error))),
         Err(_) => Err(Error::TimedOut(within)),
     }
 }
@@ -79,10 +81,11 @@ pub async fn dump_within(filter: Filter, within: Duration) -> Result<Dump, Error
 /// [`Error::Call`] with EPERM without CAP_NET_ADMIN, with EOPNOTSUPP on a kernel without INET_DIAG_DESTROY.
 pub fn destroy(id: &super::SocketId) -> Result<Destroyed, Error> {
     const DOING: &str = "reset a connection";
-    let netlink = ask(&wire::destroy_request(id, SEQUENCE), DOING)?;
+    let netlink = open(DOING)?;
+    ask(&netlink, &wire::destroy_request(id, SEQUENCE), DOING)?;
     let mut buffer = vec![0; BUFFER];
     for _ in 0..MAX_PIECES {
-        return match next(&netlink, &mut buffer, DOING)?.end {
+        return match next(&netlink, &mut buffer, SEQUENCE, DOING)?.end {
             None => continue,
             Some(Ok(())) => Ok(Destroyed::Yes),
             Some(Err(number)) => match errno(number) {
@@ -140,17 +143,25 @@ fn again<T>(mut try_once: impl FnMut() -> Result<T, Error>) -> Result<T, Error> 
 }
 
 fn walk(filter: &Filter, each: &mut impl FnMut(Socket)) -> Result<(), Error> {
-    walk_family(Family::V4, filter, each)?;
-    walk_family(Family::V6, filter, each)
+    let netlink = open(DUMPING)?;
+    let mut buffer = vec![0; BUFFER];
+    for (sequence, family) in (SEQUENCE..).zip([Family::V4, Family::V6]) {
+        ask(&netlink, &wire::dump_request(family, filter, sequence), DUMPING)?;
+        read_all(&netlink, &mut buffer, sequence, filter, each)?;
+    }
+    Ok(())
 }
 
-fn walk_family(family: Family, filter: &Filter, each: &mut impl FnMut(Socket)) -> Result<(), Error> {
-    const DOING: &str = "list TCP sockets";
-    let netlink = ask(&wire::dump_request(family, filter, SEQUENCE), DOING)?;
-    let mut buffer = vec![0; BUFFER];
+fn read_all(
+    netlink: &OwnedFd,
+    buffer: &mut [u8],
+    sequence: u32,
+    filter: &Filter,
+    each: &mut impl FnMut(Socket),
+) -> Result<(), Error> {
     let mut before = None;
     for _ in 0..MAX_PIECES {
-        let piece = next(&netlink, &mut buffer, DOING)?;
+        let piece = next(netlink, buffer, sequence, DUMPING)?;
         if piece.interrupted {
             return Err(Error::Interrupted(TRIES));
         }
@@ -165,37 +176,38 @@ fn walk_family(family: Family, filter: &Filter, each: &mut impl FnMut(Socket)) -
         match piece.end {
             None => {}
             Some(Ok(())) => return Ok(()),
-            Some(Err(number)) => return Err(failed(DOING)(errno(number))),
+            Some(Err(number)) => return Err(failed(DUMPING)(errno(number))),
         }
     }
     Err(Error::Malformed(format!("no end after {MAX_PIECES} pieces")))
 }
 
-fn ask(request: &[u8], doing: &'static str) -> Result<OwnedFd, Error> {
-    let failed = failed(doing);
-    let netlink = rustix::net::socket_with(
+fn open(doing: &'static str) -> Result<OwnedFd, Error> {
+    rustix::net::socket_with(
         AddressFamily::NETLINK,
         SocketType::DGRAM,
         SocketFlags::CLOEXEC,
         Some(netlink::SOCK_DIAG),
     )
-    .map_err(|error| failed(error.into()))?;
-    // Without an address it goes to the kernel.
-    rustix::net::send(&netlink, request, SendFlags::empty()).map_err(|error| failed(error.into()))?;
-    Ok(netlink)
+    .map_err(|error| failed(doing)(error.into()))
+}
+
+/// Without an address it goes to the kernel.
+fn ask(netlink: &OwnedFd, request: &[u8], doing: &'static str) -> Result<(), Error> {
+    let sent = rustix::net::send(netlink, request, SendFlags::empty());
+    sent.map(drop).map_err(|error| failed(doing)(error.into()))
 }
 
 /// The next piece of the answer that comes from the kernel itself.
-fn next(netlink: &OwnedFd, buffer: &mut [u8], doing: &'static str) -> Result<Piece, Error> {
+fn next(netlink: &OwnedFd, buffer: &mut [u8], sequence: u32, doing: &'static str) -> Result<Piece, Error> {
     loop {
-        let mut fds = [PollFd::new(netlink, PollFlags::IN)];
-        match poll(&mut fds, Some(&PATIENCE)) {
-            Ok(0) => return Err(failed(doing)(io::ErrorKind::TimedOut.into())),
-            Err(Errno::INTR) => continue,
-            Ok(_) => {}
-            Err(error) => return Err(failed(doing)(error.into())),
-        }
-        let (_, length, from) = match rustix::net::recvfrom(netlink, &mut *buffer, RecvFlags::TRUNC) {
+        // The kernel has answered before `send` returns.
+        let received = rustix::net::recvfrom(netlink, &mut *buffer, RecvFlags::TRUNC | RecvFlags::DONTWAIT);
+        let (_, length, from) = match received {
+            Err(Errno::AGAIN) => {
+                wait(netlink, doing)?;
+                continue;
+            }
             Err(Errno::INTR) => continue,
             received => received.map_err(|error| failed(doing)(error.into()))?,
         };
@@ -206,7 +218,17 @@ fn next(netlink: &OwnedFd, buffer: &mut [u8], doing: &'static str) -> Result<Pie
         let bytes = buffer
             .get(..length)
             .ok_or_else(|| Error::Malformed(format!("{length} bytes in one piece")))?;
-        return wire::read(bytes, SEQUENCE).map_err(Error::Malformed);
+        return wire::read(bytes, sequence).map_err(Error::Malformed);
+    }
+}
+
+/// Until there is something to read.
+fn wait(netlink: &OwnedFd, doing: &'static str) -> Result<(), Error> {
+    let mut fds = [PollFd::new(netlink, PollFlags::IN)];
+    match poll(&mut fds, Some(&PATIENCE)) {
+        Ok(0) => Err(failed(doing)(io::ErrorKind::TimedOut.into())),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(failed(doing)(error.into())),
     }
 }
 

@@ -2,13 +2,16 @@
 //! without privilege and without asking it. A leaf. It sees only this process's network namespace.
 //!
 //! - [`dump`] lists sockets; the kernel filters, so that the cost is that of what is asked for.
-//! - [`Whose`] and [`sockets_of`] tell one owner's sockets from those of its neighbours.
+//! - [`Whose`] and [`sockets_of`] tell one owner's sockets from those of its neighbours; a [`Lookout`] does it again
+//!   and again, at the cost of a dump, which [`Rounds`] share.
 //! - [`destroy`] ends exactly one connection, told by its cookie.
 //!
 //! A dump is no snapshot: the kernel walks its table in pieces, and a socket can be left out when another one of
 //! the same hash bucket ends between two pieces. So absence from a single dump proves nothing.
 
 mod call;
+mod lookout;
+mod round;
 #[cfg(test)]
 mod tests;
 mod whose;
@@ -20,7 +23,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 pub use call::{can_destroy, count, destroy, dump, dump_within, own_cookie};
-pub use whose::{Whose, cgroup_of, look, shares_network, sockets_of};
+pub use lookout::Lookout;
+pub use round::Rounds;
+pub use whose::{Whose, cgroup_of, shares_network, sockets_of};
 
 /// Most sockets that one [`dump`] keeps (about 3 MB); what is beyond is counted out by [`Dump::truncated`].
 pub const MAX_SOCKETS: usize = 20_000;

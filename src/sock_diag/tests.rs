@@ -259,6 +259,53 @@ fn the_sockets_of_a_process_and_its_children_are_told_from_others() {
     );
 }
 
+#[tokio::test]
+async fn what_was_found_out_twice_is_believed_until_there_is_another_connection() {
+    let pair = Pair::on(Ipv4Addr::LOCALHOST);
+    let filter = Filter::established_to(vec![pair.server().into()]);
+    let of_us = Whose::Process(std::process::id());
+    let (mut lookout, rounds) = (Lookout::default(), Rounds::default());
+    let mut look = async |whose: &Whose| {
+        let look = lookout.look(&rounds, whose.clone(), filter.clone(), Duration::from_secs(60));
+        let seen = look.await;
+        let cookies = seen.map(|dump| dump.sockets.iter().map(|s| s.id.cookie).collect::<Vec<_>>());
+        (cookies, lookout.answers_left())
+    };
+    let near = own_cookie(&pair.near).unwrap();
+    let (seen, left) = look(&of_us).await;
+    assert_eq!((seen, left), (Ok(vec![near]), 0));
+    let (seen, left) = look(&of_us).await;
+    assert_eq!(seen, Ok(vec![near]));
+    assert!(left > 0);
+    assert_eq!(look(&of_us).await, (Ok(vec![near]), left - 1));
+
+    // A connection that is gone changes nothing for the others; a new one is looked for at once.
+    let second = TcpStream::connect(pair.server()).unwrap();
+    let mut both = vec![near, own_cookie(&second).unwrap()];
+    both.sort_unstable();
+    let (seen, left) = look(&of_us).await;
+    assert_eq!(left, 0);
+    assert_eq!(
+        seen.map(|mut seen| {
+            seen.sort_unstable();
+            seen
+        }),
+        Ok(both)
+    );
+    let _ = look(&of_us).await;
+    second.shutdown(std::net::Shutdown::Both).unwrap();
+    let left = look(&of_us).await.1;
+    assert_eq!(look(&of_us).await, (Ok(vec![near]), left - 1));
+
+    // Nothing of it is believed of somebody else.
+    assert_eq!(look(&Whose::Namespace).await, (Ok(vec![]), 0));
+    for _ in 0..left + 3 {
+        assert_eq!(look(&of_us).await.0, Ok(vec![near]));
+    }
+    let nobody = Whose::Process(u32::MAX);
+    assert!(look(&nobody).await.0.unwrap_err().contains("has ended"));
+}
+
 #[test]
 fn who_cannot_be_told_apart_is_not_told() {
     let pair = Pair::on(Ipv4Addr::LOCALHOST);

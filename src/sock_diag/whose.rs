@@ -11,7 +11,6 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use super::call::{dump, own_cookie};
 use super::{Cookie, Dump, Filter, Socket, State};
@@ -59,7 +58,7 @@ pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
             let own =
                 held_by(std::process::id(), &sockets).map_err(|error| format!("/proc/self/fd: {error}"))?;
             let others = keep(sockets, |socket| !own.contains(&socket.inode));
-            one_cgroup(&others)?;
+            of_one_cgroup(&others)?;
             others
         }
     };
@@ -71,22 +70,6 @@ pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
         truncated,
         others,
     })
-}
-
-/// [`dump`], then [`sockets_of`], on a thread of their own.
-///
-/// # Errors
-/// In words, for an outcome that is `unknown`.
-pub async fn look(whose: Whose, filter: Filter, within: Duration) -> Result<Dump, String> {
-    let look = tokio::task::spawn_blocking(move || {
-        let dump = dump(&filter).map_err(|error| error.to_string())?;
-        sockets_of(&whose, dump)
-    });
-    match tokio::time::timeout(within, look).await {
-        Ok(Ok(seen)) => seen,
-        Ok(Err(error)) => Err(format!("looking at the sockets failed: {error}")),
-        Err(_) => Err(format!("looking at the sockets has not ended within {within:?}")),
-    }
 }
 
 /// The ids of the cgroup of a process and of those below it: a container's, or a unit's.
@@ -165,7 +148,8 @@ fn told_apart(sockets: &[Socket]) -> Result<(), String> {
     Ok(())
 }
 
-fn one_cgroup(sockets: &[Socket]) -> Result<(), String> {
+/// Refuses what cannot be one owner's.
+pub(super) fn of_one_cgroup(sockets: &[Socket]) -> Result<(), String> {
     let cgroups: BTreeSet<_> = sockets.iter().map(|socket| socket.cgroup).collect();
     match cgroups.len() {
         0 | 1 => Ok(()),

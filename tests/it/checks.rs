@@ -23,6 +23,7 @@ use defib::owner_table::{Holding, OwnerTable};
 use defib::redis_client::{self, Endpoint, Redis};
 use defib::runtime::clock;
 use defib::secret::Secret;
+use defib::sock_diag::Rounds;
 use defib::task::Task;
 use defib::telemetry::metrics::Metrics;
 use serde_json::json;
@@ -553,6 +554,7 @@ impl Running {
             redis,
             scrub: scrub.iter().map(ToString::to_string).collect(),
             settle: SETTLE,
+            rounds: Rounds::default(),
         };
         let tasks = tasks(settings, &names, &around);
         let mut running = Self {

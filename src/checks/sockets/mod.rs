@@ -14,7 +14,7 @@ use crate::condemned::{Condemned, CondemnedTable, Connection};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Outcome};
 use crate::engine::time::Clock;
-use crate::sock_diag::{Endpoint, Filter, Socket, State, look};
+use crate::sock_diag::{Endpoint, Filter, Lookout, Rounds, Socket, State};
 use crate::telemetry::metrics::checks::CheckKind;
 use control::Control;
 use judge::{Standing, Verdict, judge};
@@ -39,6 +39,8 @@ pub(super) struct Sockets {
     check: CheckId,
     wanted: Wanted,
     ownership: Ownership,
+    lookout: Lookout,
+    rounds: Rounds,
     condemned: CondemnedTable,
     clock: Arc<dyn Clock>,
     standing: Standing,
@@ -52,6 +54,8 @@ impl Sockets {
             control: Control::new(&wanted.to, around.settle),
             wanted,
             ownership: Ownership::of(check.peer, &around),
+            lookout: Lookout::default(),
+            rounds: around.rounds.clone(),
             condemned: around.condemned,
             clock: around.reporting.clock,
             // What lies between two looks that are further apart was not seen: this node was stopped.
@@ -68,7 +72,8 @@ impl Sockets {
             remote: self.wanted.to.clone(),
             local: Vec::new(),
         };
-        let seen = look(owned.whose, filter, within / 2).await?;
+        let look = self.lookout.look(&self.rounds, owned.whose, filter, within / 2);
+        let seen = look.await?;
         let now = self.clock.now();
         self.standing.see(&seen.sockets, now);
         let (open, left): (Vec<Socket>, Vec<Socket>) = seen
@@ -111,6 +116,7 @@ impl Sockets {
 
 impl Prober for Sockets {
     const KIND: CheckKind = CheckKind::Sockets;
+    const TOGETHER: bool = true;
 
     async fn look(&mut self, within: Duration) -> Outcome {
         // What was condemned stays so until it is looked at again: a remedy compares each connection anyway.

@@ -23,7 +23,7 @@ use crate::engine::time::Time;
 use crate::preflight::Finding;
 use crate::redis_client::failure::Failure;
 use crate::redis_client::{Asker, Endpoint, Server, Which};
-use crate::sock_diag::{self, Filter, Socket, State, States};
+use crate::sock_diag::{self, Filter, Lookout, Socket, State, States};
 use crate::telemetry::metrics::checks::CheckKind;
 use ear::Ear;
 pub use judge::Rules;
@@ -52,6 +52,7 @@ pub(super) struct Watch {
     subscription: Subscription,
     around: Surroundings,
     ownership: Ownership,
+    lookout: Lookout,
     server: Server,
     asker: Asker,
     /// Whose connections the judge has seen.
@@ -77,6 +78,7 @@ impl Watch {
             judge: Judge::new(subscription.rules),
             subscription,
             ownership: Ownership::of(check.peer, &around),
+            lookout: Lookout::default(),
             around,
             life: None,
             list_all: false,
@@ -110,7 +112,8 @@ impl Watch {
             local: Vec::new(),
         };
         let at = self.around.reporting.clock.now();
-        let dump = sock_diag::look(whose, filter, within).await?;
+        let look = self.lookout.look(&self.around.rounds, whose, filter, within);
+        let dump = look.await?;
         if dump.truncated {
             return Err("there are too many connections to Redis here to be looked at".to_owned());
         }
@@ -170,23 +173,29 @@ impl Watch {
         sockets: &[Socket],
         within: Duration,
     ) -> Result<(Result<Listing, String>, Option<Duration>), Failure> {
-        let server = match self.asker.control(within).await? {
-            Ok(server) => server,
-            Err(why) => return Ok((Err(why), None)),
-        };
         let whole = self.list_all;
         let which = if whole { Which::All } else { Which::Subscribed };
         let wanted: BTreeSet<SocketAddr> = sockets.iter().map(|socket| socket.id.local).collect();
-        let clients = self
-            .asker
-            .clients(which, within, |address| wanted.contains(&address))
-            .await?;
-        let listing = Listing::Read {
-            clients: clients.wanted,
-            whole,
-            server,
-        };
-        Ok((Ok(listing), Some(clients.oldest)))
+        loop {
+            let server = match self.asker.control(within).await? {
+                Ok(server) => server,
+                Err(why) => return Ok((Err(why), None)),
+            };
+            let connects = self.asker.connects();
+            let clients = self
+                .asker
+                .clients(which, within, |address| wanted.contains(&address))
+                .await?;
+            // A connection that was made anew meanwhile may lead to another server.
+            if self.asker.connects() == connects {
+                let listing = Listing::Read {
+                    clients: clients.wanted,
+                    whole,
+                    server,
+                };
+                return Ok((Ok(listing), Some(clients.oldest)));
+            }
+        }
     }
 
     /// Opens our own subscription while it is wanted, within its bounds.
@@ -218,6 +227,7 @@ impl Watch {
 
 impl Prober for Watch {
     const KIND: CheckKind = CheckKind::Subscription;
+    const TOGETHER: bool = true;
 
     async fn look(&mut self, within: Duration) -> Outcome {
         let compared = tokio::time::timeout(within, self.compare(within)).await;
