@@ -4,8 +4,8 @@
 //! its interfaces are taken away: only `lo` is left, for ever. Nothing but a start of our own joins the new one.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,7 +113,9 @@ impl Watch {
 }
 
 fn interfaces(devices: &Path) -> io::Result<BTreeSet<String>> {
-    let text = fs::read_to_string(devices)?;
+    // Room for all of it: a file of /proc tells no size, and is read in small pieces by who asks for one.
+    let mut text = String::with_capacity(4096);
+    File::open(devices)?.read_to_string(&mut text)?;
     // Two lines of headings, then `  name: counters…`. No name holds a blank or a colon.
     let name = |line: &str| line.split_once(':').map(|(name, _)| name.trim().to_owned());
     Ok(text.lines().skip(2).filter_map(name).collect())
