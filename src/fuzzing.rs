@@ -16,6 +16,7 @@ use crate::config::{self, Sources};
 use crate::exposition::{Page, Selector};
 use crate::heartbeat_file::Beat;
 use crate::redis_client::{clients, resp};
+use crate::sim::trace::{self, Reception};
 use crate::sock_diag::wire;
 
 /// A target: its name below `fuzz/`, and what reads the bytes.
@@ -31,6 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("heartbeat_file", heartbeat_file),
     ("sock_diag", sock_diag),
     ("configuration", configuration),
+    ("trace", trace),
 ];
 
 /// A message on the bus. What is a heartbeat can be written again, within bounds, and read back.
@@ -156,6 +158,31 @@ pub fn configuration(data: &[u8]) {
             assert!(report.count() > 0);
             assert!(!report.to_string().is_empty());
         }
+    }
+}
+
+/// A recorded trace, of either format: whatever is read can be heard by every detector, and none is right more often
+/// than always.
+pub fn trace(data: &[u8]) {
+    let Ok(mut lives) = trace::read(data, "fuzz") else {
+        return;
+    };
+    for life in &mut lives {
+        Reception::far().receive(life);
+    }
+    for candidate in trace::as_shipped() {
+        let figures = trace::replay(&candidate, &lives, 0);
+        let accuracy = figures.accuracy();
+        assert!(
+            (-1e-9..=1.0).contains(&accuracy),
+            "{}: {accuracy}",
+            candidate.name
+        );
+        assert!(
+            figures.detection(0.5) <= figures.detection(1.0),
+            "{}",
+            candidate.name
+        );
     }
 }
 

@@ -35,8 +35,20 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// What was heard is in the file after this time at the latest.
 const FLUSH: Duration = Duration::from_secs(1);
 
+const FORMAT: &str = "\
+A trace is text. Each line is an arrival, its fields apart by tabs, `-` for what is not known:
+    arrival_ns   when it arrived, by this machine's monotonic clock since the start of the recording
+    sender       the sending node, or else the channel
+    boot         the life of the sender
+    slot         the slot of its schedule that the heartbeat belongs to
+    late_ms      how late the sender was for it
+    interval_ms  the sender's interval
+    wall_ts      the sender's wall clock, in seconds
+A line that begins with `!` says that nothing was listened to for a while; `#` begins a comment.";
+
 /// `defib record`
 #[derive(Args, Clone, Debug)]
+#[command(after_help = FORMAT)]
 pub struct RecordArgs {
     /// Channel to listen to; may be repeated [default: those of the configuration: its heartbeats, and its checks'].
     #[arg(long, value_name = "NAME")]

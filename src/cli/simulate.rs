@@ -45,9 +45,8 @@ pub struct SimulateArgs {
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Compare the detectors of this configuration's checks, too.
-    #[command(flatten)]
-    #[allow(missing_docs, reason = "clap would show it as help")]
-    pub config: ConfigArgs,
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
 }
 
 fn percent(text: &str) -> Result<f64, String> {
@@ -66,8 +65,12 @@ fn bounded(text: &str, most: f64) -> Result<f64, String> {
 /// Exit 1: a trace cannot be read, or the picture not be written.
 pub fn execute(args: &SimulateArgs) -> ExitCode {
     let mut candidates = trace::as_shipped();
-    if args.config.config.is_some() || !args.config.set.is_empty() {
-        match args.config.load(false) {
+    if args.config.is_some() {
+        let sources = ConfigArgs {
+            config: args.config.clone(),
+            ..ConfigArgs::default()
+        };
+        match sources.load(false) {
             Ok(config) => candidates.extend(configured(&config)),
             Err(report) => {
                 super::say_error(&report.to_string());

@@ -59,7 +59,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ),
     ("main", &[&["cli"]]),
     // Not part of a release.
-    ("fuzzing", &[LEAVES, EDGES, &["config"]]),
+    ("fuzzing", &[LEAVES, EDGES, &["config", "sim"]]),
 ];
 
 /// What the engine must not name: whatever reads the world, waits, or gives a different order at each run.
