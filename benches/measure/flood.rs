@@ -110,7 +110,8 @@ fn relay(client: TcpStream, server: SocketAddr, tell: Sender<Subscriber>) -> any
         while let Some(asked) = some(&mut from_client) {
             let says = |word: &[u8]| asked.windows(word.len()).any(|part| part == word);
             resp3 |= says(b"HELLO\r\n$1\r\n3");
-            if says(b"SUBSCRIBE") {
+            // The command, not the word: a node also asks whether it may subscribe.
+            if says(b"*2\r\n$9\r\nSUBSCRIBE\r\n") {
                 let to = Arc::clone(&pour_to);
                 let _ = tell.send(Subscriber { to, resp3 });
             }
