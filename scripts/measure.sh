@@ -34,21 +34,34 @@ if [ ${#missing[@]} -gt 0 ]; then
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
         apt-get install --quiet=2 --no-install-recommends "${missing[@]}" </dev/null >&2
 fi
-if wanted resubscribe; then
+if wanted resubscribe || wanted checks; then
     scripts/python-venv.sh >&2 </dev/null
 fi
 
-size() { # as it is shipped: stripped, fat LTO
-    cargo build --release --locked --quiet
-    printf '\n## Size\n\ntarget/release/defib: %d bytes\n' "$(stat --format %s target/release/defib)"
+# As it is shipped: stripped, fat LTO. DEFIB names another binary.
+shipped() {
+    if [ -z "${DEFIB:-}" ]; then
+        cargo build --release --locked --quiet
+        export DEFIB=$PWD/target/release/defib
+    fi
+}
+
+checks() {
+    printf '\n## Checks\n\n'
+    target/test-venv/bin/python scripts/measure-checks.py
+}
+
+size() {
+    printf '\n## Size\n\n%s: %d bytes\n' "$DEFIB" "$(stat --format %s "$DEFIB")"
 }
 
 for part in "${PARTS[@]}"; do
     if ! wanted "$part"; then
         continue
-    elif [ "$part" = size ]; then
-        size
-    else
-        cargo bench --locked --quiet -- "$part"
     fi
+    case $part in
+        idle | checks | size) shipped ;;&
+        checks | size) "$part" ;;
+        *) cargo bench --locked --quiet -- "$part" ;;
+    esac
 done

@@ -11,8 +11,9 @@ use crate::telemetry::metrics::checks::{CheckKind, RunOutcome};
 pub(super) trait Prober: Send {
     /// The label of its metrics.
     const KIND: CheckKind;
-    /// Looks at this machine alone, so that it may do so together with the node's others: a node that wakes once for ten
-    /// of them has caches that are warm for nine. (Ten connections at once are more than some servers accept.)
+    /// Looks at the same time as the node's others of this sort: those that ask the kernel for sockets can share the
+    /// answer, and a node that wakes once for ten of them has caches that are warm for nine. Not those that only ask a
+    /// server: ten connections at once are more than some accept.
     const TOGETHER: bool = false;
 
     /// One run. It keeps to `within` by itself: only it knows what a run that takes longer means.
