@@ -9,20 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
+use futures_util::StreamExt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal, test_kill_process};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::redis_client::connection::Connection;
-use crate::redis_client::dial::Dial;
-use crate::redis_client::failure::{Failure, Loss};
-use crate::redis_client::{Endpoint, Redis, greeting};
 use crate::runtime::clock;
 
 /// Between two connection attempts of a client, and two looks whether the demo still runs.
 const AGAIN: Duration = Duration::from_millis(300);
-/// Bound on one write.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Between two messages of the publisher.
 const BEAT: Duration = Duration::from_millis(250);
 
@@ -121,9 +116,9 @@ async fn publish(dir: &Path) -> anyhow::Result<()> {
 async fn publish_for_ever(dir: &Path) -> anyhow::Result<()> {
     let (heartbeats, data) = channels(dir);
     let started = clock::boottime();
-    let redis = redis(dir)?;
+    let client = client(dir)?;
     loop {
-        if let Ok(mut connection) = connect(&redis, Role::Publisher).await {
+        if let Ok(mut connection) = client.get_multiplexed_async_connection().await {
             let mut count = 0u64;
             loop {
                 let uptime = (clock::boottime().saturating_sub(started)).as_secs_f64();
@@ -131,12 +126,10 @@ async fn publish_for_ever(dir: &Path) -> anyhow::Result<()> {
                     "{{\"uptime_s\": {uptime:.3}, \"wall_ts\": {:.3}}}",
                     clock::wall_seconds()
                 );
-                let number = format!("{{\"id\": 257, \"seq\": {count}}}");
-                let both = async {
-                    send(&mut connection, &heartbeats, &beat).await?;
-                    send(&mut connection, &data, &number).await
-                };
-                if both.await.is_err() {
+                let mut both = redis::pipe();
+                both.publish(&heartbeats, beat)
+                    .publish(&data, format!("{{\"id\": 257, \"seq\": {count}}}"));
+                if both.query_async::<()>(&mut connection).await.is_err() {
                     break;
                 }
                 count += 1;
@@ -147,41 +140,23 @@ async fn publish_for_ever(dir: &Path) -> anyhow::Result<()> {
     }
 }
 
-async fn send(connection: &mut Connection, channel: &str, body: &str) -> Result<(), Failure> {
-    let words: &[&[u8]] = &[b"PUBLISH", channel.as_bytes(), body.as_bytes()];
-    connection.ask(words, |_| ()).await
-}
-
 async fn subscribe(dir: &Path) -> anyhow::Result<()> {
     let (_, data) = channels(dir);
-    let redis = redis(dir)?;
+    let client = client(dir)?;
     loop {
-        let _ = listen(&redis, &data).await;
+        if let Ok(mut subscription) = client.get_async_pubsub().await
+            && subscription.subscribe(&data).await.is_ok()
+        {
+            let mut messages = subscription.on_message();
+            while messages.next().await.is_some() {}
+        }
         tokio::time::sleep(AGAIN).await;
     }
 }
 
-/// Reads until the connection ends.
-async fn listen(redis: &Redis, channel: &str) -> Result<(), Failure> {
-    let mut connection = connect(redis, Role::Subscriber).await?;
-    greeting::subscribe(&mut connection, &[channel.into()], &redis.login()).await?;
-    loop {
-        while connection.next()?.is_some() {}
-        connection.fill().await?;
-    }
-}
-
-fn redis(dir: &Path) -> anyhow::Result<Redis> {
+fn client(dir: &Path) -> anyhow::Result<redis::Client> {
     let url = fs::read_to_string(dir.join("url")).context("the demo's bus URL")?;
-    Ok(Redis::new(Endpoint::parse(url.trim())?))
-}
-
-async fn connect(redis: &Redis, role: Role) -> Result<Connection, Failure> {
-    let io = redis.dial().await;
-    let io = io.map_err(|error| Failure::down(Loss::Connect, error.to_string()))?;
-    let mut connection = Connection::new(io, PATIENCE);
-    greeting::greet(&mut connection, &redis.login(), role.as_str()).await?;
-    Ok(connection)
+    Ok(redis::Client::open(url.trim())?)
 }
 
 /// As a service script does it: end what is there, start another one, note its pid.
