@@ -30,7 +30,7 @@ pub(super) fn running(docker: &Docker, peer: PeerId, now: Time) -> Option<Result
 ///
 /// # Errors
 /// Why it is out of sight, with the cure.
-pub(super) fn first_process(container: &Container) -> Result<LiveOwner, String> {
+pub fn first_process(container: &Container) -> Result<LiveOwner, String> {
     own_proc().map_err(|unfound| unfound.to_string())?;
     // The second: this node shares the pid namespace of the container, where its first process is 1.
     let candidates = [container.pid, Some(1)];

@@ -47,6 +47,7 @@ use crate::sock_diag::Rounds;
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
 use connections::Connections;
+pub use contained::first_process as hold_container;
 use exec::Exec;
 use keys::key::RedisKey;
 use keys::lock::RedisLock;

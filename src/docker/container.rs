@@ -153,10 +153,10 @@ impl Container {
         })
     }
 
-    /// Whether somebody who sends this signal, a number, wants its end. HUP, USR1, USR2, CHLD, CONT, URG and WINCH are
-    /// for reloads, reports and job control.
+    /// Whether somebody who sends this signal, a number, wants its end. HUP, USR1, USR2, CHLD, CONT, STOP, TSTP, TTIN,
+    /// TTOU, URG and WINCH are for reloads, reports and job control.
     pub fn asks_for_the_end(&self, signal: &str) -> bool {
-        let harmless = ["1", "10", "12", "17", "18", "23", "28"].contains(&signal);
+        let harmless = ["1", "10", "12", "17", "18", "19", "20", "21", "22", "23", "28"].contains(&signal);
         !harmless || self.stop_signal.as_deref() == Some(signal)
     }
 

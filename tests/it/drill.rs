@@ -1,5 +1,6 @@
 //! `defib drill`: real faults on real processes, healed, proven, and undone in every case.
 
+use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use defib::engine::peer::Liveness;
@@ -7,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::support::application::Application;
+use crate::support::docker::{Container, Engine};
 use crate::support::netns::{self, Namespace};
 use crate::support::node::Node;
 use crate::support::python::Python;
@@ -297,4 +299,98 @@ fn a_silence_in_a_namespace_is_healed_and_its_rule_is_gone() {
     );
     assert_eq!(tables(), "");
     assert_eq!(application.starts(), starts + 1);
+}
+
+/// A web server in a container on the host's network, and what a node is told of it.
+fn contained(engine: &Engine, dry_run: bool) -> (Container, Node) {
+    let port = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let serve = format!("echo fine >/tmp/index.html; exec busybox httpd -f -p 127.0.0.1:{port} -h /tmp");
+    let container = engine.run("app", &["--network", "host"], &serve);
+    let node = Node::run(&format!(
+        r#"
+        group = "drill"
+        dry_run = {dry_run}
+        [bus]
+        settle = "0s"
+        [heartbeat]
+        interval = "300ms"
+        [peer.app]
+        owner = {{ container = "{}" }}
+        grace = "1s"
+        checks.http = {{ url = "http://127.0.0.1:{port}/", interval = "200ms", timeout = "500ms", fail_after = "2 of 2" }}
+        remedies = [{{ do = "docker", verify_within = "20s" }}]
+        "#,
+        container.0
+    ));
+    node.is_calm();
+    (container, node)
+}
+
+#[test]
+fn a_container_is_drilled_by_its_first_process_and_healed() {
+    let Some(engine) = Engine::start() else { return };
+    let (container, node) = contained(&engine, false);
+    let before = container.started_at();
+    let (code, said) = node.tool(&["drill", "app"]);
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("this will stop process"), "{said}");
+    for fault in ["stop", "exit"] {
+        let (code, report) = end(begin(&node, &["--fault", fault]));
+        assert_eq!(code, Some(0), "{report:#}");
+        assert_eq!(report["remedies"], serde_json::json!(["docker"]), "{fault}");
+        node.is_calm();
+    }
+    assert!(container.is_running());
+    assert_ne!(container.started_at(), before);
+}
+
+#[test]
+fn a_container_out_of_sight_is_stopped_by_docker_and_goes_on() {
+    let Some(engine) = Engine::start() else { return };
+    let wrapper = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"];
+    let may = Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").status();
+    let may = may.is_ok_and(|status| status.success());
+    if !available("a pid namespace of its own (unshare, root)", may) {
+        return;
+    }
+    let (container, node) = contained(&engine, true);
+    let before = container.started_at();
+    let url = format!("http://{}", node.http());
+    let drill = |arguments: &[&str]| {
+        let mut command = Command::new(wrapper[0]);
+        let command = command.args(&wrapper[1..]).arg(env!("CARGO_BIN_EXE_defib"));
+        let command = command
+            .args(["drill", "app", "--json", "--url", &url])
+            .args(arguments);
+        end(command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap())
+    };
+    for (arguments, word) in [
+        (vec![], "add --yes"),
+        (vec!["--yes", "--fault", "silence"], "can only be stopped"),
+    ] {
+        let (code, report) = drill(&arguments);
+        assert_eq!(code, Some(2), "{report:#}");
+        assert!(report["reason"].as_str().unwrap().contains(word), "{report:#}");
+    }
+    let (code, report) = drill(&["--yes"]);
+    assert_eq!(
+        (code, &report["outcome"]),
+        (Some(0), &Value::from("would_heal")),
+        "{report:#}"
+    );
+    assert_eq!(report["cause"], "peer_stuck");
+    assert_eq!(
+        report["undone"],
+        format!("SIGCONT to the first process of {}", container.0)
+    );
+    node.is_calm();
+    assert_eq!(container.started_at(), before, "the same life goes on");
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::bus::Backend;
+use crate::cli::api;
 use crate::cli::args::{DrillArgs, DrillFault};
+use crate::docker::{Container, Docker, Life, State};
 use crate::owner_table::LiveOwner;
 use crate::redis_client::Address;
 
@@ -21,6 +23,24 @@ pub(super) enum Plan {
     Stop(LiveOwner),
     Exit(LiveOwner),
     Silence(LiveOwner, Rule),
+    /// The processes of a container that are not seen from here.
+    StopInside(Inside),
+}
+
+/// One life of a container, reached over Docker's API.
+pub(super) struct Inside {
+    docker: Docker,
+    life: Life,
+    name: String,
+}
+
+/// What the drill is about.
+#[derive(Clone, Debug)]
+pub(super) enum Target {
+    /// A process: the peer itself, or the first one of its container.
+    Process(LiveOwner),
+    /// A container whose processes are not seen from here, and why.
+    Container(Docker, Box<Container>, String),
 }
 
 /// Packets of one process's connections to the bus vanish, both ways.
@@ -43,7 +63,19 @@ pub(super) struct Fault {
 
 /// # Errors
 /// Why it cannot be made here.
-pub(super) fn plan(args: &DrillArgs, life: &LiveOwner) -> Result<Plan, String> {
+pub(super) fn plan(args: &DrillArgs, target: &Target) -> Result<Plan, String> {
+    let life = match target {
+        Target::Process(life) => life,
+        Target::Container(docker, container, _) if args.fault == DrillFault::Stop => {
+            return Ok(Plan::StopInside(Inside {
+                docker: docker.clone(),
+                life: container.life.clone(),
+                name: container.name.clone(),
+            }));
+        }
+        // What ends by `docker kill` was ended on purpose, and is left alone by the node.
+        Target::Container(_, _, hidden) => return Err(format!("{hidden}; from here it can only be stopped")),
+    };
     Ok(match args.fault {
         DrillFault::Stop => Plan::Stop(life.clone()),
         DrillFault::Exit => Plan::Exit(life.clone()),
@@ -64,6 +96,13 @@ impl fmt::Display for Plan {
                 rule.server,
                 rule.table
             ),
+            Self::StopInside(inside) => {
+                write!(
+                    f,
+                    "stop the first process of container {} (SIGSTOP, by Docker)",
+                    inside.name
+                )
+            }
         }
     }
 }
@@ -77,9 +116,10 @@ impl Fault {
             Plan::Stop(life) => send(life, Signal::STOP),
             Plan::Exit(life) => send(life, Signal::KILL),
             Plan::Silence(_, rule) => rule.nft(&rule.script()),
+            Plan::StopInside(inside) => inside.send("SIGSTOP").map(drop),
         };
-        if made.is_err() {
-            // A rule that was refused is not there.
+        // A rule that was refused is not there; what Docker did not answer to may have been done.
+        if made.is_err() && !matches!(fault.plan, Plan::StopInside(_)) {
             fault.made = false;
         }
         made.map(|()| fault)
@@ -100,6 +140,11 @@ impl Fault {
                 let removed = rule.nft(&format!("delete table inet {}\n", rule.table));
                 Some(removed.map(|()| format!("nft table {} removed", rule.table)))
             }
+            Plan::StopInside(inside) => match inside.send("SIGCONT") {
+                Ok(true) => Some(Ok(format!("SIGCONT to the first process of {}", inside.name))),
+                Ok(false) => None,
+                Err(error) => Some(Err(error)),
+            },
         }
     }
 }
@@ -115,6 +160,29 @@ impl Drop for Fault {
         if let Some(Err(error)) = self.undo() {
             crate::cli::say_error(&format!("defib drill: could not undo: {error}"));
         }
+    }
+}
+
+impl Inside {
+    /// False: that life is over. Blocking, and on a thread of its own: it has to work in a destructor, too.
+    fn send(&self, signal: &'static str) -> Result<bool, String> {
+        let (docker, life) = (self.docker.clone(), self.life.clone());
+        let asking = std::thread::spawn(move || {
+            api::on_one_thread(async {
+                let seen = match docker.inspect(&life.id).await {
+                    Ok(seen) => seen,
+                    Err(error) if error.is_missing() => return Ok(false),
+                    Err(error) => return Err(error.with_cure()),
+                };
+                if seen.life != life || seen.state != State::Running {
+                    return Ok(false);
+                }
+                let sent = docker.kill(&life.id, signal).await;
+                sent.map(|()| true).map_err(|error| error.with_cure())
+            })
+        });
+        let asked = asking.join().map_err(|_| "asking Docker failed".to_owned())?;
+        asked.unwrap_or_else(|error| Err(error.to_string()))
     }
 }
 

@@ -16,9 +16,10 @@ use super::api::{self, Node};
 use super::args::DrillArgs;
 use super::exit;
 use crate::checks;
+use crate::docker::{Docker, Life, State};
+use crate::engine::event::Incarnation;
 use crate::http::Status;
-use crate::owner_table::LiveOwner;
-use fault::Fault;
+use fault::{Fault, Target};
 use follow::Follower;
 use ready::Ready;
 use timeline::{Outcome, Timeline};
@@ -49,9 +50,8 @@ async fn drill(args: &DrillArgs) -> Result<Timeline, String> {
     let node = Node::public(&args.node);
     let status = status(&node).await?;
     let Ready { incarnation, notes } = ready::ready(&status, &args.peer, args.fault)?;
-    let life = checks::hold_again(&incarnation)
-        .map_err(|why| format!("{why}; run the drill where its node runs, in the same pid namespace"))?;
-    let plan = fault::plan(args, &life)?;
+    let target = hold(args, &incarnation).await?;
+    let plan = fault::plan(args, &target)?;
     if !args.yes {
         return Err(format!("this will {plan}; add --yes if that is what you want"));
     }
@@ -76,9 +76,38 @@ async fn drill(args: &DrillArgs) -> Result<Timeline, String> {
     };
     timeline.ended(ended, fault.undo());
     if timeline.outcome() == Outcome::Healed {
-        prove(&node, &args.peer, &life, &mut timeline).await;
+        prove(&node, &args.peer, &incarnation, &target, &mut timeline).await;
     }
     Ok(timeline)
+}
+
+/// Takes hold of the very life that the node has seen.
+async fn hold(args: &DrillArgs, incarnation: &Incarnation) -> Result<Target, String> {
+    let Some(life) = Life::of(incarnation) else {
+        let held = checks::hold_again(incarnation);
+        return held
+            .map(Target::Process)
+            .map_err(|why| format!("{why}; run the drill where its node runs, in the same pid namespace"));
+    };
+    let config = args.node.config.load(false);
+    let config =
+        config.map_err(|_| "the configuration, which says where Docker is, cannot be read".to_owned())?;
+    let docker = Docker::new(config.docker);
+    let container = docker
+        .inspect(&life.id)
+        .await
+        .map_err(|error| error.with_cure())?;
+    if container.life != life || container.state != State::Running {
+        return Err(format!(
+            "container {} is {} by now, or in another life",
+            container.name,
+            container.state.as_str()
+        ));
+    }
+    Ok(match checks::hold_container(&container) {
+        Ok(first) => Target::Process(first),
+        Err(hidden) => Target::Container(docker, Box::new(container), hidden),
+    })
 }
 
 async fn status(node: &Node) -> Result<Status, String> {
@@ -102,24 +131,21 @@ async fn watch(follower: &mut Follower, timeline: &mut Timeline) -> Outcome {
     }
 }
 
-/// Which process it is that passes every check now.
-async fn prove(node: &Node, peer: &str, before: &LiveOwner, timeline: &mut Timeline) {
+/// Who it is that passes every check now.
+async fn prove(node: &Node, peer: &str, before: &Incarnation, target: &Target, timeline: &mut Timeline) {
     let Ok(status) = status(node).await else { return };
     let Some(now) = ready::find(&status, peer) else {
         return;
     };
-    let same = now.incarnation.as_ref() == Some(&before.incarnation);
+    let who = match target {
+        Target::Process(life) => format!("process {}", life.pid),
+        Target::Container(_, container, _) => format!("that life of container {}", container.name),
+    };
     let life = now.incarnation.as_ref().map_or("no known life", |life| &life.0);
-    timeline.proof(&if same {
-        format!(
-            "the same process {} passes every check that condemned it",
-            before.pid
-        )
+    timeline.proof(&if now.incarnation.as_ref() == Some(before) {
+        format!("the same {who} passes every check that condemned it")
     } else {
-        format!(
-            "process {} is gone, {life} passes every check that condemned it",
-            before.pid
-        )
+        format!("{who} is gone, {life} passes every check that condemned it")
     });
 }
 
