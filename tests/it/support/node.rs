@@ -325,11 +325,6 @@ impl Events {
         })
     }
 
-    /// Waits for an event of this name about anybody.
-    pub(crate) fn of_any(&self, event: &str) -> Value {
-        self.one(event, |notice| notice["event"] == event)
-    }
-
     /// Waits until the bus was told to be in this state.
     pub(crate) fn bus(&self, state: &str) -> Value {
         self.one(&format!("the bus is {state}"), |notice| {
