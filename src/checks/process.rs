@@ -160,6 +160,8 @@ impl Finder {
 pub(super) struct Stat {
     /// `R`, `S`, `D`, `T`, `t`, `Z`, …
     pub(super) state: char,
+    /// The process that it is a child of.
+    pub(super) parent: u32,
     /// In clock ticks since the machine's boot.
     pub(super) start: u64,
 }
@@ -177,9 +179,10 @@ impl Stat {
         let rest = std::str::from_utf8(&line[end + 1..]).ok()?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?.chars().next()?;
-        // Fields 4 to 21 lie between the state (3) and the start time (22).
-        let start = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start })
+        let parent = fields.next()?.parse().ok()?;
+        // Fields 5 to 21 lie between the parent (4) and the start time (22).
+        let start = fields.nth(17)?.parse().ok()?;
+        Some(Self { state, parent, start })
     }
 }
 
@@ -395,19 +398,20 @@ fn by_port(port: u16) -> Result<u32, Unfound> {
     };
     let (mut holders, mut systemd, mut hidden) = (Vec::new(), false, false);
     for pid in pids()? {
-        match holds_any(pid, &sockets) {
-            Ok(true) if is_systemd(pid) => systemd = true,
-            Ok(true) => holders.push(pid),
-            Ok(false) => {}
+        match held(pid, &sockets) {
+            Ok(held) if held.is_empty() => {}
+            Ok(_) if is_systemd(pid) => systemd = true,
+            Ok(held) => holders.extend(Stat::read(pid).ok().map(|stat| Holder { pid, stat, held })),
             Err(error) => hidden |= error.kind() == io::ErrorKind::PermissionDenied,
         }
     }
-    let oldest = holders
-        .into_iter()
-        .filter_map(|pid| Some((Stat::read(pid).ok()?.start, pid)))
-        .min();
-    match oldest {
-        Some((_, pid)) => Ok(pid),
+    match oldest(holders) {
+        Some((pid, None)) => Ok(pid),
+        Some((pid, Some(other))) => Err(format!(
+            "processes {pid} and {other} listen on port {port}, and have nothing to do with each other: find the one \
+             that is meant by pid_file or command"
+        )
+        .into()),
         None if systemd => {
             Err(format!("only systemd holds port {port}: the service it activates does not run").into())
         }
@@ -425,9 +429,61 @@ fn by_port(port: u16) -> Result<u32, Unfound> {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Who holds sockets that listen on the port.
+struct Holder {
+    pid: u32,
+    stat: Stat,
+    held: Vec<Socket>,
+}
+
+/// The oldest of them: the parent of a pre-fork server. Beside it one that is none of the same server's, if there is.
+fn oldest(mut holders: Vec<Holder>) -> Option<(u32, Option<u32>)> {
+    holders.sort_by_key(|holder| (holder.stat.start, holder.pid));
+    let mut others = holders.into_iter();
+    let first = others.next()?;
+    let pid = first.pid;
+    let (mut server, mut left) = (vec![first], others.collect::<Vec<_>>());
+    // Whoever belongs to one that belongs to it, belongs to it.
+    while let Some(next) = left
+        .iter()
+        .position(|one| server.iter().any(|other| one.belongs_to(other)))
+    {
+        server.push(left.remove(next));
+    }
+    Some((pid, left.first().map(|other| other.pid)))
+}
+
+impl Holder {
+    /// They share a socket; or one descends from the other; or they are children of the same process and listen on the
+    /// same address (SO_REUSEPORT).
+    fn belongs_to(&self, other: &Self) -> bool {
+        let shares = |same: fn(&Socket, &Socket) -> bool| {
+            let mut pairs = self
+                .held
+                .iter()
+                .flat_map(|a| other.held.iter().map(move |b| (a, b)));
+            pairs.any(|(a, b)| same(a, b))
+        };
+        shares(|a, b| a.inode == b.inode)
+            || self.descends_from(other.pid)
+            || other.descends_from(self.pid)
+            || (self.stat.parent == other.stat.parent && shares(|a, b| a.address == b.address))
+    }
+
+    fn descends_from(&self, ancestor: u32) -> bool {
+        const DEEPEST: usize = 64;
+        let up = |pid: &u32| Stat::read(*pid).ok().map(|stat| stat.parent);
+        std::iter::successors(Some(self.stat.parent), up)
+            .take(DEEPEST)
+            .any(|pid| pid == ancestor)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Socket {
     inode: u64,
+    /// Its own end, as the kernel writes it.
+    address: String,
     uid: u32,
 }
 
@@ -448,32 +504,46 @@ fn listening(port: u16) -> Result<Vec<Socket>, String> {
 
 fn listener(line: &str, port: u16) -> Option<Socket> {
     let mut fields = line.split_ascii_whitespace().skip(1);
-    let (_, local_port) = fields.next()?.rsplit_once(':')?;
+    let address = fields.next()?;
+    let (_, local_port) = address.rsplit_once(':')?;
     let state = fields.nth(1)?;
     if state != "0A" || u16::from_str_radix(local_port, 16) != Ok(port) {
         return None;
     }
     let uid = fields.nth(3)?.parse().ok()?;
     let inode = fields.nth(1)?.parse().ok()?;
-    Some(Socket { inode, uid })
+    Some(Socket {
+        inode,
+        address: address.to_owned(),
+        uid,
+    })
 }
 
 fn holds_any(pid: u32, sockets: &[Socket]) -> io::Result<bool> {
+    held(pid, sockets).map(|held| !held.is_empty())
+}
+
+/// Those of the sockets that the process holds.
+fn held(pid: u32, sockets: &[Socket]) -> io::Result<Vec<Socket>> {
     let wanted = |link: &Path| {
         let inode = link
             .to_str()
-            .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'));
-        inode.is_some_and(|inode| sockets.iter().any(|socket| inode.parse() == Ok(socket.inode)))
+            .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'))?;
+        sockets
+            .iter()
+            .find(|socket| inode.parse() == Ok(socket.inode))
+            .cloned()
     };
+    let mut held = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
         // Reading the links needs the same permission as the directory; a descriptor closed meanwhile is none.
         match fs::read_link(entry?.path()) {
-            Ok(link) if wanted(&link) => return Ok(true),
+            Ok(link) => held.extend(wanted(&link)),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            _ => {}
+            Err(_) => {}
         }
     }
-    Ok(false)
+    Ok(held)
 }
 
 fn is_systemd(pid: u32) -> bool {
@@ -511,7 +581,7 @@ mod tests {
             line.extend_from_slice(&comm);
             line.extend_from_slice(format!(") {state} {}{start} 9 9\n", "1 ".repeat(18)).as_bytes());
             let state = state.chars().next().unwrap();
-            prop_assert_eq!(Stat::parse(&line), Some(Stat { state, start }));
+            prop_assert_eq!(Stat::parse(&line), Some(Stat { state, parent: 1, start }));
         }
 
         #[test]
@@ -573,13 +643,15 @@ mod tests {
             listener(&line("0A"), 8080),
             Some(Socket {
                 inode: 637,
+                address: "0100007F:1F90".to_owned(),
                 uid: 1000
             })
         );
         assert_eq!(listener(&line("01"), 8080), None);
         assert_eq!(listener(&line("0A"), 80), None);
         let six = "  0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 0:0 0 33 0 9 1 0";
-        assert_eq!(listener(six, 8080), Some(Socket { inode: 9, uid: 33 }));
+        let found = listener(six, 8080).unwrap();
+        assert_eq!((found.inode, found.uid), (9, 33));
     }
 
     #[test]

@@ -470,7 +470,8 @@ pub const OWNER: Section = Section {
             "listens",
             Int(1, 65_535),
             Absent("9080"),
-            "The process that listens on this TCP port. If it cannot be seen, its LISTEN socket stands for it, and nothing can be signalled.",
+            "The process that listens on this TCP port; of a server's several the oldest. Two that have nothing to do with each \
+             other (on two addresses) are no owner. If it cannot be seen, its LISTEN socket stands for it, and nothing can be signalled.",
         ),
         field(
             "pid_file",

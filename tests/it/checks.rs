@@ -958,6 +958,42 @@ async fn the_owner_of_a_listening_port_is_found() {
 }
 
 #[tokio::test]
+async fn two_that_have_nothing_to_do_with_each_other_on_one_port_are_no_owner() {
+    if !python() {
+        return;
+    }
+    let port = free_port("127.0.0.1");
+    let listen = |host: &str| Process::start("python3", &["-c", LISTENER, host, &port.to_string()]);
+    let one = listen("127.0.0.1");
+    let mut running = Running::owner(Owner::Listens(port), SOON);
+    // It may look before anybody listens.
+    let found = async |running: &mut Running| loop {
+        if let OwnerSeen::Running(life) = running.seen().await {
+            return life;
+        }
+    };
+    let incarnation = found(&mut running).await;
+    // Whom it holds it keeps; but who comes later cannot tell which is meant.
+    let mut two = listen("127.0.0.2");
+    let mut later = loop {
+        let mut later = Running::owner(Owner::Listens(port), SOON);
+        match later.seen().await {
+            OwnerSeen::Absent { detail } => {
+                assert!(detail.contains("nothing to do with each other"), "{detail}");
+                assert!(detail.contains(&one.pid().to_string()), "{detail}");
+                break later;
+            }
+            _ => later.stop().await,
+        }
+    };
+    two.kill();
+    assert_eq!(found(&mut later).await, incarnation);
+    assert_eq!(running.held(), Some(one.pid()));
+    later.stop().await;
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_port_of_our_own_is_no_peer() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
