@@ -27,6 +27,10 @@ need gcc cc --version
 need libc6-dev test -e /usr/include/stdio.h
 need docker.io docker --version
 need prometheus-redis-exporter prometheus-redis-exporter -version
+need systemd test -x /lib/systemd/systemd
+need dbus dbus-daemon --version
+need polkitd test -x /usr/lib/polkit-1/polkitd
+need libnss-systemd sh -c 'ls /lib/*/libnss_systemd.so.2'
 need docker-compose docker-compose version --short
 
 as_root=$([ "$(id -u)" = 0 ] && echo yes || echo no)

@@ -44,6 +44,7 @@ use crate::runtime::supervise::{Policy, Supervisor};
 use crate::secret::Secret;
 use crate::sock_diag::Rounds;
 use crate::store::{self, OpenError, Store};
+use crate::systemd::Systemd;
 use crate::task::Task;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
@@ -143,6 +144,7 @@ impl App {
         let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
         let docker = Docker::new(config.docker.clone());
         let scrub = secret_variables(&config);
+        let systemd = Systemd::new(config.systemd.clone());
         let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         let redis = server(&config.bus, listener.as_ref(), &broker);
         let (persist, latest) = watch::channel(None);
@@ -151,7 +153,7 @@ impl App {
         let port = Port::new();
         let outlets = Outlets {
             bus: port.clone(),
-            healer: common.healer(&config, &owners, &condemned, &docker, &redis, &scrub),
+            healer: common.healer(&config, &owners, &condemned, (&docker, &systemd), &redis, &scrub),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -195,6 +197,7 @@ impl App {
             owners,
             condemned,
             docker,
+            systemd,
             redis,
             scrub: scrub.into(),
             settle: settings.bus_settle,
@@ -342,7 +345,7 @@ impl Common {
         config: &Config,
         owners: &OwnerTable,
         condemned: &CondemnedTable,
-        docker: &Docker,
+        (docker, systemd): (&Docker, &Systemd),
         redis: &Server,
         scrub: &[String],
     ) -> Arc<dyn Healer> {
@@ -357,6 +360,7 @@ impl Common {
             redis: redis.clone(),
             latest: Arc::new(latest),
             docker: docker.clone(),
+            systemd: systemd.clone(),
             lock_dir: Some(config.runtime_dir.clone()),
             scrub: scrub.to_vec(),
             clock: self.clock.clone(),

@@ -8,8 +8,8 @@
 //! ```text
 //! main -> cli -> app -> runtime -> { bus checks remedies http store } -> engine
 //! config -> settings types of the edges and of the engine
-//! telemetry, secret, http_client, redis_client, sock_diag, exposition, task, owner_table, docker, condemned, preflight,
-//! heartbeat_file, command
+//! telemetry, secret, http_client, redis_client, sock_diag, exposition, task, owner_table, docker, systemd,
+//! condemned, preflight, heartbeat_file, command
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
@@ -42,5 +42,6 @@ pub mod secret;
 pub mod sim;
 pub mod sock_diag;
 pub mod store;
+pub mod systemd;
 pub mod task;
 pub mod telemetry;

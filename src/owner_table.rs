@@ -153,6 +153,11 @@ impl OwnerTable {
         }
     }
 
+    /// The peer has no process owner here any more: its owner is a unit whose process is gone or out of sight.
+    pub fn forget(&self, peer: PeerId) {
+        self.lock().remove(&peer);
+    }
+
     /// What is held for the peer.
     pub fn get(&self, peer: PeerId) -> Holding {
         match self.lock().get(&peer).map(|entry| entry.held.clone()) {

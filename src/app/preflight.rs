@@ -15,6 +15,7 @@ use crate::http::View;
 use crate::owner_table::OwnerTable;
 use crate::preflight::{Finding, Item, Look, Part, Patience, Subject, run, writable_dir};
 use crate::redis_client::{Redis, Server};
+use crate::systemd::Systemd;
 use crate::telemetry::metrics::Metrics;
 use crate::{bus, checks, remedies};
 
@@ -36,6 +37,7 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
     let found = OwnerTable::default();
     let mut looks = places(config);
     let docker = Docker::new(config.docker.clone());
+    let systemd = Systemd::new(config.systemd.clone());
     looks.extend(bus::preflight(&config.bus));
     let redis = match &config.bus.backend {
         Backend::Redis(endpoint) => Some(Server::new(
@@ -49,13 +51,21 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
         &names,
         &found,
         &docker,
+        &systemd,
         redis.as_ref(),
     ));
     let mut items = run(looks, patience).await;
     // Only now it is known which processes there are to be touched.
     items.extend(
         run(
-            remedies::preflight(&config.remedies, &names, &found, &docker, redis.as_ref()),
+            remedies::preflight(
+                &config.remedies,
+                &names,
+                &found,
+                &docker,
+                &systemd,
+                redis.as_ref(),
+            ),
             patience,
         )
         .await,

@@ -20,8 +20,10 @@ mod rate;
 mod resident;
 mod sockets;
 pub mod subscription;
+mod systemd;
 pub mod tcp;
 mod trend;
+mod unit;
 mod whose;
 
 use std::convert::Infallible;
@@ -44,6 +46,7 @@ use crate::owner_table::OwnerTable;
 use crate::redis_client::Server;
 use crate::secret::Secret;
 use crate::sock_diag::Rounds;
+use crate::systemd::{Systemd, UnitRef};
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
 use connections::Connections;
@@ -66,6 +69,8 @@ pub struct Settings {
     pub owners: Vec<(PeerId, Owner, Option<CheckId>, Schedule)>,
     /// The container of each peer that is one.
     pub containers: Vec<(Selector, CheckId, Schedule)>,
+    /// The unit of each peer that is one.
+    pub units: Vec<(UnitRef, CheckId, Schedule)>,
     /// The active checks.
     pub probes: Vec<(CheckId, Probe, Schedule)>,
     /// The expectations: met while the question's answer passes.
@@ -79,6 +84,11 @@ pub enum Probe {
     Http(Question),
     /// The health of the owner's container.
     Docker,
+    /// The state of the owner's unit.
+    Systemd {
+        /// How long it may be starting or reloading.
+        settle_within: Duration,
+    },
     /// The owner's connections to a Redis, as the kernel and the server see them.
     Subscription(Subscription),
     /// The owner's connections to a server.
@@ -151,6 +161,8 @@ pub struct Surroundings {
     pub condemned: CondemnedTable,
     /// The Docker engine, for peers that are containers.
     pub docker: Docker,
+    /// systemd, for peers that are units.
+    pub systemd: Systemd,
     /// The bus's server, as applications reach it.
     pub redis: Server,
     /// Environment variables that no command gets to see, as they hold secrets.
@@ -194,6 +206,18 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
             };
             task(format!("owner:{}", watch.name), move || watch.clone().run())
         });
+    let units = settings.units.into_iter().map(|(unit, check, schedule)| {
+        let watch = unit::Watch {
+            name: peer_name(check.peer),
+            unit,
+            check,
+            schedule,
+            systemd: around.systemd.clone(),
+            owners: around.owners.clone(),
+            reporting: around.reporting.clone(),
+        };
+        task(format!("owner:{}", watch.name), move || watch.clone().run())
+    });
     let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
         let decides = check.is_none_or(|check| check.decides == Decides::Liveness);
@@ -222,6 +246,7 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
     });
     watches
         .chain(containers)
+        .chain(units)
         .chain(checks)
         .chain(expectations)
         .collect()
@@ -234,6 +259,7 @@ impl Probe {
             owners,
             docker,
             rounds,
+            systemd,
             ..
         } = around.clone();
         let id = place.id;
@@ -247,6 +273,15 @@ impl Probe {
                 let prober = docker::Healthy {
                     peer: id.peer,
                     docker,
+                    clock,
+                };
+                active::run(id, prober, schedule, reporting).await
+            }
+            Self::Systemd { settle_within } => {
+                let prober = systemd::State {
+                    peer: id.peer,
+                    settle_within,
+                    systemd,
                     clock,
                 };
                 active::run(id, prober, schedule, reporting).await
@@ -294,6 +329,7 @@ impl Probe {
             Self::Subscription(_) | Self::RedisKey(_) | Self::RedisLock(_) => Plane::Bus,
             Self::Http(_)
             | Self::Docker
+            | Self::Systemd { .. }
             | Self::Sockets(_)
             | Self::Metric(_)
             | Self::Connections(_)
@@ -311,9 +347,12 @@ impl Probe {
     /// What its failures can mean.
     pub const fn proves(&self) -> &'static [Cause] {
         match self {
-            Self::Http(_) | Self::Docker | Self::Metric(_) | Self::Tcp(_) | Self::Exec(_) => {
-                &[Cause::PeerStuck]
-            }
+            Self::Http(_)
+            | Self::Docker
+            | Self::Systemd { .. }
+            | Self::Metric(_)
+            | Self::Tcp(_)
+            | Self::Exec(_) => &[Cause::PeerStuck],
             Self::RedisKey(_) => &[Cause::PeerSilent, Cause::PeerStuck],
             Self::RedisLock(_) => &[Cause::PeerSilent, Cause::PeerLeaking],
             Self::Sockets(_) | Self::Subscription(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
@@ -328,7 +367,12 @@ impl Probe {
             Self::Metric(Metric { page, .. }) | Self::Connections(Connections { page, .. }) => {
                 page.bearer.as_ref()
             }
-            Self::Docker | Self::Memory(_) | Self::Sockets(_) | Self::Tcp(_) | Self::Exec(_) => None,
+            Self::Docker
+            | Self::Systemd { .. }
+            | Self::Memory(_)
+            | Self::Sockets(_)
+            | Self::Tcp(_)
+            | Self::Exec(_) => None,
             Self::RedisKey(key) => key.redis.as_ref()?.password.as_ref(),
             Self::RedisLock(lock) => lock.redis.as_ref()?.password.as_ref(),
             Self::Subscription(subscription) => subscription.redis.as_ref()?.password.as_ref(),

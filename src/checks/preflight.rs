@@ -19,6 +19,7 @@ use crate::owner_table::{Held, OwnerTable};
 use crate::preflight::{Finding, Look, Part, Subject};
 use crate::redis_client::{Endpoint, Redis, Server};
 use crate::sock_diag::{Filter, Rounds, dump_within};
+use crate::systemd::{Active, Systemd, UnitRef};
 
 /// The looks at everything that has to be run. Processes that are found are left in `found`, for who wants to know
 /// whether they could be touched. `redis`: the bus's server, unless it is the embedded one.
@@ -27,6 +28,7 @@ pub fn preflight(
     names: &Names,
     found: &OwnerTable,
     docker: &Docker,
+    systemd: &Systemd,
     redis: Option<&Server>,
 ) -> Vec<Look> {
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
@@ -55,6 +57,11 @@ pub fn preflight(
             )
         })
     });
+    let units = settings.units.iter().map(|(unit, check, _)| {
+        let subject = Subject::peer(Part::Owner, peer_name(check.peer), "");
+        let (systemd, unit, found, peer) = (systemd.clone(), unit.clone(), found.clone(), check.peer);
+        subject.look(async move { found_by_systemd(&systemd, &unit, peer, &found).await })
+    });
     let expectations = settings.expectations.iter().map(|(id, question, schedule)| {
         let name = names.expectations.get(usize::from(id.0));
         let name = name.map_or_else(|| "?".into(), Clone::clone);
@@ -63,6 +70,7 @@ pub fn preflight(
     });
     owners
         .chain(containers)
+        .chain(units)
         .chain(checks)
         .chain(expectations)
         .collect()
@@ -76,6 +84,43 @@ async fn found_by_docker(docker: &Docker, selector: &Selector) -> Result<Contain
             Some(cure) => Finding::missing(error.to_string(), cure),
             None => Finding::unknown(error.to_string()),
         }),
+    }
+}
+
+/// The unit, and its main process if that can be seen from here.
+async fn found_by_systemd(systemd: &Systemd, unit: &UnitRef, peer: PeerId, found: &OwnerTable) -> Finding {
+    let looked = async { systemd.open(unit).await?.look(None).await };
+    let seen = match looked.await {
+        Ok(seen) => seen,
+        Err(error) => {
+            return match error.cure() {
+                Some(cure) => Finding::missing(error.to_string(), cure),
+                None => Finding::unknown(error.to_string()),
+            };
+        }
+    };
+    match (seen.load.as_str(), seen.active, &seen.invocation, seen.main_pid) {
+        ("not-found", Active::Inactive | Active::Failed, ..) => Finding::unknown(format!(
+            "there is no {unit}: is it spelt so, and `systemctl daemon-reload` done?"
+        )),
+        (load, Active::Inactive | Active::Failed, ..) if load != "loaded" => Finding::missing(
+            format!("{unit} is {load}"),
+            format!("systemctl status {} says why", unit.name),
+        ),
+        (_, Active::Active | Active::Reloading, Some(life), Some(pid)) => {
+            match super::unit::hold(pid, &seen.control_group, &life.incarnation()) {
+                Ok(live) => {
+                    found.watch(peer, std::sync::Arc::new(|| None));
+                    found.hold(peer, Held::Process(live));
+                    Finding::noted(format!("{}, process {pid}", seen.name))
+                }
+                Err(why) => Finding::noted(format!(
+                    "{} runs; nothing more can be seen of it: {why}",
+                    seen.name
+                )),
+            }
+        }
+        _ => Finding::noted(format!("{} is {} now", seen.name, seen.sub)),
     }
 }
 
@@ -128,6 +173,8 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
             Some(selector) => health(&docker, &selector).await,
             None => Finding::unknown("this peer is no container"),
         },
+        // What it needs its owner needs.
+        Probe::Systemd { .. } => Finding::OK,
         Probe::Sockets(wanted) => seen(wanted, timeout).await,
         Probe::Subscription(subscription) => {
             let server = redis.map(|bus| bus.or(subscription.redis.as_ref()));

@@ -9,6 +9,7 @@ use crate::engine::event::{Incarnation, PeerId};
 use crate::engine::time::Clock;
 use crate::owner_table::{Holding, OwnerTable};
 use crate::sock_diag::{Whose, cgroup_of, shares_network};
+use crate::systemd::{Sighting, Systemd};
 
 /// An owner whose sockets can be looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,7 @@ pub(super) struct Ownership {
     peer: PeerId,
     owners: OwnerTable,
     docker: Docker,
+    systemd: Systemd,
     clock: Arc<dyn Clock>,
     /// The life of a container that shares its network namespace with this node, and with nobody else.
     ours_alone: Option<Life>,
@@ -35,6 +37,7 @@ impl Ownership {
             peer,
             owners: around.owners.clone(),
             docker: around.docker.clone(),
+            systemd: around.systemd.clone(),
             clock: Arc::clone(&around.reporting.clock),
             ours_alone: None,
         }
@@ -43,6 +46,9 @@ impl Ownership {
     /// # Errors
     /// Why nothing can be said of its sockets: it has an owner, and that does not run, or lives elsewhere.
     pub(super) async fn owned(&mut self) -> Result<Owned, String> {
+        if let Some(sighting) = self.systemd.sighting(self.peer) {
+            return self.of_unit(sighting);
+        }
         let (whose, incarnation) = match self.owners.get(self.peer) {
             Holding::Unwatched => match contained::running(&self.docker, self.peer, self.clock.now()) {
                 None => (Whose::Namespace, None),
@@ -80,6 +86,26 @@ impl Ownership {
                 Ok(Whose::Namespace)
             }
         }
+    }
+
+    /// All that its cgroup made, where the kernel tells; else what its main process and those below it hold.
+    fn of_unit(&self, sighting: Sighting) -> Result<Owned, String> {
+        if self.clock.now() > sighting.believed_until {
+            return Err("its unit was not looked at for a while".to_owned());
+        }
+        let unit = sighting.seen?;
+        let Holding::Live(live) = self.owners.get(self.peer) else {
+            return Err(match unit.main_pid {
+                None => "its unit has no main process now".to_owned(),
+                Some(pid) => format!(
+                    "its main process ({pid} to systemd) is out of sight: run the node in the pid namespace of the host"
+                ),
+            });
+        };
+        Ok(Owned {
+            whose: cgroup_of(live.pid).map_or(Whose::Process(live.pid), Whose::Cgroups),
+            incarnation: Some(live.incarnation),
+        })
     }
 
     /// Asked once for each life: Docker settles whose network a container lives in when it starts.

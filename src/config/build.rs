@@ -16,7 +16,7 @@ use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
 use crate::redis_client::{Address, Endpoint};
-use crate::{bus, checks, docker, http, remedies};
+use crate::{bus, checks, docker, http, remedies, systemd};
 
 /// What stands even if the rest is wrong: `--on-bad-config=observe` needs somewhere to say so.
 pub(super) struct Base {
@@ -86,6 +86,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let docker = root
         .open("docker", &[&fields::DOCKER])
         .and_then(|reader| docker(&reader));
+    let systemd = root
+        .open("systemd", &[&fields::SYSTEMD])
+        .and_then(|reader| systemd(&reader, &sources.env));
     let expectations = Expectations::read(root);
     let interval = heartbeat
         .as_ref()
@@ -148,6 +151,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         },
         checks: numbered.checks,
         docker: docker?,
+        systemd: systemd?,
         remedies: numbered.remedies,
         http: base.http.clone(),
         store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
@@ -359,6 +363,23 @@ fn docker(reader: &Reader<'_>) -> Read<docker::Settings> {
     })
 }
 
+fn systemd(reader: &Reader<'_>, env: &BTreeMap<String, String>) -> Read<systemd::Settings> {
+    let (system, user, timeout) = (
+        reader.path("system_bus"),
+        reader.maybe_path("user_bus"),
+        reader.time("timeout"),
+    );
+    let session = || {
+        let dir = env.get("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty())?;
+        Some(PathBuf::from(dir).join("bus"))
+    };
+    Ok(systemd::Settings {
+        system: system?,
+        user: user?.or_else(session),
+        timeout: timeout?,
+    })
+}
+
 fn credentials(
     reader: &Reader<'_>,
     mut endpoint: Endpoint,
@@ -482,6 +503,9 @@ impl Numbered {
             match peer.owner.zip(peer.process) {
                 Some((Owner::Process(owner), (index, schedule))) => {
                     out.checks.owners.push((id, owner, Some(check(index)), schedule));
+                }
+                Some((Owner::Unit(unit), (index, schedule))) => {
+                    out.checks.units.push((unit, check(index), schedule));
                 }
                 Some((Owner::Container(selector), (index, schedule))) => {
                     out.checks.containers.push((selector, check(index), schedule));

@@ -95,6 +95,7 @@ fn check(
         "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
         "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
         "docker" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_DOCKER],
+        "systemd" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SYSTEMD],
         "metric" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_METRIC],
         "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
         "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
@@ -141,7 +142,7 @@ fn check(
                     &reader.origin,
                     "process_needs_owner",
                     "a `process` check watches the peer's owner, and it has none",
-                    "add owner = { listens = 9080 }, or pid_file, command, pid, container, compose, label",
+                    "add owner = { listens = 9080 }, or pid_file, command, pid, unit, container, compose, label",
                 ));
             }
             if checks.process.is_some() {
@@ -169,6 +170,7 @@ fn check(
                 .map_or(Duration::ZERO, |(schedule, _)| schedule.interval);
             let probe = match kind {
                 "docker" => health(&reader, owner),
+                "systemd" => state(&reader, owner),
                 "metric" => measures::metric(&reader, interval),
                 "connections" => measures::connections(&reader, owner.as_ref().ok().and_then(Option::as_ref)),
                 "memory" => measures::memory(&reader, interval, owner),
@@ -211,6 +213,23 @@ fn health(reader: &Reader<'_>, owner: &Read<Option<Owner>>) -> Read<Probe> {
             "docker_needs_container",
             "a `docker` check looks at the peer's owner, which is no container",
             "add owner = { container = \"NAME\" }, or compose, label",
+        )),
+        // The mistake in `owner` was told.
+        Err(bad) => Err(*bad),
+    }
+}
+
+fn state(reader: &Reader<'_>, owner: &Read<Option<Owner>>) -> Read<Probe> {
+    let settle_within = reader.time("settle_within");
+    match owner {
+        Ok(Some(Owner::Unit(_))) => Ok(Probe::Systemd {
+            settle_within: settle_within?,
+        }),
+        Ok(_) => Err(reader.wrong(
+            &reader.origin,
+            "systemd_needs_unit",
+            "a `systemd` check looks at the peer's owner, which is no unit",
+            "add owner = { unit = \"feed.service\" }",
         )),
         // The mistake in `owner` was told.
         Err(bad) => Err(*bad),

@@ -66,9 +66,10 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `heartbeat_source` | a heartbeat has exactly one of `channel` and `node`; `peer` goes with `node` |
 | `one_owner`, `one_process` | one way to find the owner, one `process` check |
 | `nothing_to_watch` | a peer has an owner or a check |
-| `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner; a signal, one that is a process |
+| `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner; a signal, one that is a process or a unit |
+| `systemd_needs_unit`, `user_unit` | a `systemd` check needs an owner that is a unit; a `systemd` remedy that, or `unit`; `user` goes with `unit` |
 | `docker_needs_container` | a `docker` check needs an owner that is a container; a `docker` remedy that, or `container` |
-| `kill_signal`, `stop_timeout` | `signal` goes with `action = \"kill\"`, `stop_timeout` with `restart` |
+| `kill_signal`, `stop_timeout` | `signal` (and `whom`) goes with `action = \"kill\"`, `stop_timeout` with `restart` |
 | `signal_then` | `after` goes with `then` |
 | `client_kill_needs_check`, `reset_needs_sockets` | they end what a `subscription` check (`socket_reset`: or a `sockets` check) of the same peer condemned |
 | `remedy_needs_incarnation` | a remedy that acts needs an owner or a heartbeat: something by which one life differs from the next |
@@ -92,7 +93,9 @@ fn shared(section: &Section) -> &'static [&'static Section] {
     match section.sample {
         "[peer.feed.checks.heartbeat]" | "[peer.feed.checks.traffic]" => &[&CHECK, &CHECK_PASSIVE],
         "[peer.feed.checks.process]" | "[peer.feed.checks.http]" => &[&CHECK, &CHECK_RUN],
-        sample if sample.ends_with("checks.docker]") => &[&CHECK, &CHECK_RUN],
+        sample if sample.ends_with("checks.docker]") || sample.ends_with("checks.systemd]") => {
+            &[&CHECK, &CHECK_RUN]
+        }
         sample if sample.contains("remedies]]") && !sample.ends_with("until]") => &[&REMEDY],
         _ => &[],
     }

@@ -22,7 +22,8 @@ use crate::engine::settings::{
 };
 use crate::http_client::{Expect, Question};
 use crate::redis_client::Address;
-use crate::remedies::{Action, DockerAct, Remedy, Signal};
+use crate::remedies::{Action, DockerAct, Remedy, Signal, SystemdAct, UnitAction};
+use crate::systemd::Whom;
 
 /// `OK`, and what is probably not meant.
 pub fn verdict(config: &Config) -> String {
@@ -108,11 +109,18 @@ fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: 
         .iter()
         .find(|(_, check, _)| check.peer == id)
         .map(|(selector, ..)| selector);
-    let place = match (owner, container) {
-        (Some(owner), _) => format!("on this machine: {}", self::owner(owner)),
-        (None, Some(selector)) => format!("on this machine: the {selector}"),
-        (None, None) if peer.local => "on this machine, without an owner".to_owned(),
-        (None, None) => "known by the bus alone".to_owned(),
+    let unit = config
+        .checks
+        .units
+        .iter()
+        .find(|(_, check, _)| check.peer == id)
+        .map(|(unit, ..)| unit);
+    let place = match (owner, container, unit) {
+        (Some(owner), ..) => format!("on this machine: {}", self::owner(owner)),
+        (_, Some(selector), _) => format!("on this machine: the {selector}"),
+        (.., Some(unit)) => format!("on this machine: the {unit}"),
+        (None, None, None) if peer.local => "on this machine, without an owner".to_owned(),
+        (None, None, None) => "known by the bus alone".to_owned(),
     };
     let _ = writeln!(out, "{} ({place})", peer.name);
     for (index, check) in peer.checks.iter().enumerate() {
@@ -171,6 +179,10 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
             let asked = match probe {
                 Some((Probe::Http(question), timeout)) => asks(question, timeout),
                 Some((Probe::Docker, _)) => "its container's own health check, looked at".to_owned(),
+                Some((Probe::Systemd { settle_within }, _)) => format!(
+                    "its unit is not starting or reloading for {}, looked at",
+                    time(*settle_within)
+                ),
                 Some((Probe::Metric(metric), _)) => measures(metric),
                 Some((Probe::Connections(connections), _)) => compares(connections),
                 Some((Probe::Memory(memory), _)) => weighs(memory),
@@ -470,6 +482,7 @@ fn act(remedy: &Remedy) -> String {
             text
         }
         Remedy::Docker(act) => docker(act),
+        Remedy::Systemd(act) => systemd(act),
         Remedy::SocketReset => "the connections that are condemned, and no later ones, are reset".to_owned(),
         Remedy::ClientKill { .. } => "CLIENT KILL of the connections that are condemned".to_owned(),
         Remedy::Log => "a line in the log, and nothing else".to_owned(),
@@ -487,6 +500,29 @@ fn docker(act: &DockerAct) -> String {
         }
         Action::Start => format!("Docker starts the {target}, and restarts who shares its network"),
         Action::Kill(signal) => format!("Docker sends {} to the {target}", self::signal(signal)),
+    }
+}
+
+fn systemd(act: &SystemdAct) -> String {
+    let target = &act.target;
+    match act.action {
+        UnitAction::Restart => format!("systemd restarts the {target}, within {}", time(act.timeout)),
+        UnitAction::Start => format!(
+            "systemd starts the {target} if it has failed, within {}",
+            time(act.timeout)
+        ),
+        UnitAction::Kill(signal, Whom::Main) => {
+            format!(
+                "systemd sends {} to the main process of the {target}",
+                self::signal(signal)
+            )
+        }
+        UnitAction::Kill(signal, Whom::All) => {
+            format!(
+                "systemd sends {} to every process of the {target}",
+                self::signal(signal)
+            )
+        }
     }
 }
 

@@ -72,6 +72,7 @@ pub const ROOT: Section = Section {
         "store",
         "shutdown",
         "docker",
+        "systemd",
         "when",
         "peer",
     ],
@@ -368,6 +369,35 @@ pub const DOCKER: Section = Section {
     later: &[],
 };
 
+/// `[systemd]`
+pub const SYSTEMD: Section = Section {
+    title: "[systemd]",
+    sample: "[systemd]",
+    about: "Where systemd is asked, for peers that are units. Nothing is asked of it otherwise.",
+    fields: &[
+        field(
+            "system_bus",
+            Path,
+            Is("\"/run/dbus/system_bus_socket\""),
+            "Socket of the system's D-Bus. In a container: mount the host's.",
+        ),
+        field(
+            "user_bus",
+            Path,
+            Derived("$XDG_RUNTIME_DIR/bus", "\"/run/user/1000/bus\""),
+            "Socket of this user's D-Bus, for units of the user's manager.",
+        ),
+        field(
+            "timeout",
+            Time(ms(100), secs(60)),
+            Is("\"5s\""),
+            "Bound on connecting and on each call. The wait for a job is the remedy's own.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// `[when.NAME]`
 pub const WHEN: Section = Section {
     title: "[when.NAME]",
@@ -462,9 +492,10 @@ pub const PEER: Section = Section {
 pub const OWNER: Section = Section {
     title: "[peer.NAME.owner]",
     sample: "[peer.feed.owner]",
-    about: "How the peer's process or container is found: exactly one of these. An owner implies a check `process`. What is \
+    about: "How the peer's process, container or unit is found: exactly one of these. An owner implies a check `process`. What is \
             stopped on purpose (`docker stop`, `kill`, `rm -f`, a pause; an exit with 0 under restart policy `no` or \
-            `on-failure`; an end that nobody saw) is left alone, and a container that Docker itself restarts is left to it.",
+            `on-failure`; `systemctl stop`, a unit that is `inactive`; an end that nobody saw) is left alone, and what Docker \
+            or systemd itself restarts is left to it.",
     fields: &[
         field(
             "listens",
@@ -492,6 +523,18 @@ pub const OWNER: Section = Section {
             "This process, never a successor.",
         ),
         field(
+            "unit",
+            Text(255),
+            Absent("\"feed.service\""),
+            "The service of systemd of this name. A life is one InvocationID. Each takes a connection to the bus, which gives one user 256.",
+        ),
+        field(
+            "user",
+            Bool,
+            Derived("false", "true"),
+            "With `unit`: it is one of the user's manager, not of the machine's.",
+        ),
+        field(
             "container",
             Text(255),
             Absent("\"daq-telemetry\""),
@@ -511,7 +554,7 @@ pub const OWNER: Section = Section {
         ),
     ],
     tables: &[],
-    later: &["unit", "pod"],
+    later: &["pod"],
 };
 
 /// `peer.NAME.backoff`
@@ -827,6 +870,22 @@ pub const CHECK_DOCKER: Section = Section {
     about: "What the health check of the owner's container says. `unhealthy` fails; `starting` is unknown, and so is a container \
             without a health check. (Docker tries several times itself: `fail_after = \"1 of 1\"` is often enough.)",
     fields: &[],
+    tables: &[],
+    later: &[],
+};
+
+/// `systemd`
+pub const CHECK_SYSTEMD: Section = Section {
+    title: "[peer.NAME.checks.systemd]",
+    sample: "[peer.bot]\nowner = { unit = \"bot.service\" }\n[peer.bot.checks.systemd]",
+    about: "Whether the owner's unit finishes what it began: starting (or reloading) for `settle_within` fails. An end is told \
+            by the owner itself, and a unit that is being stopped is unknown.",
+    fields: &[field(
+        "settle_within",
+        Time(secs(1), DAY),
+        Is("\"2m\""),
+        "How long it may be starting or reloading. More than the unit's `TimeoutStartSec=`, so that systemd acts first.",
+    )],
     tables: &[],
     later: &[],
 };
@@ -1296,6 +1355,56 @@ pub const REMEDY_DOCKER: Section = Section {
     later: &[],
 };
 
+/// `systemd`
+pub const REMEDY_SYSTEMD: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"systemd\"`",
+    sample: "[[peer.bot.remedies]]\ndo = \"systemd\"",
+    about: "A job of systemd for one unit, which is looked at again right before. A stop is never undone, nor a job of somebody \
+            else's. systemd itself restarts whoever is bound to the unit (`PartOf=`, `BindsTo=`, `Requires=`). A unit that was \
+            started too often (`start-limit-hit`) is reset first. Without root it needs a rule of polkit; `defib doctor` \
+            prints it.",
+    fields: &[
+        field(
+            "unit",
+            Text(255),
+            Derived("the peer's owner", "\"bot.service\""),
+            "Name of another service. One that is `inactive` is left alone.",
+        ),
+        field(
+            "user",
+            Bool,
+            Derived("false", "true"),
+            "With `unit`: it is one of the user's manager, not of the machine's.",
+        ),
+        field(
+            "action",
+            OneOf(&["restart", "start", "kill"]),
+            Is("\"restart\""),
+            "`start` is for a unit that has failed. `kill` sends `signal` and leaves the rest to the unit's `Restart=`.",
+        ),
+        field(
+            "signal",
+            OneOf(SIGNALS),
+            Derived("SIGKILL with `action = \"kill\"`", "\"SIGABRT\""),
+            "For `kill`: which.",
+        ),
+        field(
+            "whom",
+            OneOf(&["all", "main"]),
+            Derived("all with `action = \"kill\"`", "\"main\""),
+            "For `kill`: every process of the unit, or its main process.",
+        ),
+        field(
+            "timeout",
+            Time(secs(1), HOUR),
+            Is("\"200s\""),
+            "Longest wait for the job's end. The unit's own `TimeoutStopSec=` and `TimeoutStartSec=` with 10 s on top bound it, too.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// `socket_reset`
 pub const REMEDY_SOCKET_RESET: Section = Section {
     title: "[[peer.NAME.remedies]], `do = \"socket_reset\"`",
@@ -1326,6 +1435,7 @@ pub const CHECK_TYPES: &[&str] = &[
     "process",
     "http",
     "docker",
+    "systemd",
     "subscription",
     "sockets",
     "metric",
@@ -1338,7 +1448,7 @@ pub const CHECK_TYPES: &[&str] = &[
 ];
 
 /// Types of checks that the design knows and this version does not.
-pub const LATER_CHECKS: &[&str] = &["file", "push", "notify", "systemd"];
+pub const LATER_CHECKS: &[&str] = &["file", "push", "notify"];
 
 /// Kinds of remedies that there are.
 pub const REMEDY_KINDS: &[&str] = &[
@@ -1347,21 +1457,14 @@ pub const REMEDY_KINDS: &[&str] = &[
     "exec",
     "http",
     "docker",
+    "systemd",
     "client_kill",
     "socket_reset",
     "log",
 ];
 
 /// Kinds of remedies that the design knows and this version does not.
-pub const LATER_REMEDIES: &[&str] = &[
-    "systemd",
-    "unit",
-    "container",
-    "pod",
-    "kubernetes",
-    "notify",
-    "webhook",
-];
+pub const LATER_REMEDIES: &[&str] = &["unit", "container", "pod", "kubernetes", "notify", "webhook"];
 
 /// Signals that a remedy may send.
 pub const SIGNALS: &[&str] = &[
@@ -1380,6 +1483,7 @@ pub const ALL: &[&Section] = &[
     &STORE,
     &SHUTDOWN,
     &DOCKER,
+    &SYSTEMD,
     &WHEN,
     &PEER,
     &OWNER,
@@ -1393,6 +1497,7 @@ pub const ALL: &[&Section] = &[
     &CHECK_PROCESS,
     &CHECK_HTTP,
     &CHECK_DOCKER,
+    &CHECK_SYSTEMD,
     &CHECK_SUBSCRIPTION,
     &CHECK_SOCKETS,
     &CHECK_METRIC,
@@ -1410,6 +1515,7 @@ pub const ALL: &[&Section] = &[
     &REMEDY_HTTP,
     &UNTIL,
     &REMEDY_DOCKER,
+    &REMEDY_SYSTEMD,
     &REMEDY_CLIENT_KILL,
     &REMEDY_LOG,
 ];
@@ -1427,6 +1533,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &STORE,
         &SHUTDOWN,
         &DOCKER,
+        &SYSTEMD,
     ] {
         let table = section.title.trim_matches(['[', ']']);
         out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));

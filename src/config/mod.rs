@@ -131,6 +131,8 @@ pub struct Config {
     pub checks: crate::checks::Settings,
     /// For `docker`.
     pub docker: crate::docker::Settings,
+    /// For `systemd`.
+    pub systemd: crate::systemd::Settings,
     /// For `remedies`.
     pub remedies: remedies::Settings,
     /// For `http`.

@@ -13,12 +13,14 @@ use crate::docker::{Selector, SelectorError};
 use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
 use crate::redis_client::Endpoint;
 use crate::remedies::Remedy;
+use crate::systemd::{Scope, UnitRef};
 
 /// How a peer is found on this machine.
 #[derive(Clone)]
 pub(super) enum Owner {
     Process(checks::Owner),
     Container(Selector),
+    Unit(UnitRef),
 }
 
 /// A peer as it was read, before it has a number.
@@ -73,11 +75,8 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             "else one pulse could follow another for ever",
         );
     }
-    let container = match &owner {
-        Ok(Some(Owner::Container(selector))) => Some(selector),
-        _ => None,
-    };
-    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), container);
+    let known = owner.as_ref().ok().and_then(Option::as_ref);
+    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), known);
     let (owner, mut checks) = (owner?, checks?);
     if owner.is_some() && checks.process.is_none() {
         implied_process(&mut checks, grace?);
@@ -167,7 +166,7 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
         .fields
         .iter()
         .map(|field| field.key)
-        .filter(|key| reader.is_set(key))
+        .filter(|key| *key != "user" && reader.is_set(key))
         .collect();
     let [way] = ways.as_slice() else {
         if ways.is_empty() && fields::OWNER.later.iter().any(|key| reader.is_set(key)) {
@@ -181,10 +180,16 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
             &reader.origin,
             "one_owner",
             message,
-            "one of listens, pid_file, command, pid, container, compose, label",
+            "one of listens, pid_file, command, pid, unit, container, compose, label",
         ));
     };
+    let user = reader.maybe_bool("user")?;
+    if user.is_some() && *way != "unit" {
+        let message = "`user` says whose manager has the `unit`, and none is given";
+        return Err(reader.wrong(&reader.key_at("user"), "user_unit", message, "remove it"));
+    }
     let process = match *way {
+        "unit" => return unit(&reader, way, user.unwrap_or_default()).map(|unit| unit.map(Owner::Unit)),
         "container" => return container(&reader, way, Selector::name),
         "compose" => return container(&reader, way, Selector::compose),
         "label" => return container(&reader, way, Selector::label),
@@ -194,6 +199,17 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
         _ => reader.maybe_int(way)?.map(checks::Owner::Pid),
     };
     Ok(process.map(Owner::Process))
+}
+
+/// The unit that `key` names.
+pub(super) fn unit(reader: &Reader<'_>, key: &str, user: bool) -> Read<Option<UnitRef>> {
+    let Some(text) = reader.maybe_text(key)? else {
+        return Ok(None);
+    };
+    let scope = if user { Scope::User } else { Scope::System };
+    UnitRef::new(&text, scope)
+        .map(Some)
+        .map_err(|wrong| reader.wrong(&reader.at(key), "value", format!("`{key}`: {wrong}"), ""))
 }
 
 fn container(
@@ -279,7 +295,7 @@ const MAX_REMEDIES: usize = 16;
 fn remedies(
     peer: &Reader<'_>,
     healthz_hold: Duration,
-    owner: Option<&Selector>,
+    owner: Option<&Owner>,
 ) -> Read<Vec<(RemedySettings, Option<Remedy>, Origin)>> {
     let list = peer.list("remedies");
     let mut ladder = Ok(Vec::new());
@@ -310,7 +326,7 @@ fn remedy_fits(
 ) -> Read<()> {
     use crate::engine::settings::RemedyKind::{ClientKill, Healthz, Log, Signal, SocketReset};
     let lives = owner.is_some() || checks.heard.iter().any(|heard| !heard.data);
-    if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_))) {
+    if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_) | Owner::Unit(_))) {
         let (message, help) = match owner {
             Some(_) => (
                 "a signal goes to a process, and this peer's owner is a container",
@@ -318,7 +334,7 @@ fn remedy_fits(
             ),
             None => (
                 "a signal goes to the peer's owner, and it has none",
-                "add owner = { listens = 9080 }, or pid_file, command, pid",
+                "add owner = { listens = 9080 }, or pid_file, command, pid, unit",
             ),
         };
         return Err(peer.wrong(at, "signal_needs_owner", message, help));

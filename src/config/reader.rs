@@ -390,6 +390,9 @@ impl<'a> Reader<'a> {
     pub(super) fn maybe_address(&self, key: &str) -> Read<Option<SocketAddr>> {
         self.read(key, values::address)
     }
+    pub(super) fn path(&self, key: &str) -> Read<PathBuf> {
+        self.maybe_path(key)?.ok_or(Bad)
+    }
     pub(super) fn maybe_path(&self, key: &str) -> Read<Option<PathBuf>> {
         self.read(key, |node, field| values::text(node, field).map(PathBuf::from))
     }

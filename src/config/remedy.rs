@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use super::checks::known;
 use super::fields;
+use super::peers::{Owner, unit};
 use super::questions::question;
 use super::reader::{Bad, Read, Reader};
 use super::schema::Section;
 use super::tree::{Node, Value};
 use crate::docker::Selector;
 use crate::engine::settings::{RemedyKind, RemedySettings};
-use crate::remedies::{Action, DockerAct, Remedy, Signal, Until};
+use crate::remedies::{Action, DockerAct, Remedy, Signal, SystemdAct, UnitAction, Until};
+use crate::systemd::Whom;
 
 /// What an executor may take on top of its own time-outs before it is taken for lost.
 const SLACK: Duration = Duration::from_secs(5);
@@ -23,7 +25,7 @@ pub(super) fn remedy(
     peer: &Reader<'_>,
     node: &Node,
     healthz_hold: Duration,
-    owner: Option<&Selector>,
+    owner: Option<&Owner>,
 ) -> Read<(RemedySettings, Option<Remedy>)> {
     let word = match &node.value {
         Value::Table(table) => table.get("do").map(|entry| &entry.node),
@@ -63,6 +65,7 @@ pub(super) fn remedy(
         "exec" => &[&fields::REMEDY, &fields::REMEDY_EXEC],
         "http" => &[&fields::REMEDY, &fields::REMEDY_HTTP],
         "docker" => &[&fields::REMEDY, &fields::REMEDY_DOCKER],
+        "systemd" => &[&fields::REMEDY, &fields::REMEDY_SYSTEMD],
         "socket_reset" => &[&fields::REMEDY, &fields::REMEDY_SOCKET_RESET],
         "client_kill" => &[&fields::REMEDY, &fields::REMEDY_CLIENT_KILL],
         _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
@@ -76,6 +79,7 @@ pub(super) fn remedy(
         "exec" => exec(&reader)?,
         "http" => http(&reader)?,
         "docker" => docker(&reader, owner)?,
+        "systemd" => systemd(&reader, owner)?,
         "socket_reset" => (
             RemedyKind::SocketReset,
             Some(Remedy::SocketReset),
@@ -210,7 +214,7 @@ fn http(reader: &Reader<'_>) -> Read<Kind> {
     Ok((RemedyKind::Http, Some(remedy), timeout + waits, restarts))
 }
 
-fn docker(reader: &Reader<'_>, owner: Option<&Selector>) -> Read<Kind> {
+fn docker(reader: &Reader<'_>, owner: Option<&Owner>) -> Read<Kind> {
     let (container, action) = (reader.maybe_text("container"), reader.text("action"));
     let (signal, stop_timeout) = (reader.maybe_text("signal"), reader.maybe_time("stop_timeout"));
     let (container, action, signal, stop_timeout) = (container?, action?, signal?, stop_timeout?);
@@ -233,8 +237,8 @@ fn docker(reader: &Reader<'_>, owner: Option<&Selector>) -> Read<Kind> {
             })?;
             (named, false)
         }
-        (None, Some(owner)) => (owner.clone(), true),
-        (None, None) => {
+        (None, Some(Owner::Container(owner))) => (owner.clone(), true),
+        (None, _) => {
             return Err(reader.wrong(
                 &reader.origin,
                 "docker_needs_container",
@@ -255,6 +259,54 @@ fn docker(reader: &Reader<'_>, owner: Option<&Selector>) -> Read<Kind> {
     };
     let takes = act.takes();
     Ok((RemedyKind::Docker, Some(Remedy::Docker(act)), takes, true))
+}
+
+fn systemd(reader: &Reader<'_>, owner: Option<&Owner>) -> Read<Kind> {
+    let (user, action, timeout) = (
+        reader.maybe_bool("user"),
+        reader.text("action"),
+        reader.time("timeout"),
+    );
+    let (signal, whom) = (reader.maybe_text("signal"), reader.maybe_text("whom"));
+    let (user, action, signal, whom) = (user?, action?, signal?, whom?);
+    if let Some(key) = reader.first_set(&["signal", "whom"]).filter(|_| action != "kill") {
+        let message = format!("`{key}` is for action = \"kill\", and this is \"{action}\"");
+        return Err(reader.wrong(&reader.key_at(key), "kill_signal", message, "remove one of them"));
+    }
+    let named = unit(reader, "unit", user.unwrap_or_default())?;
+    let (target, is_owner) = match (named, owner) {
+        (Some(unit), Some(Owner::Unit(owner))) if unit == *owner => (unit, true),
+        (Some(unit), _) => (unit, false),
+        (None, _) if user.is_some() => {
+            let message = "`user` says whose manager has the `unit`, and none is given";
+            return Err(reader.wrong(&reader.key_at("user"), "user_unit", message, "remove it"));
+        }
+        (None, Some(Owner::Unit(owner))) => (owner.clone(), true),
+        (None, _) => {
+            return Err(reader.wrong(
+                &reader.origin,
+                "systemd_needs_unit",
+                "a `systemd` remedy acts on the peer's owner, which is no unit",
+                "name one: unit = \"feed.service\"",
+            ));
+        }
+    };
+    let whom = match whom.as_deref() {
+        Some("main") => Whom::Main,
+        _ => Whom::All,
+    };
+    let act = SystemdAct {
+        target,
+        is_owner,
+        action: match action.as_str() {
+            "start" => UnitAction::Start,
+            "kill" => UnitAction::Kill(number(signal.as_deref().unwrap_or("SIGKILL"))?, whom),
+            _ => UnitAction::Restart,
+        },
+        timeout: timeout?,
+    };
+    let takes = act.takes();
+    Ok((RemedyKind::Systemd, Some(Remedy::Systemd(act)), takes, true))
 }
 
 /// Its servers are those of the peer's `subscription` checks, which are read later.

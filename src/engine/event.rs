@@ -28,7 +28,7 @@ pub struct CheckId {
 pub struct ExpectationId(pub u16);
 
 /// One life of a peer. Two lives of the same peer never compare equal; nothing else is promised of the text
-/// (`proc:<boot id>:<pid>:<start time>`, `ctr:<container id>:<started at>`, `boot:<id>`, `life:<n>` when only a falling
+/// (`proc:<boot id>:<pid>:<start time>`, `ctr:<container id>:<started at>`, `unit:<InvocationID>`, `boot:<id>`, `life:<n>` when only a falling
 /// `uptime_s` told them apart).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -311,6 +311,8 @@ pub enum RemedyKind {
     Http,
     /// A restart, start or kill by the Docker engine.
     Docker,
+    /// A restart, start or kill by systemd.
+    Systemd,
     /// `CLIENT KILL` of the very connections that a `subscription` check condemned.
     ClientKill,
     /// The end of exactly the connections that a check condemned.
@@ -321,12 +323,13 @@ pub enum RemedyKind {
 
 impl RemedyKind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Healthz,
         Self::Signal,
         Self::Exec,
         Self::Http,
         Self::Docker,
+        Self::Systemd,
         Self::ClientKill,
         Self::SocketReset,
         Self::Log,
@@ -340,6 +343,7 @@ impl RemedyKind {
             Self::Exec => "exec",
             Self::Http => "http",
             Self::Docker => "docker",
+            Self::Systemd => "systemd",
             Self::ClientKill => "client_kill",
             Self::SocketReset => "socket_reset",
             Self::Log => "log",

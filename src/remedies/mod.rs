@@ -9,6 +9,7 @@ mod lock;
 mod preflight;
 mod signal;
 mod socket_reset;
+mod systemd;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -23,11 +24,13 @@ use crate::engine::time::{Clock, Time};
 use crate::owner_table::OwnerTable;
 use crate::redis_client::{Endpoint, Server};
 use crate::secret::Secret;
+use crate::systemd::Systemd;
 use crate::telemetry::metrics::remedies::RemedyMetrics;
 pub use docker::{Action, DockerAct};
 use fence::Fence;
 pub use preflight::preflight;
 pub use signal::SignalError;
+pub use systemd::{SystemdAct, UnitAction};
 
 /// The rungs that have an executor, by (peer, rung).
 pub type Settings = BTreeMap<(PeerId, u16), Remedy>;
@@ -67,6 +70,8 @@ pub enum Remedy {
     },
     /// An act of the Docker engine upon a container.
     Docker(DockerAct),
+    /// An act of systemd upon a unit.
+    Systemd(SystemdAct),
     /// `CLIENT KILL` of the connections that a `subscription` check condemned.
     ClientKill {
         /// The servers of the peer's `subscription` checks; `None` stands for the bus's.
@@ -109,6 +114,8 @@ pub struct Surroundings {
     pub latest: Latest,
     /// The Docker engine, for remedies that ask it.
     pub docker: Docker,
+    /// systemd, for remedies that ask it.
+    pub systemd: Systemd,
     /// The bus's server, as applications reach it.
     pub redis: Server,
     /// Where the per-peer lock files lie: one directory for all nodes of a machine. `None`: no locks.
@@ -128,6 +135,7 @@ pub struct Executors {
     fence: Fence,
     condemned: CondemnedTable,
     docker: Docker,
+    systemd: Systemd,
     redis: Server,
     lock_dir: Option<PathBuf>,
     scrub: Vec<String>,
@@ -148,6 +156,7 @@ impl Executors {
             },
             condemned: around.condemned,
             docker: around.docker,
+            systemd: around.systemd,
             redis: around.redis,
             lock_dir: around.lock_dir,
             scrub,
@@ -189,6 +198,7 @@ impl Executors {
             Remedy::Exec { argv, timeout } => exec::run(argv, *timeout, grant, &self.scrub, passed).await,
             Remedy::Http { .. } => http::run(remedy, passed).await,
             Remedy::Docker(act) => docker::run(act, &self.docker, grant, passed).await,
+            Remedy::Systemd(act) => systemd::run(act, &self.systemd, grant, passed).await,
             Remedy::ClientKill { servers, timeout } => {
                 client_kill::run(servers, *timeout, grant, passed).await
             }
@@ -253,9 +263,12 @@ impl Remedy {
                     .filter_map(|endpoint| endpoint.password.as_ref())
                     .collect()
             }
-            Self::Signal { .. } | Self::Exec { .. } | Self::Docker(_) | Self::SocketReset | Self::Log => {
-                Vec::new()
-            }
+            Self::Signal { .. }
+            | Self::Exec { .. }
+            | Self::Docker(_)
+            | Self::Systemd(_)
+            | Self::SocketReset
+            | Self::Log => Vec::new(),
         };
         secrets
             .into_iter()

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 use rustix::thread::{CapabilitySet, capabilities};
 
-use super::{DockerAct, Remedy, Settings, Signal, client_kill, signal};
+use super::{DockerAct, Remedy, Settings, Signal, SystemdAct, client_kill, signal, systemd as units};
 use crate::command::runnable;
 use crate::docker::{Docker, Found};
 use crate::engine::event::PeerId;
@@ -18,6 +18,7 @@ use crate::preflight::{Finding, Look, Part, Subject};
 use crate::redis_client::Server;
 use crate::secret::Secret;
 use crate::sock_diag::can_destroy;
+use crate::systemd::{Scope, Systemd};
 
 /// The looks at every rung that has an executor. `found` holds the processes that could be found.
 pub fn preflight(
@@ -25,6 +26,7 @@ pub fn preflight(
     names: &Names,
     found: &OwnerTable,
     docker: &Docker,
+    systemd: &Systemd,
     redis: Option<&Server>,
 ) -> Vec<Look> {
     let looks = settings.iter().map(|((peer, rung), remedy)| {
@@ -38,6 +40,7 @@ pub fn preflight(
             remedy,
             found,
             docker,
+            systemd,
             redis,
         )
     });
@@ -50,6 +53,7 @@ fn look(
     remedy: &Remedy,
     found: &OwnerTable,
     docker: &Docker,
+    systemd: &Systemd,
     redis: Option<&Server>,
 ) -> Look {
     match remedy.clone() {
@@ -86,6 +90,10 @@ fn look(
             let docker = docker.clone();
             subject.look(async move { askable(&docker, &act).await })
         }
+        Remedy::Systemd(act) => {
+            let systemd = systemd.clone();
+            subject.look(async move { manageable(&systemd, &act).await })
+        }
         Remedy::SocketReset => subject.look_blocking(|| match can_destroy() {
             Ok(()) => Finding::OK,
             Err(error) => match error.cure() {
@@ -109,6 +117,34 @@ fn look(
             })
         }
         Remedy::Log => subject.look(async { Finding::OK }),
+    }
+}
+
+/// root may, and every user may of the own manager. Of others polkit knows, and tells what it would say of any unit; a
+/// rule about this one only an attempt could show.
+async fn manageable(systemd: &Systemd, act: &SystemdAct) -> Finding {
+    let mut session = match systemd.open(&act.target).await {
+        Ok(session) => session,
+        Err(error) => {
+            return match error.cure() {
+                Some(cure) => Finding::missing(error.to_string(), cure),
+                None => Finding::unknown(error.to_string()),
+            };
+        }
+    };
+    if act.target.scope == Scope::User || rustix::process::geteuid().is_root() {
+        return Finding::OK;
+    }
+    match session.may_manage_units().await {
+        Ok(true) => Finding::OK,
+        Ok(false) => Finding::unknown(format!(
+            "polkit does not let {} manage every unit; whether a rule lets it manage this one shows the first attempt.              If there is none, {}",
+            crate::systemd::own_user(),
+            units::cure(act)
+        )),
+        Err(error) => Finding::unknown(format!(
+            "polkit cannot be asked, and without it only root may: {error}"
+        )),
     }
 }
 

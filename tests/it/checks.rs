@@ -551,6 +551,7 @@ impl Running {
             owners: owners.clone(),
             condemned: condemned.clone(),
             docker: Docker::new(docker::Settings::default()),
+            systemd: defib::systemd::Systemd::new(defib::systemd::Settings::default()),
             redis,
             scrub: scrub.iter().map(ToString::to_string).collect(),
             settle: SETTLE,

@@ -77,6 +77,10 @@ remedies = [{ do = "socket_reset" }, { do = "signal" }, { do = "client_kill" }]
 owner = { container = "cache" }
 checks.docker = {}
 remedies = [{ do = "docker" }]
+[peer.bot]
+owner = { unit = "bot.service" }
+checks.systemd = {}
+remedies = [{ do = "systemd" }]
 [peer.web]
 owner = { listens = 8080 }
 remedies = [{ do = "healthz" }]

@@ -19,6 +19,7 @@ const LEAVES: &[&str] = &[
     "redis_client",
     "secret",
     "sock_diag",
+    "systemd",
     "task",
     "telemetry",
 ];
@@ -26,7 +27,7 @@ const EDGES: &[&str] = &["bus", "checks", "http", "remedies", "store"];
 
 /// The whole rule: what a module of the first level may name, beside itself.
 ///
-/// Leaves may be used by all but the engine, and know no more than words: `owner_table` and `docker` those for a life, `condemned`
+/// Leaves may be used by all but the engine, and know no more than words: `owner_table`, `docker` and `systemd` those for a life, `condemned`
 /// those for a life and a socket, `telemetry` the enums of the engine and of `http_client`, because they are the
 /// labels of its metrics.
 const LAYERS: &[(&str, &[&[&str]])] = &[
@@ -38,6 +39,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("heartbeat_file", &[&["http_client"]]),
     ("owner_table", &[&["engine"]]),
     ("docker", &[&["engine"]]),
+    ("systemd", &[&["engine"]]),
     ("sock_diag", &[]),
     ("condemned", &[&["engine", "sock_diag"]]),
     ("redis_client", &[&["engine", "secret"]]),

@@ -27,3 +27,4 @@ mod sim;
 mod sockets;
 mod store;
 mod support;
+mod units;

@@ -29,11 +29,11 @@ const HOURLY: Schedule = Schedule {
     timeout: Duration::from_secs(10),
 };
 
-fn life(text: &str) -> Incarnation {
+pub(crate) fn life(text: &str) -> Incarnation {
     Incarnation(text.into())
 }
 
-fn grant(incarnation: &Incarnation) -> Grant {
+pub(crate) fn grant(incarnation: &Incarnation) -> Grant {
     Grant {
         token: 42,
         peer: PeerId(0),
@@ -47,12 +47,13 @@ fn grant(incarnation: &Incarnation) -> Grant {
     }
 }
 
-fn surroundings(owners: OwnerTable) -> Surroundings {
+pub(crate) fn surroundings(owners: OwnerTable) -> Surroundings {
     Surroundings {
         owners,
         latest: Arc::new(|_| Some(life("boot:1"))),
         condemned: CondemnedTable::default(),
         docker: Docker::new(Settings::default()),
+        systemd: defib::systemd::Systemd::new(defib::systemd::Settings::default()),
         redis: redis_client::Server::new(
             Arc::new(Redis::new(Endpoint::tcp("127.0.0.1".to_owned(), 1))),
             &"n".into(),
@@ -64,7 +65,7 @@ fn surroundings(owners: OwnerTable) -> Surroundings {
     }
 }
 
-fn executors(remedy: Remedy, around: Surroundings) -> Executors {
+pub(crate) fn executors(remedy: Remedy, around: Surroundings) -> Executors {
     Executors::new([((PeerId(0), 0), remedy)].into(), around)
 }
 

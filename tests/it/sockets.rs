@@ -334,6 +334,7 @@ fn executors(condemned: &CondemnedTable) -> Executors {
         condemned: condemned.clone(),
         latest: Arc::new(|_| Some(Incarnation("boot:1".into()))),
         docker: Docker::new(docker::Settings::default()),
+        systemd: defib::systemd::Systemd::new(defib::systemd::Settings::default()),
         lock_dir: None,
         scrub: Vec::new(),
         clock: TestClock::shared(),

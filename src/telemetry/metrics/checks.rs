@@ -15,10 +15,12 @@ pub enum CheckKind {
     Sockets,
     /// An expectation.
     Expectation,
-    /// A look of the owner watch at its process or container.
+    /// A look of the owner watch at its process, container or unit.
     Owner,
     /// A `docker` check.
     Docker,
+    /// A `systemd` check.
+    Systemd,
     /// A `metric` check.
     Metric,
     /// A `connections` check.
@@ -318,12 +320,13 @@ impl LockEnd {
 }
 
 impl CheckKind {
-    const ALL: [Self; 13] = [
+    const ALL: [Self; 14] = [
         Self::Http,
         Self::Sockets,
         Self::Expectation,
         Self::Owner,
         Self::Docker,
+        Self::Systemd,
         Self::Metric,
         Self::Connections,
         Self::Memory,
@@ -341,6 +344,7 @@ impl CheckKind {
             Self::Expectation => "expectation",
             Self::Owner => "owner",
             Self::Docker => "docker",
+            Self::Systemd => "systemd",
             Self::Metric => "metric",
             Self::Connections => "connections",
             Self::Memory => "memory",

@@ -10,6 +10,7 @@ pub(crate) mod python;
 pub(crate) mod redis_server;
 pub(crate) mod snapshots;
 pub(crate) mod stack;
+pub(crate) mod systemd;
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -46,7 +46,10 @@ impl Node {
 
     /// The same as the child of a command.
     pub(crate) fn run_with(wrapper: &[&str], config: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::run_in(tempfile::tempdir().unwrap(), wrapper, config)
+    }
+
+    fn run_in(dir: tempfile::TempDir, wrapper: &[&str], config: &str) -> Self {
         let file = dir.path().join("defib.toml");
         std::fs::write(&file, config).unwrap();
         seem_experienced(dir.path());
@@ -64,6 +67,13 @@ impl Node {
     /// The same, in a network namespace (`ip netns exec …`).
     pub(crate) fn run_apart(wrapper: &[&str], config: &str) -> Self {
         let mut node = Self::run_with(wrapper, config);
+        node.apart = true;
+        node
+    }
+
+    /// The same, where only what is below `parent` can be written to.
+    pub(crate) fn run_apart_below(parent: &Path, wrapper: &[&str], config: &str) -> Self {
+        let mut node = Self::run_in(tempfile::tempdir_in(parent).unwrap(), wrapper, config);
         node.apart = true;
         node
     }

@@ -1,0 +1,64 @@
+#!/bin/sh
+# Boots the systemd of this machine as pid 1 of namespaces of its own: `boot.sh DIRECTORY PROGRAM`, run by tests/it/support
+# as root in new mount, pid, cgroup, ipc, uts and network namespaces.
+#
+# Nothing of the host is changed: its files are seen read-only, /tmp and whatever else systemd writes to are file systems
+# that go with the namespace. Of the host only DIRECTORY may be written to; DIRECTORY/rules.d is polkit's. PROGRAM can be
+# seen in there. From outside, /run is at /proc/PID/root/run.
+set -eu
+dir=$1
+root=$dir/root
+mkdir -p "$root" "$dir/rules.d"
+mount --make-rprivate /
+mount --bind / "$root"
+mount -o remount,bind,ro "$root"
+at=$(findmnt -n -o TARGET --target "$2")
+if [ "$at" != / ]; then
+    mount --bind "$at" "$root$at"
+    mount -o remount,bind,ro "$root$at"
+fi
+
+# systemd-tmpfiles empties /tmp at boot: it must be another one than the host's, and have no rules.
+for fresh in run tmp var/tmp var/lib var/log etc/systemd usr/lib/tmpfiles.d root home; do
+    mount -t tmpfs -o mode=755 tmpfs "$root/$fresh"
+done
+chmod 1777 "$root/tmp" "$root/var/tmp"
+[ -d "$root$dir" ] || mkdir -p "$root$dir"
+mount --bind "$dir" "$root$dir"
+
+mount -t proc proc "$root/proc"
+mount --bind "$root/proc/sys" "$root/proc/sys"
+mount -o remount,bind,ro "$root/proc/sys"
+mount -t sysfs -o ro sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+if [ -d "$root/etc/polkit-1/rules.d" ]; then
+    mount --bind "$dir/rules.d" "$root/etc/polkit-1/rules.d"
+fi
+
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+for device in null zero full random urandom tty; do
+    touch "$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mkdir "$root/dev/shm" "$root/dev/pts"
+ln -s /proc/self/fd "$root/dev/fd"
+ln -s pts/ptmx "$root/dev/ptmx"
+
+# Nothing is started but the bus, and what a test asks for.
+units=$root/etc/systemd/system
+mkdir "$units"
+printf '[Unit]\nRequires=dbus.socket\nAllowIsolate=yes\n' >"$units/default.target"
+printf '[Manager]\nDefaultTimeoutStopSec=5s\n' >"$root/etc/systemd/system.conf"
+for masked in systemd-logind systemd-tmpfiles-setup systemd-tmpfiles-setup-dev systemd-tmpfiles-clean \
+    systemd-udevd systemd-udev-trigger systemd-journal-flush systemd-sysusers systemd-timesyncd; do
+    ln -s /dev/null "$units/$masked.service"
+done
+ip link set lo up
+# Not only chroot: units with mount namespaces of their own need a root that is one.
+mkdir "$root/tmp/old"
+cd "$root"
+pivot_root . tmp/old
+umount -l /tmp/old
+rmdir /tmp/old
+exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin container=defib-test \
+    /lib/systemd/systemd --system --show-status=no --log-target=null
