@@ -10,6 +10,7 @@ mod cli;
 mod config;
 mod container;
 mod demo;
+mod deploy;
 mod detectors;
 mod docker;
 mod docs;
