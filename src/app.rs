@@ -524,13 +524,13 @@ fn secret_variables(config: &Config) -> Vec<String> {
         Backend::Embedded { .. } => None,
     };
     let admin = config.http.admin_listen.as_ref().map(|(_, token)| token);
-    let expectations = config.checks.expectations.iter().map(|(_, question, _)| question);
+    let expectations = config.checks.expectations.iter();
     let probes = config
         .checks
         .probes
         .iter()
         .filter_map(|(_, probe, _)| probe.secret());
-    let bearers = probes.chain(expectations.filter_map(|question| question.bearer.as_ref()));
+    let bearers = probes.chain(expectations.filter_map(|(_, when, _)| when.secret()));
     let variable = |secret: &Secret| match secret {
         Secret::Env(name) => Some(name.clone()),
         Secret::Inline(_) | Secret::File(_) => None,

@@ -73,8 +73,27 @@ pub struct Settings {
     pub units: Vec<(UnitRef, CheckId, Schedule)>,
     /// The active checks.
     pub probes: Vec<(CheckId, Probe, Schedule)>,
-    /// The expectations: met while the question's answer passes.
-    pub expectations: Vec<(ExpectationId, Question, Schedule)>,
+    /// The expectations, and by what each is met.
+    pub expectations: Vec<(ExpectationId, When, Schedule)>,
+}
+
+/// What meets an expectation.
+#[derive(Clone, Debug, PartialEq)]
+pub enum When {
+    /// An answer to a question that passes.
+    Http(Question),
+    /// A key that is there, and as it should be.
+    RedisKey(RedisKey),
+}
+
+impl When {
+    /// The secret it sends, if it sends one.
+    pub fn secret(&self) -> Option<&Secret> {
+        match self {
+            Self::Http(question) => question.bearer.as_ref(),
+            Self::RedisKey(key) => key.redis.as_ref()?.password.as_ref(),
+        }
+    }
 }
 
 /// What an active check looks at.
@@ -236,12 +255,12 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
             probe.clone().run(place.clone(), schedule, around.clone())
         })
     });
-    let expectations = settings.expectations.into_iter().map(|(id, question, schedule)| {
+    let expectations = settings.expectations.into_iter().map(|(id, when, schedule)| {
         let name = names.expectations.get(usize::from(id.0));
         let name = name.map_or_else(|| id.0.to_string(), ToString::to_string);
-        let reporting = around.reporting.clone();
+        let around = around.clone();
         task(format!("when:{name}"), move || {
-            expectation::run(id, question.clone(), schedule, reporting.clone())
+            expectation::run(id, when.clone(), schedule, around.clone())
         })
     });
     watches

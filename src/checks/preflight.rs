@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::metric::Metric;
 use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound};
-use super::{Owner, Probe, Settings, WantedSockets, keys, subscription};
+use super::{Owner, Probe, Settings, WantedSockets, When, keys, subscription};
 use crate::command::runnable;
 use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
@@ -62,11 +62,18 @@ pub fn preflight(
         let (systemd, unit, found, peer) = (systemd.clone(), unit.clone(), found.clone(), check.peer);
         subject.look(async move { found_by_systemd(&systemd, &unit, peer, &found).await })
     });
-    let expectations = settings.expectations.iter().map(|(id, question, schedule)| {
+    let expectations = settings.expectations.iter().map(|(id, when, schedule)| {
         let name = names.expectations.get(usize::from(id.0));
         let name = name.map_or_else(|| "?".into(), Clone::clone);
         let subject = Subject::peer(Part::Expectation, "", name);
-        subject.look(asked(question.clone(), schedule.timeout))
+        let timeout = schedule.timeout;
+        match when.clone() {
+            When::Http(question) => subject.look(asked(question, timeout)),
+            When::RedisKey(key) => {
+                let server = server(&names.node, key.redis.as_ref(), redis);
+                subject.look(keys::key::could(key, server, timeout))
+            }
+        }
     });
     owners
         .chain(containers)
@@ -156,13 +163,13 @@ impl Place {
             node: Arc::clone(node),
         }
     }
+}
 
-    /// A server of the check's own, else the bus's; `None`: the embedded bus.
-    fn server(&self, own: Option<&Endpoint>, bus: Option<&Server>) -> Option<Server> {
-        match own {
-            Some(endpoint) => Some(Server::new(Arc::new(Redis::new(endpoint.clone())), &self.node)),
-            None => bus.cloned(),
-        }
+/// One of its own, else the bus's; `None`: the embedded bus.
+fn server(node: &Arc<str>, own: Option<&Endpoint>, bus: Option<&Server>) -> Option<Server> {
+    match own {
+        Some(endpoint) => Some(Server::new(Arc::new(Redis::new(endpoint.clone())), node)),
+        None => bus.cloned(),
     }
 }
 
@@ -190,11 +197,11 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
                 .unwrap_or_else(|error| Finding::unknown(format!("the look broke off: {error}")))
         }
         Probe::RedisKey(key) => {
-            let server = of.server(key.redis.as_ref(), redis.as_ref());
+            let server = server(&of.node, key.redis.as_ref(), redis.as_ref());
             keys::key::could(key, server, timeout).await
         }
         Probe::RedisLock(lock) => {
-            let server = of.server(lock.redis.as_ref(), redis.as_ref());
+            let server = server(&of.node, lock.redis.as_ref(), redis.as_ref());
             keys::lock::could(lock, server, timeout).await
         }
         Probe::Connections(connections) => match connections.kernel(&Rounds::default(), timeout).await {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::questions::{condition, expected};
-use super::reader::{Read, Reader};
+use super::reader::{Bad, Read, Reader};
 use crate::checks::Probe;
 use crate::checks::exec::Exec;
 use crate::checks::keys::key::{Condition, MaxAge, RedisKey};
@@ -83,7 +83,16 @@ pub(super) fn exec(reader: &Reader<'_>) -> Read<Probe> {
 }
 
 pub(super) fn redis_key(reader: &Reader<'_>) -> Read<Probe> {
-    let (key, redis, ttl_min) = (reader.text("key"), server(reader), reader.maybe_time("ttl_min"));
+    key(reader, "key").map(Probe::RedisKey)
+}
+
+/// The key of a table whose name is at `name`.
+pub(super) fn key(reader: &Reader<'_>, name: &str) -> Read<RedisKey> {
+    let (key, redis, ttl_min) = (
+        reader.maybe_text(name),
+        server(reader),
+        reader.maybe_time("ttl_min"),
+    );
     let (age, max_age) = (reader.maybe_text("age"), reader.maybe_time("max_age"));
     let value = if reader.is_set("json") {
         condition(reader).map(|condition| condition.map(Condition::Json))
@@ -103,13 +112,13 @@ pub(super) fn redis_key(reader: &Reader<'_>) -> Read<Probe> {
             ));
         }
     };
-    Ok(Probe::RedisKey(RedisKey {
-        key: key?,
+    Ok(RedisKey {
+        key: key?.ok_or(Bad)?,
         redis: redis?,
         ttl_min: ttl_min?,
         age,
         value: value?,
-    }))
+    })
 }
 
 pub(super) fn redis_lock(reader: &Reader<'_>) -> Read<Probe> {

@@ -525,7 +525,7 @@ impl Numbered {
         out.checks.expectations = (0u16..)
             .map(crate::engine::event::ExpectationId)
             .zip(&expectations.0)
-            .map(|(id, (_, question, schedule))| (id, question.clone(), *schedule))
+            .map(|(id, (_, when, schedule))| (id, when.clone(), *schedule))
             .collect();
         out
     }

@@ -5,7 +5,7 @@ mod active;
 
 use std::time::Duration;
 
-pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP};
+pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP, WHEN};
 
 use super::schema::Takes::{
     Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
@@ -396,66 +396,6 @@ pub const SYSTEMD: Section = Section {
     ],
     tables: &[],
     later: &[],
-};
-
-/// `[when.NAME]`
-pub const WHEN: Section = Section {
-    title: "[when.NAME]",
-    sample: "[when.car]",
-    about: "An expectation, not health: while it is not met, checks that `needs` it say unknown (the car is off).",
-    fields: &[
-        field(
-            "http",
-            Url,
-            Must("\"http://127.0.0.1:8080/health\""),
-            "Where to ask.",
-        ),
-        field(
-            "status",
-            Statuses,
-            Is("\"200-299\""),
-            "Statuses that meet it: one, or a range.",
-        ),
-        field(
-            "json",
-            Text(256),
-            Absent("\"car.seen_s_ago\""),
-            "Path of a field in the JSON answer: keys and indices, separated by dots.",
-        ),
-        field("equals", Scalar, Absent("true"), "The field must be this."),
-        field(
-            "below",
-            Number,
-            Absent("5"),
-            "The field must be a number below this.",
-        ),
-        field(
-            "above",
-            Number,
-            Absent("0"),
-            "The field must be a number above this.",
-        ),
-        field(
-            "bearer",
-            Secret,
-            Absent("{ env = \"CAR_TOKEN\" }"),
-            "Sent as `Authorization: Bearer …`.",
-        ),
-        field(
-            "interval",
-            Time(ms(100), HOUR),
-            Is("\"5s\""),
-            "Between the starts of two askings.",
-        ),
-        field(
-            "timeout",
-            Time(ms(10), secs(300)),
-            Is("\"1s\""),
-            "Bound on one asking; past it the expectation is unknown.",
-        ),
-    ],
-    tables: &[],
-    later: &["redis_key", "file"],
 };
 
 /// `[peer.NAME]`

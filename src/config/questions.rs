@@ -1,9 +1,9 @@
 //! Reads what asks over HTTP: the `http` check, expectations, and what an `http` remedy waits for.
 
-use super::fields;
 use super::reader::{Read, Reader};
 use super::values::is_name;
-use crate::checks::Schedule;
+use super::{asks, fields};
+use crate::checks::{Schedule, When};
 use crate::engine::event::ExpectationId;
 use crate::http_client::{Expect, JsonCondition, Question};
 
@@ -12,7 +12,7 @@ const BODY_LIMIT: usize = 64 * 1024;
 
 /// The expectations, in the order in which they were written.
 #[derive(Default)]
-pub(super) struct Expectations(pub(super) Vec<(String, Question, Schedule)>);
+pub(super) struct Expectations(pub(super) Vec<(String, When, Schedule)>);
 
 /// Expectations of one node.
 const MAX_EXPECTATIONS: usize = 256;
@@ -52,31 +52,59 @@ impl Expectations {
             let read = place
                 .child(name, origin, node, &[&fields::WHEN])
                 .and_then(|reader| {
-                    let (question, interval, timeout) = (
-                        question(&reader, "http"),
-                        reader.time("interval"),
-                        reader.time("timeout"),
-                    );
+                    let (when, interval, timeout) =
+                        (when(&reader), reader.time("interval"), reader.time("timeout"));
                     Ok((
-                        question?,
+                        when?,
                         Schedule {
                             interval: interval?,
                             timeout: timeout?,
                         },
                     ))
                 });
-            let (question, schedule) = read.unwrap_or_else(|_| {
+            let (when, schedule) = read.unwrap_or_else(|_| {
                 (
-                    nothing(),
+                    When::Http(nothing()),
                     Schedule {
                         interval: std::time::Duration::MAX,
                         timeout: std::time::Duration::MAX,
                     },
                 )
             });
-            all.push((name.to_owned(), question, schedule));
+            all.push((name.to_owned(), when, schedule));
         }
         Self(all)
+    }
+}
+
+/// By what an expectation is met.
+fn when(reader: &Reader<'_>) -> Read<When> {
+    const OF_KEYS: [&str; 5] = ["ttl_min", "age", "max_age", "redis", "password"];
+    let misplaced = |key: &str, goes_with: &str| {
+        let message = format!("`{key}` goes with `{goes_with}`, which is not given");
+        Err(reader.wrong(&reader.key_at(key), "when_which", message, "remove it"))
+    };
+    match (reader.is_set("http"), reader.is_set("redis_key")) {
+        (true, false) => match reader.first_set(&OF_KEYS) {
+            Some(key) => misplaced(key, "redis_key"),
+            None => question(reader, "http").map(When::Http),
+        },
+        (false, true) => match reader.first_set(&["bearer"]) {
+            Some(key) => misplaced(key, "http"),
+            None => asks::key(reader, "redis_key").map(When::RedisKey),
+        },
+        (false, false) => Err(reader.wrong(
+            &reader.origin,
+            "when_which",
+            "it is not said by what this expectation is met",
+            "as in http = \"http://127.0.0.1:8080/health\" or redis_key = \"car:present\"",
+        )),
+        (true, true) => Err(reader.wrong(
+            &reader.key_at("redis_key"),
+            "when_which",
+            "`http` and `redis_key` are given, and exactly one is taken",
+            "make two expectations of it",
+        )),
     }
 }
 

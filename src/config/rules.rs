@@ -9,9 +9,9 @@ use super::questions::Expectations;
 use super::reader::{Read, Reader};
 use super::report::Origin;
 use super::schema::time;
-use crate::checks::Probe;
 use crate::checks::keys::key::RedisKey;
 use crate::checks::keys::lock::RedisLock;
+use crate::checks::{Probe, When};
 use crate::engine::cause::Cause;
 use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, RemedySettings, Source};
 use crate::{bus, http};
@@ -191,6 +191,14 @@ pub(super) fn warnings(
     if matches!(backend, bus::Backend::Embedded { .. }) {
         for peer in peers {
             keyless(peer, &mut out);
+        }
+        for (name, when, _) in &expectations.0 {
+            if matches!(when, When::RedisKey(RedisKey { redis: None, .. })) {
+                out.push(format!(
+                    "[when.{name}] reads a key, and the embedded bus has none: it will be unknown. Set bus.url to a Redis, or \
+                     its `redis`"
+                ));
+            }
         }
     }
     for peer in peers {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, Surroundings, tasks};
+use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, Surroundings, When, tasks};
 use defib::condemned::CondemnedTable;
 use defib::docker::{self, Docker};
 use defib::engine;
@@ -724,7 +724,7 @@ async fn an_expectation_is_met_unmet_or_open() {
         ..question(&server.url())
     };
     let mut running = Running::start(Settings {
-        expectations: vec![(ExpectationId(0), question, SOON)],
+        expectations: vec![(ExpectationId(0), When::Http(question), SOON)],
         ..Settings::default()
     });
     assert_eq!(running.tasks[0].name, "when:car");

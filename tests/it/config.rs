@@ -579,6 +579,11 @@ fn rules_have_names() {
         (with("checks.x = {}"), "value"),
         (with("checks.htp = { url = \"http://h\" }"), "value"),
         (with("checks.docker = {}"), "docker_needs_container"),
+        ("[when.car]\nbelow = 5".to_owned(), "when_which"),
+        ("[when.car]\nhttp = \"http://h\"\nredis_key = \"k\"".to_owned(), "when_which"),
+        ("[when.car]\nhttp = \"http://h\"\nmax_age = \"5s\"".to_owned(), "when_which"),
+        ("[when.car]\nredis_key = \"k\"\nbearer = \"x\"".to_owned(), "when_which"),
+        ("[when.car]\nredis_key = \"k\"\nage = \"ts\"".to_owned(), "redis_key_age"),
         (with("checks.tcp = { to = \"9080\" }"), "value"),
         (with("checks.tcp = { to = \"feed:0\" }"), "value"),
         (with("checks.tcp = { to = \"a b:1\" }"), "value"),
@@ -1058,9 +1063,13 @@ fn the_checks_that_ask_others_are_read_and_explained() {
     let canonical = r#"
         [bus]
         url = "${REDIS_URL:-embedded}"
+        [when.car]
+        redis_key = "car:state"
+        json = "seen_s_ago"
+        below = 5
         [peer.feed]
         owner = { listens = 9080 }
-        checks.clients = { type = "redis_key", key = "websocket_bridge:clients" }
+        checks.clients = { needs = "car", type = "redis_key", key = "websocket_bridge:clients" }
         checks.port = { type = "tcp", to = "[::1]:9080", send = "s3cret\r\n", expect = "+OK", expect_at = "start" }
         checks.plugin = { type = "exec", command = ["check_feed", "-c", "5"], pass = [0, 1] }
         [peer.recorder]
@@ -1079,12 +1088,12 @@ fn the_checks_that_ask_others_are_read_and_explained() {
         let warns = |warning: &&String| warning.contains("the embedded bus has none");
         config.warnings.iter().filter(warns).count()
     };
-    assert_eq!(keyless(&config), 4, "{:?}", config.warnings);
+    assert_eq!(keyless(&config), 5, "{:?}", config.warnings);
     let with_redis = good(&env(sources(canonical), "REDIS_URL", "redis://h"));
     assert_eq!(keyless(&with_redis), 0, "{:?}", with_redis.warnings);
     let said = defib::config::explain::explain(&with_redis);
     for line in [
-        "clients: the key `websocket_bridge:clients` of the bus's server is there, read every 1s; 3 failures of 3 condemn (peer_silent or peer_stuck)",
+        "clients: the key `websocket_bridge:clients` of the bus's server is there, read every 1s; 3 failures of 3 condemn (peer_silent or peer_stuck); only while `car` is met",
         "port: [::1]:9080 takes a connection and 8 bytes and its answer begins with \"+OK\" within 1s, tried every 1s",
         "plugin: `check_feed -c 5` ends with status 0 or 1 (3: unknown; after 1s it is ended, which is unknown), run every 1s",
         "status: the key `timescale:status` of the bus's server is there, has a `ts` that is no older than 30s, read every 1s",

@@ -1,7 +1,9 @@
 //! The fields of checks that ask others: `tcp`, `exec`, `redis_key`, `redis_lock`.
 
-use super::{DAY, HOUR, field, ms};
-use crate::config::schema::Takes::{Bool, Codes, Int, Number, OneOf, Scalar, Secret, Text, Texts, Time};
+use super::{DAY, HOUR, field, ms, secs};
+use crate::config::schema::Takes::{
+    Bool, Codes, Int, Number, OneOf, Scalar, Secret, Statuses, Text, Texts, Time, Url,
+};
 use crate::config::schema::Unless::{Absent, Derived, Is, Must};
 use crate::config::schema::{Field, Section};
 
@@ -94,6 +96,96 @@ pub const CHECK_EXEC: Section = Section {
     later: &[],
 };
 
+const TTL_MIN: Field = field(
+    "ttl_min",
+    Time(ms(1), DAY),
+    Absent("\"2s\""),
+    "It must live on for so long at least. Unknown of a key without a TTL.",
+);
+
+const AGE: Field = field(
+    "age",
+    Text(256),
+    Absent("\"ts\""),
+    "Path of a field of the JSON value with the time of writing: seconds or milliseconds since 1970, or ISO 8601. \
+     Goes with `max_age`.",
+);
+
+const MAX_AGE: Field = field(
+    "max_age",
+    Time(ms(100), DAY),
+    Absent("\"30s\""),
+    "So old the field of `age` may be; without `age`, the value is that time. At first sight that is by the wall clock; \
+     from then on the age is how long ago it changed, so that no clock but this node's own matters.",
+);
+
+/// `[when.NAME]`
+pub const WHEN: Section = Section {
+    title: "[when.NAME]",
+    sample: "[when.car]",
+    about: "An expectation, not health: while it is not met, checks that `needs` it say unknown (the car is off). Exactly one of `http` \
+            and `redis_key`; the fields are those of these checks. No answer, and no key, are unmet; what cannot be read is unknown.",
+    fields: &[
+        field(
+            "http",
+            Url,
+            Absent("\"http://127.0.0.1:8080/health\""),
+            "Where to ask.",
+        ),
+        field(
+            "redis_key",
+            Text(512),
+            Absent("\"car:present\""),
+            "The key that must be there, and perhaps be as the fields below have it.",
+        ),
+        field(
+            "status",
+            Statuses,
+            Is("\"200-299\""),
+            "Of `http`: statuses that meet it: one, or a range.",
+        ),
+        field(
+            "json",
+            Text(256),
+            Absent("\"car.seen_s_ago\""),
+            "Path of a field in the JSON answer or value: keys and indices, separated by dots.",
+        ),
+        field(
+            "equals",
+            Scalar,
+            Absent("true"),
+            "The field must be this; of a `redis_key` without `json`, its value.",
+        ),
+        field("below", Number, Absent("5"), "The same: a number below this."),
+        field("above", Number, Absent("0"), "The same: a number above this."),
+        field(
+            "bearer",
+            Secret,
+            Absent("{ env = \"CAR_TOKEN\" }"),
+            "Of `http`: sent as `Authorization: Bearer …`.",
+        ),
+        TTL_MIN,
+        AGE,
+        MAX_AGE,
+        REDIS,
+        REDIS_PASSWORD,
+        field(
+            "interval",
+            Time(ms(100), HOUR),
+            Is("\"5s\""),
+            "Between the starts of two askings.",
+        ),
+        field(
+            "timeout",
+            Time(ms(10), secs(300)),
+            Is("\"1s\""),
+            "Bound on one asking; past it the expectation is unknown.",
+        ),
+    ],
+    tables: &[],
+    later: &["file"],
+};
+
 /// `redis_key`
 pub const CHECK_REDIS_KEY: Section = Section {
     title: "[peer.NAME.checks.redis_key]",
@@ -109,26 +201,9 @@ pub const CHECK_REDIS_KEY: Section = Section {
             Must("\"websocket_bridge:clients\""),
             "Its name.",
         ),
-        field(
-            "ttl_min",
-            Time(ms(1), DAY),
-            Absent("\"2s\""),
-            "It must live on for so long at least. Unknown of a key without a TTL.",
-        ),
-        field(
-            "age",
-            Text(256),
-            Absent("\"ts\""),
-            "Path of a field of the JSON value with the time of writing: seconds or milliseconds since 1970, or ISO 8601. \
-             Goes with `max_age`.",
-        ),
-        field(
-            "max_age",
-            Time(ms(100), DAY),
-            Absent("\"30s\""),
-            "So old the field of `age` may be; without `age`, the value is that time. At first sight that is by the wall clock; \
-             from then on the age is how long ago it changed, so that no clock but this node's own matters.",
-        ),
+        TTL_MIN,
+        AGE,
+        MAX_AGE,
         field(
             "json",
             Text(256),

@@ -10,7 +10,7 @@ use defib::engine::snapshot::Snapshot;
 use super::{config, parts};
 use crate::support::node::Node;
 use crate::support::python::Script;
-use crate::support::redis_server::RedisServer;
+use crate::support::redis_server::{RedisServer, there};
 use crate::support::until;
 
 fn signal(script: &Script, signal: Signal) {
@@ -126,6 +126,50 @@ fn s12_a_status_that_is_old_or_says_no_degrades_that_component_alone() {
         events.all().iter().all(|event| event["peer"] != "feed"),
         "{:#?}",
         events.all()
+    );
+}
+
+#[test]
+fn s10_the_car_is_off_by_a_key_and_the_same_silence_counts_while_it_is_on() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    server.tell("SET data 1");
+    server.tell("SET car:present 1 EX 600");
+    let node = Node::run(&config(
+        &server.url(),
+        r#"
+        [when.car]
+        redis_key = "car:present"
+        equals = 1
+        interval = "200ms"
+        [peer.feed]
+        checks.data = { type = "redis_key", key = "data", interval = "200ms", needs = "car" }
+        "#,
+    ));
+    node.is_calm();
+    let events = node.events();
+    let is = |verdict: Liveness, words: &'static str| {
+        move |snapshot: &Snapshot| {
+            let (is, _, detail) = check(snapshot, "data");
+            is == verdict && detail.contains(words)
+        }
+    };
+    server.tell("DEL car:present");
+    node.sees("the car is off", is(Liveness::Unknown, "not expected now"));
+    server.tell("DEL data");
+    let runs = "defib_check_runs_total{kind=\"redis_key\",outcome=\"fail\"}";
+    until("the silence was seen", || node.count(runs) > 3);
+    events.blame_nobody();
+    server.tell("SET car:present 1 EX 600");
+    node.sees("the car is on", is(Liveness::Dead, "there is no key `data`"));
+    // What cannot be told leaves it open.
+    server.tell("SADD other x");
+    server.tell("RENAME other car:present");
+    node.sees(
+        "it cannot be told",
+        is(Liveness::Unknown, "cannot tell whether it is expected"),
     );
 }
 
