@@ -14,6 +14,7 @@ pub mod memory;
 pub mod metric;
 pub mod owner;
 pub mod page;
+mod port;
 mod preflight;
 mod process;
 mod rate;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,7 +13,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Owner, listener};
+use super::{Owner, listener, port};
 use crate::engine::event::Incarnation;
 use crate::owner_table::{Held, LiveOwner, exited};
 
@@ -57,7 +57,7 @@ pub(super) enum Unfound {
 }
 
 impl Unfound {
-    fn blind(reason: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub(super) fn blind(reason: impl Into<String>, cure: impl Into<String>) -> Self {
         Self::Blind {
             reason: reason.into(),
             cure: cure.into(),
@@ -275,7 +275,7 @@ fn find(owner: &Owner) -> Result<Named, Unfound> {
         Owner::Pid(pid) => alone(*pid),
         Owner::PidFile(path) => by_pid_file(path)?,
         Owner::Command(part) => alone(by_command(part)?),
-        Owner::Listens(port) => alone(by_port(*port)?),
+        Owner::Listens(port) => alone(port::find(*port)?),
     };
     match named.pid {
         0 => Err("0 is not a process number".to_owned().into()),
@@ -291,9 +291,7 @@ fn still(owner: &Owner, named: Named) -> bool {
         Owner::Pid(_) => true,
         Owner::PidFile(path) => by_pid_file(path).is_ok_and(|again| again == named),
         Owner::Command(part) => command(pid).is_some_and(|line| line.contains(part)),
-        Owner::Listens(port) => {
-            listening(*port).is_ok_and(|sockets| holds_any(pid, &sockets).is_ok_and(|holds| holds))
-        }
+        Owner::Listens(port) => port::holds(pid, *port),
     }
 }
 
@@ -389,168 +387,7 @@ fn command(pid: u32) -> Option<String> {
     Some(text.trim_end_matches('\0').replace('\0', " "))
 }
 
-/// The oldest of those that hold a LISTEN socket on this port: of a pre-fork server that is the parent. systemd
-/// keeps a copy of the sockets it activates; it is never the owner.
-fn by_port(port: u16) -> Result<u32, Unfound> {
-    let sockets = listening(port)?;
-    let Some(first) = sockets.first() else {
-        return Err(format!("no process listens on port {port}").into());
-    };
-    let (mut holders, mut systemd, mut hidden) = (Vec::new(), false, false);
-    for pid in pids()? {
-        match held(pid, &sockets) {
-            Ok(held) if held.is_empty() => {}
-            Ok(_) if is_systemd(pid) => systemd = true,
-            Ok(held) => holders.extend(Stat::read(pid).ok().map(|stat| Holder { pid, stat, held })),
-            Err(error) => hidden |= error.kind() == io::ErrorKind::PermissionDenied,
-        }
-    }
-    match oldest(holders) {
-        Some((pid, None)) => Ok(pid),
-        Some((pid, Some(other))) => Err(format!(
-            "processes {pid} and {other} listen on port {port}, and have nothing to do with each other: find the one \
-             that is meant by pid_file or command"
-        )
-        .into()),
-        None if systemd => {
-            Err(format!("only systemd holds port {port}: the service it activates does not run").into())
-        }
-        None if hidden => Err(Unfound::blind(
-            format!(
-                "port {port} is held by uid {}, whose open files this node may not read",
-                first.uid
-            ),
-            "run it as that user or give it CAP_SYS_PTRACE",
-        )),
-        None => Err(Unfound::blind(
-            format!("port {port} is held by no process that can be seen here"),
-            "share its pid namespace",
-        )),
-    }
-}
-
-/// Who holds sockets that listen on the port.
-struct Holder {
-    pid: u32,
-    stat: Stat,
-    held: Vec<Socket>,
-}
-
-/// The oldest of them: the parent of a pre-fork server. Beside it one that is none of the same server's, if there is.
-fn oldest(mut holders: Vec<Holder>) -> Option<(u32, Option<u32>)> {
-    holders.sort_by_key(|holder| (holder.stat.start, holder.pid));
-    let mut others = holders.into_iter();
-    let first = others.next()?;
-    let pid = first.pid;
-    let (mut server, mut left) = (vec![first], others.collect::<Vec<_>>());
-    // Whoever belongs to one that belongs to it, belongs to it.
-    while let Some(next) = left
-        .iter()
-        .position(|one| server.iter().any(|other| one.belongs_to(other)))
-    {
-        server.push(left.remove(next));
-    }
-    Some((pid, left.first().map(|other| other.pid)))
-}
-
-impl Holder {
-    /// They share a socket; or one descends from the other; or they are children of the same process and listen on the
-    /// same address (SO_REUSEPORT).
-    fn belongs_to(&self, other: &Self) -> bool {
-        let shares = |same: fn(&Socket, &Socket) -> bool| {
-            let mut pairs = self
-                .held
-                .iter()
-                .flat_map(|a| other.held.iter().map(move |b| (a, b)));
-            pairs.any(|(a, b)| same(a, b))
-        };
-        shares(|a, b| a.inode == b.inode)
-            || self.descends_from(other.pid)
-            || other.descends_from(self.pid)
-            || (self.stat.parent == other.stat.parent && shares(|a, b| a.address == b.address))
-    }
-
-    fn descends_from(&self, ancestor: u32) -> bool {
-        const DEEPEST: usize = 64;
-        let up = |pid: &u32| Stat::read(*pid).ok().map(|stat| stat.parent);
-        std::iter::successors(Some(self.stat.parent), up)
-            .take(DEEPEST)
-            .any(|pid| pid == ancestor)
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Socket {
-    inode: u64,
-    /// Its own end, as the kernel writes it.
-    address: String,
-    uid: u32,
-}
-
-/// LISTEN sockets on this port in our own network namespace, whatever their address.
-fn listening(port: u16) -> Result<Vec<Socket>, String> {
-    let mut sockets = Vec::new();
-    for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        let table = match fs::File::open(path) {
-            Ok(file) => BufReader::new(file),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(format!("cannot read {path}: {error}")),
-        };
-        let lines = table.lines().map_while(Result::ok);
-        sockets.extend(lines.filter_map(|line| listener(&line, port)));
-    }
-    Ok(sockets)
-}
-
-fn listener(line: &str, port: u16) -> Option<Socket> {
-    let mut fields = line.split_ascii_whitespace().skip(1);
-    let address = fields.next()?;
-    let (_, local_port) = address.rsplit_once(':')?;
-    let state = fields.nth(1)?;
-    if state != "0A" || u16::from_str_radix(local_port, 16) != Ok(port) {
-        return None;
-    }
-    let uid = fields.nth(3)?.parse().ok()?;
-    let inode = fields.nth(1)?.parse().ok()?;
-    Some(Socket {
-        inode,
-        address: address.to_owned(),
-        uid,
-    })
-}
-
-fn holds_any(pid: u32, sockets: &[Socket]) -> io::Result<bool> {
-    held(pid, sockets).map(|held| !held.is_empty())
-}
-
-/// Those of the sockets that the process holds.
-fn held(pid: u32, sockets: &[Socket]) -> io::Result<Vec<Socket>> {
-    let wanted = |link: &Path| {
-        let inode = link
-            .to_str()
-            .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']'))?;
-        sockets
-            .iter()
-            .find(|socket| inode.parse() == Ok(socket.inode))
-            .cloned()
-    };
-    let mut held = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fd"))? {
-        // Reading the links needs the same permission as the directory; a descriptor closed meanwhile is none.
-        match fs::read_link(entry?.path()) {
-            Ok(link) => held.extend(wanted(&link)),
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Err(error),
-            Err(_) => {}
-        }
-    }
-    Ok(held)
-}
-
-fn is_systemd(pid: u32) -> bool {
-    fs::read(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_ascii_end() == b"systemd")
-}
-
-fn pids() -> Result<impl Iterator<Item = u32>, String> {
+pub(super) fn pids() -> Result<impl Iterator<Item = u32>, String> {
     let entries = fs::read_dir("/proc").map_err(|error| format!("cannot read /proc: {error}"))?;
     Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()))
 }
@@ -588,7 +425,7 @@ mod tests {
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = Stat::parse(&bytes);
             let _ = parse_pid(&bytes);
-            let _ = listener(&String::from_utf8_lossy(&bytes), 80);
+            let _ = port::listener(&String::from_utf8_lossy(&bytes), 80);
         }
     }
 
@@ -630,28 +467,6 @@ mod tests {
         ] {
             assert_eq!(parse_pid(bad.as_bytes()), None, "{bad}");
         }
-    }
-
-    #[test]
-    fn a_listener_is_told_from_a_connection() {
-        let line = |state: &str| {
-            format!(
-                "  0: 0100007F:1F90 00000000:0000 {state} 00000000:00000000 00:00000000 00000000  1000        0 637 1 0 100 0 0 10 0"
-            )
-        };
-        assert_eq!(
-            listener(&line("0A"), 8080),
-            Some(Socket {
-                inode: 637,
-                address: "0100007F:1F90".to_owned(),
-                uid: 1000
-            })
-        );
-        assert_eq!(listener(&line("01"), 8080), None);
-        assert_eq!(listener(&line("0A"), 80), None);
-        let six = "  0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 0:0 0 33 0 9 1 0";
-        let found = listener(six, 8080).unwrap();
-        assert_eq!((found.inode, found.uid), (9, 33));
     }
 
     #[test]
