@@ -29,6 +29,8 @@ pub(super) struct Ownership {
     clock: Arc<dyn Clock>,
     /// The life of a container that shares its network namespace with this node, and with nobody else.
     ours_alone: Option<Life>,
+    /// The life of one whose sockets are told by its processes, as it does not.
+    by_process: Option<Life>,
 }
 
 impl Ownership {
@@ -40,6 +42,7 @@ impl Ownership {
             systemd: around.systemd.clone(),
             clock: Arc::clone(&around.reporting.clock),
             ours_alone: None,
+            by_process: None,
         }
     }
 
@@ -76,9 +79,16 @@ impl Ownership {
         match sight {
             Sight::Cgroups(ids) => Ok(Whose::Cgroups(ids)),
             Sight::Elsewhere(why) => Err(why),
+            // (Docker is not asked again at each look.)
+            Sight::Process(pid) if self.by_process.as_ref() == Some(&container.life) => {
+                Ok(Whose::Process(pid))
+            }
             Sight::Process(pid) => match self.shares_with_us_alone(container).await {
                 Ok(()) => Ok(Whose::Namespace),
-                Err(_) => Ok(Whose::Process(pid)),
+                Err(_) => {
+                    self.by_process = Some(container.life.clone());
+                    Ok(Whose::Process(pid))
+                }
             },
             Sight::Hidden(why) => {
                 let shared = self.shares_with_us_alone(container).await;
