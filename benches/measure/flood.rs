@@ -72,9 +72,14 @@ impl Flood {
         self.address
     }
 
-    /// Pours `bodies`, as messages on `channel`, into the connection that subscribed last.
+    /// Pours `bodies`, as messages on `channel`, into the connection that subscribed last; one in RESP3, if there is one
+    /// (a node also tries whether it may subscribe, in RESP2, on a connection that it closes again).
     pub(crate) fn pour(&self, channel: &str, bodies: &[Vec<u8>]) -> anyhow::Result<()> {
-        let subscriber = self.subscribed.try_iter().last().context("nobody subscribed")?;
+        let subscriber = self
+            .subscribed
+            .try_iter()
+            .max_by_key(|subscriber| subscriber.resp3);
+        let subscriber = subscriber.context("nobody subscribed")?;
         let kind = if subscriber.resp3 { '>' } else { '*' };
         let head = format!("{kind}3\r\n$7\r\nmessage\r\n${}\r\n{channel}\r\n", channel.len());
         let mut chunk = Vec::with_capacity(2 * CHUNK);
@@ -110,8 +115,7 @@ fn relay(client: TcpStream, server: SocketAddr, tell: Sender<Subscriber>) -> any
         while let Some(asked) = some(&mut from_client) {
             let says = |word: &[u8]| asked.windows(word.len()).any(|part| part == word);
             resp3 |= says(b"HELLO\r\n$1\r\n3");
-            // The command, not the word: a node also asks whether it may subscribe.
-            if says(b"*2\r\n$9\r\nSUBSCRIBE\r\n") {
+            if says(b"SUBSCRIBE") {
                 let to = Arc::clone(&pour_to);
                 let _ = tell.send(Subscriber { to, resp3 });
             }
