@@ -122,8 +122,10 @@ impl Bus {
         tokio::pin!(links);
         let pass_on = |command| match command {
             Command::Publish(heartbeat) => {
-                // A link with orders to take does not rest either.
-                let _ = subscriber.try_send(Order::Expect(heartbeat.slot.unwrap_or_default()));
+                // A link with orders to take does not rest either; the last place is for the order to replace it.
+                if subscriber.capacity() > 1 {
+                    let _ = subscriber.try_send(Order::Expect(heartbeat.slot.unwrap_or_default()));
+                }
                 if let Err(unsent) = publisher.try_send(Order::Publish(heartbeat))
                     && let Order::Publish(heartbeat) = unsent.into_inner()
                 {
