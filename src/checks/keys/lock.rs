@@ -24,7 +24,7 @@ use crate::telemetry::metrics::checks::{CheckKind, LockEnd, LockState, Locks};
 
 /// Bytes of an owner's value that are compared.
 const MAX_OWNER: usize = 256;
-/// SCANs of one look: some 8,000 keys of the server's, 2 ms of its time.
+/// SCANs of one look: some 8,000 keys of the server's. With 100,000 keys they took 5 ms of its time a look.
 const SCANS: usize = 32;
 /// Locks of one question; between two of them others are served.
 const AT_ONCE: usize = 256;
