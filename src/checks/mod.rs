@@ -7,6 +7,7 @@ mod container;
 mod docker;
 pub mod exec;
 pub mod expectation;
+pub mod file;
 mod http;
 pub mod keys;
 mod listener;
@@ -27,6 +28,7 @@ mod trend;
 mod unit;
 mod whose;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -53,6 +55,7 @@ use crate::telemetry::metrics::checks::CheckMetrics;
 use connections::Connections;
 pub use contained::first_process as hold_container;
 use exec::Exec;
+use file::{Directories, File, LastWords};
 use keys::key::RedisKey;
 use keys::lock::RedisLock;
 use memory::Memory;
@@ -127,6 +130,8 @@ pub enum Probe {
     RedisKey(RedisKey),
     /// Locks in a Redis.
     RedisLock(RedisLock),
+    /// Its heartbeat file.
+    File(File),
 }
 
 /// A check's place in the configuration, by number and by names.
@@ -144,6 +149,8 @@ pub enum Owner {
     Pid(u32),
     /// By the number in a file, read again when the process has ended or the file changed.
     PidFile(std::path::PathBuf),
+    /// By the `pid` in a heartbeat file, in the same way.
+    HeartbeatFile(std::path::PathBuf),
     /// By a part of its command line (arguments joined by blanks); exactly one process must match.
     Command(String),
     /// By the TCP port it listens on.
@@ -198,6 +205,23 @@ pub struct Surroundings {
 pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Task> {
     let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
     let peer_name = |id: PeerId| peer(id).map_or_else(|| id.0.to_string(), |p| p.name.to_string());
+    let last_words: BTreeMap<PeerId, LastWords> = settings
+        .probes
+        .iter()
+        .filter_map(|(check, probe, _)| match probe {
+            Probe::File(file) => Some((check.peer, LastWords::of(*check, file)?)),
+            _ => None,
+        })
+        .collect();
+    let directories = Directories::default();
+    let watches_files = settings
+        .probes
+        .iter()
+        .any(|(_, probe, _)| matches!(probe, Probe::File(_)));
+    let files = watches_files.then(|| {
+        let directories = directories.clone();
+        task("files".to_owned(), move || directories.clone().hand_on())
+    });
     let watches = settings.owners.into_iter().map(|(id, owner, check, schedule)| {
         let name = peer_name(id);
         let task_name = format!("owner:{name}");
@@ -207,6 +231,7 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
             owner,
             check,
             schedule,
+            last_words.get(&id).cloned(),
             around.owners.clone(),
             around.reporting.clone(),
         );
@@ -252,8 +277,12 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         if !decides {
             around.condemned = CondemnedTable::default();
         }
+        let directories = directories.clone();
         task(format!("check:{}/{}", place.peer, place.check), move || {
-            probe.clone().run(place.clone(), schedule, around.clone())
+            let around = around.clone();
+            probe
+                .clone()
+                .run(place.clone(), schedule, around, directories.clone())
         })
     });
     let expectations = settings.expectations.into_iter().map(|(id, when, schedule)| {
@@ -269,11 +298,18 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         .chain(units)
         .chain(checks)
         .chain(expectations)
+        .chain(files)
         .collect()
 }
 
 impl Probe {
-    async fn run(self, place: Place, schedule: Schedule, around: Surroundings) -> anyhow::Result<Infallible> {
+    async fn run(
+        self,
+        place: Place,
+        schedule: Schedule,
+        around: Surroundings,
+        directories: Directories,
+    ) -> anyhow::Result<Infallible> {
         let Surroundings {
             reporting,
             owners,
@@ -319,6 +355,11 @@ impl Probe {
                 let measure = memory::Measure::new(memory, id.peer, owners, docker, clock);
                 active::run(id, measure, schedule, reporting).await
             }
+            Self::File(file) => {
+                file::Watch::new(id, file, schedule, reporting, owners, directories)
+                    .run()
+                    .await
+            }
             Self::Sockets(wanted) => {
                 let prober = sockets::Sockets::new(id, wanted, schedule, around);
                 active::run(id, prober, schedule, reporting).await
@@ -355,7 +396,8 @@ impl Probe {
             | Self::Connections(_)
             | Self::Memory(_)
             | Self::Tcp(_)
-            | Self::Exec(_) => Plane::Local,
+            | Self::Exec(_)
+            | Self::File(_) => Plane::Local,
         }
     }
 
@@ -377,6 +419,7 @@ impl Probe {
             Self::RedisLock(_) => &[Cause::PeerSilent, Cause::PeerLeaking],
             Self::Sockets(_) | Self::Subscription(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
             Self::Connections(_) | Self::Memory(_) => &[Cause::PeerLeaking],
+            Self::File(file) => file.proves(),
         }
     }
 
@@ -392,7 +435,8 @@ impl Probe {
             | Self::Memory(_)
             | Self::Sockets(_)
             | Self::Tcp(_)
-            | Self::Exec(_) => None,
+            | Self::Exec(_)
+            | Self::File(_) => None,
             Self::RedisKey(key) => key.redis.as_ref()?.password.as_ref(),
             Self::RedisLock(lock) => lock.redis.as_ref()?.password.as_ref(),
             Self::Subscription(subscription) => subscription.redis.as_ref()?.password.as_ref(),

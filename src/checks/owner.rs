@@ -20,10 +20,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::task::JoinHandle;
 
-use super::process::{Finder, Stat, incarnation};
+use super::file::LastWords;
+use super::process::{Finder, Stat, began, incarnation};
 use super::{Owner, Reporting, Schedule, listener};
 use crate::engine::cause::Cause;
-use crate::engine::event::{CheckId, Event, Observation, Outcome, OwnerSeen, PeerId};
+use crate::engine::event::{
+    CheckId, Event, Incarnation, Observation, Outcome, OwnerSeen, PeerId, Report, Word,
+};
 use crate::engine::time::Time;
 use crate::owner_table::{Held, Holding, Listener, LiveOwner, OwnerTable};
 use crate::telemetry::metrics::checks::{CheckKind, OwnerEvent, RunOutcome};
@@ -39,6 +42,8 @@ pub struct Watch {
     name: String,
     check: Option<CheckId>,
     schedule: Schedule,
+    /// Where it may say that it stops on purpose.
+    last_words: Option<LastWords>,
     finder: Arc<Finder>,
     table: OwnerTable,
     reporting: Reporting,
@@ -46,12 +51,17 @@ pub struct Watch {
 
 impl Watch {
     /// Also tells the table that this peer has an owner.
-    pub fn new(
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "each is another thing, and all are needed"
+    )]
+    pub(super) fn new(
         peer: PeerId,
         name: String,
         owner: Owner,
         check: Option<CheckId>,
         schedule: Schedule,
+        last_words: Option<LastWords>,
         table: OwnerTable,
         reporting: Reporting,
     ) -> Self {
@@ -66,6 +76,7 @@ impl Watch {
             name,
             check,
             schedule,
+            last_words,
             finder,
             table,
             reporting,
@@ -92,6 +103,7 @@ impl Watch {
             // Into the table first: whoever hears of this life finds it there.
             self.table.hold(self.peer, current.clone());
             self.tell(OwnerSeen::Running(life.clone())).await?;
+            let born = self.born(&current);
             held = match current {
                 Held::Process(live) => self.follow(&live).await?.map(Held::Process),
                 Held::Listener(listener) => self.follow_listener(&listener).await?,
@@ -99,9 +111,37 @@ impl Watch {
             witnessed = held.is_none();
             if witnessed {
                 self.table.release(self.peer);
+                self.hear_last_words(born, &life).await?;
                 self.tell(OwnerSeen::Exited(life)).await?;
             }
         }
+    }
+
+    /// Its number and when it began, if its last words are to be heard: both are gone with it.
+    fn born(&self, held: &Held) -> Option<(u32, Duration)> {
+        match (held, &self.last_words) {
+            (Held::Process(live), Some(_)) => Some((live.pid, began(live.pid)?)),
+            _ => None,
+        }
+    }
+
+    /// Who writes that it stops on purpose, and exits, is told in this order.
+    async fn hear_last_words(&self, born: Option<(u32, Duration)>, life: &Incarnation) -> anyhow::Result<()> {
+        let (Some((pid, began)), Some(words)) = (born, self.last_words.clone()) else {
+            return Ok(());
+        };
+        let check = words.check;
+        let look = tokio::task::spawn_blocking(move || words.of_process(pid, began));
+        let Ok(Ok(Some(detail))) = tokio::time::timeout(self.schedule.timeout, look).await else {
+            return Ok(());
+        };
+        let report = Report {
+            check,
+            life: Some(life.clone()),
+            says: None,
+            word: Word::Leaving { detail },
+        };
+        self.reporting.send(Event::Report(report)).await
     }
 
     /// Looks until a process is there. Absence is told only when no exit explains it, and again only when its

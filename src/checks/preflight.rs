@@ -8,7 +8,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 
 use super::metric::Metric;
 use super::page::{Exposed, Unread};
-use super::process::{Finder, Unfound};
+use super::process::{Finder, Unfound, alone_in_pid_namespace};
 use super::{Owner, Probe, Settings, WantedSockets, When, keys, subscription};
 use crate::command::runnable;
 use crate::docker::{Container, Docker, Found, Health, Selector};
@@ -208,6 +208,15 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
             Ok(_) => read(connections.page, timeout).await,
             Err(why) => Finding::unknown(why),
         },
+        Probe::File(file) => {
+            let found = tokio::task::spawn_blocking(move || file.found());
+            match tokio::time::timeout(timeout, found).await {
+                Ok(Ok(finding)) => finding,
+                Ok(Err(_)) | Err(_) => {
+                    Finding::unknown(format!("reading it has not ended within {timeout:?}"))
+                }
+            }
+        }
         Probe::Memory(memory) => {
             if let Some(selector) = of.container {
                 return match found_by_docker(&docker, &selector).await {
@@ -290,12 +299,6 @@ fn find(peer: PeerId, owner: Owner, found: &OwnerTable) -> Finding {
         ),
         Err(Unfound::Absent(why)) => Finding::unknown(why),
     }
-}
-
-/// Pid 1 here is a defib: as a rule nothing but its own children has a number in this namespace.
-fn alone_in_pid_namespace() -> bool {
-    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
-    std::process::id() == 1 || program("self").is_some_and(|own| program("1") == Some(own))
 }
 
 fn proc_hides_others() -> bool {

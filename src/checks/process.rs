@@ -4,10 +4,11 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, BufReader, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -15,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Owner, listener, port};
 use crate::engine::event::Incarnation;
+use crate::heartbeat_file::{self, Beat, Unread};
 use crate::owner_table::{Held, LiveOwner, exited};
 
 /// Most bytes of a command line that are compared.
@@ -95,9 +97,9 @@ impl Finder {
         }
     }
 
-    /// True if the process can change while the one before still runs: only the pid file says so.
+    /// True if the process can change while the one before still runs: only a file says so.
     pub(super) fn may_move(&self) -> bool {
-        matches!(self.owner, Owner::PidFile(_))
+        matches!(self.owner, Owner::PidFile(_) | Owner::HeartbeatFile(_))
     }
 
     /// Finds the owner and takes hold of it: by a pidfd, or, of one that listens and whose process is out of sight,
@@ -138,6 +140,7 @@ impl Finder {
             file: named.file,
             life: Some(live.incarnation.clone()),
         };
+        // (A heartbeat file changes all the time; whoever is younger than it is not named by it.)
         let by_number = matches!(self.owner, Owner::Pid(_) | Owner::PidFile(_));
         match &*known {
             // The same word, another life: the number was given away in between.
@@ -274,6 +277,7 @@ fn find(owner: &Owner) -> Result<Named, Unfound> {
     let named = match owner {
         Owner::Pid(pid) => alone(*pid),
         Owner::PidFile(path) => by_pid_file(path)?,
+        Owner::HeartbeatFile(path) => alone(by_heartbeat_file(path)?),
         Owner::Command(part) => alone(by_command(part)?),
         Owner::Listens(port) => alone(port::find(*port)?),
     };
@@ -290,13 +294,100 @@ fn still(owner: &Owner, named: Named) -> bool {
     match owner {
         Owner::Pid(_) => true,
         Owner::PidFile(path) => by_pid_file(path).is_ok_and(|again| again == named),
+        Owner::HeartbeatFile(path) => by_heartbeat_file(path).is_ok_and(|again| again == pid),
         Owner::Command(part) => command(pid).is_some_and(|line| line.contains(part)),
         Owner::Listens(port) => port::holds(pid, *port),
     }
 }
 
-/// A pid file is somebody's word about whom to kill. It is believed if root or this node's own user wrote it, or
-/// if it names a process of its writer's; and never if everybody may write it.
+/// A heartbeat file names its writer, in the writer's own pid namespace: this node's, says who configures it so.
+fn by_heartbeat_file(path: &Path) -> Result<u32, Unfound> {
+    let shown = format!("heartbeat file {}", path.display());
+    let content = heartbeat_file::read(path).map_err(|why| match why {
+        Unread::Refused(why) => Unfound::blind(format!("{shown}: {why}"), "let this node's user read it"),
+        why => Unfound::Absent(format!("{shown}: {why}")),
+    })?;
+    let beat = Beat::parse(&content.bytes).map_err(|why| format!("{shown}: {why}"))?;
+    let host = heartbeat_file::hostname();
+    if let Some(other) = beat.hostname().filter(|other| *other != host) {
+        let other: String = other.chars().take(64).collect();
+        return Err(Unfound::blind(
+            format!("{shown} was written on host {other:?}, and this is {host:?}"),
+            "run this node beside it, or watch it without an owner",
+        ));
+    }
+    let pid = match beat.pid() {
+        Ok(Some(pid)) => pid,
+        Ok(None) => return Err(format!("{shown} names no process: it has no `pid`").into()),
+        Err(why) => return Err(format!("{shown}: {why}").into()),
+    };
+    believed(&shown, &content.meta, pid)?;
+    match began(pid).and_then(|began| began.checked_sub(content.modified())) {
+        Some(by) if by > SLACK => Err(Unfound::Absent(format!(
+            "{shown}: process {pid} began {by:.0?} after it was written: it is another one"
+        ))),
+        Some(_) | None => Ok(pid),
+    }
+}
+
+/// How much later than a file a process may seem to have begun that wrote it: the wall clock is slewed.
+pub(super) const SLACK: Duration = Duration::from_secs(1);
+
+/// When a process began, since 1970 and by today's wall clock: up to a second early. `None`: it cannot be told.
+pub(super) fn began(pid: u32) -> Option<Duration> {
+    let ticks = Stat::read(pid).ok()?.start;
+    let since_boot = ticks.checked_mul(1000)? / rustix::param::clock_ticks_per_second().max(1);
+    let stat = BufReader::new(fs::File::open("/proc/stat").ok()?);
+    let boot = stat
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
+    Some(Duration::from_secs(boot) + Duration::from_millis(since_boot))
+}
+
+/// Takes hold of a process by its number alone. `None`: there is none, or it has ended.
+///
+/// # Errors
+/// If that cannot be told.
+pub(super) fn hold_number(pid: u32) -> Result<Option<LiveOwner>, String> {
+    let unfound = match own_proc().and_then(|()| take(pid, || true)) {
+        Ok(live) => return Ok(Some(live)),
+        Err(unfound) => unfound.to_string(),
+    };
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    match number.map(|number| pidfd_open(number, PidfdFlags::empty())) {
+        Some(Err(Errno::SRCH)) => Ok(None),
+        Some(Ok(pidfd)) if exited(&pidfd) => Ok(None),
+        _ => Err(unfound),
+    }
+}
+
+/// Pid 1 here is a defib: as a rule nothing but its own children has a number in this namespace.
+pub(super) fn alone_in_pid_namespace() -> bool {
+    let program = |pid: &str| fs::read_link(format!("/proc/{pid}/exe")).ok();
+    std::process::id() == 1 || program("self").is_some_and(|own| program("1") == Some(own))
+}
+
+/// A file is somebody's word about whom to kill. It is believed if root or this node's own user wrote it, or if it
+/// names a process of its writer's; and never if everybody may write it.
+fn believed(shown: &str, meta: &fs::Metadata, pid: u32) -> Result<(), Unfound> {
+    if meta.mode() & 0o002 != 0 {
+        return Err(Unfound::blind(
+            format!("{shown} may be written by everybody"),
+            "chmod o-w it",
+        ));
+    }
+    let writer = meta.uid();
+    let trusted = writer == 0 || writer == rustix::process::geteuid().as_raw();
+    if !trusted && uid_of(pid).is_some_and(|uid| uid != writer) {
+        return Err(Unfound::blind(
+            format!("{shown} belongs to uid {writer} and names process {pid} of another user"),
+            "not believed; let root or the process's own user write it",
+        ));
+    }
+    Ok(())
+}
+
 fn by_pid_file(path: &Path) -> Result<Named, Unfound> {
     let shown = path.display();
     let failed = |error: io::Error| match error.kind() {
@@ -317,24 +408,11 @@ fn by_pid_file(path: &Path) -> Result<Named, Unfound> {
     if !meta.is_file() {
         return Err(format!("pid file {shown} is not a regular file").into());
     }
-    if meta.mode() & 0o002 != 0 {
-        return Err(Unfound::blind(
-            format!("pid file {shown} may be written by everybody"),
-            "chmod o-w it",
-        ));
-    }
     let mut text = Vec::new();
     file.take(MAX_PID_FILE).read_to_end(&mut text).map_err(failed)?;
     let pid =
         parse_pid(&text).ok_or_else(|| format!("pid file {shown} does not begin with a process number"))?;
-    let writer = meta.uid();
-    let trusted = writer == 0 || writer == rustix::process::geteuid().as_raw();
-    if !trusted && uid_of(pid).is_some_and(|uid| uid != writer) {
-        return Err(Unfound::blind(
-            format!("pid file {shown} belongs to uid {writer} and names process {pid} of another user"),
-            "not believed; let root or the process's own user write it",
-        ));
-    }
+    believed(&format!("pid file {shown}"), &meta, pid)?;
     let version = FileVersion {
         inode: (meta.dev(), meta.ino()),
         modified: (meta.mtime(), meta.mtime_nsec()),
@@ -355,7 +433,7 @@ fn parse_pid(text: &[u8]) -> Option<u32> {
     u32::try_from(pid).ok().filter(|&pid| pid > 0)
 }
 
-fn uid_of(pid: u32) -> Option<u32> {
+pub(super) fn uid_of(pid: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     uids.split_ascii_whitespace().next()?.parse().ok()

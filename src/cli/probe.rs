@@ -159,7 +159,7 @@ fn file(args: &ProbeFileArgs) -> Found {
             Err(why) => Found::Fail(format!("{shown}: {why}")),
         },
         Err(Unread::Absent(why)) => Found::Fail(format!("{shown}: {why}")),
-        Err(Unread::Blind(why)) => Found::Unreachable(format!("{shown}: {why}")),
+        Err(why @ (Unread::Refused(_) | Unread::Failed(_))) => Found::Unreachable(format!("{shown}: {why}")),
     }
 }
 

@@ -14,7 +14,7 @@ use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::values::is_name;
-use super::{asks, fields};
+use super::{asks, fields, files};
 use crate::checks::subscription::{Rules, Subscription};
 use crate::checks::{Probe, Schedule, WantedSockets};
 use crate::engine::cause::Cause;
@@ -99,6 +99,7 @@ fn check(
         "metric" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_METRIC],
         "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
         "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
+        "file" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_FILE],
         "sockets" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SOCKETS],
         "subscription" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SUBSCRIPTION],
         "tcp" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_TCP],
@@ -174,6 +175,7 @@ fn check(
                 "metric" => measures::metric(&reader, interval),
                 "connections" => measures::connections(&reader, owner.as_ref().ok().and_then(Option::as_ref)),
                 "memory" => measures::memory(&reader, interval, owner),
+                "file" => files::file(&reader, interval, owner.as_ref().ok().and_then(Option::as_ref)),
                 "subscription" => subscription(&reader, run).map(Probe::Subscription),
                 "sockets" => sockets(&reader).map(Probe::Sockets),
                 "tcp" => asks::tcp(&reader),

@@ -68,6 +68,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `nothing_to_watch` | a peer has an owner or a check |
 | `process_needs_owner`, `signal_needs_owner` | what concerns the process needs an owner; a signal, one that is a process or a unit |
 | `systemd_needs_unit`, `user_unit` | a `systemd` check needs an owner that is a unit; a `systemd` remedy that, or `unit`; `user` goes with `unit` |
+| `plain_has_no_fields`, `pid_of_any_host` | what is about a field of a `file` is not for `format = \"plain\"`; `pid` is not for `any_host` |
 | `docker_needs_container` | a `docker` check needs an owner that is a container; a `docker` remedy that, or `container` |
 | `kill_signal`, `stop_timeout` | `signal` (and `whom`) goes with `action = \"kill\"`, `stop_timeout` with `restart` |
 | `signal_then` | `after` goes with `then` |

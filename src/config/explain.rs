@@ -9,6 +9,7 @@ use super::schema::{size, time};
 use super::{Config, remedy::signal_name, rules::unreachable};
 use crate::bus::Backend;
 use crate::checks::connections::Connections;
+use crate::checks::file::{File, Format, Pid};
 use crate::checks::memory::{Memory, Of};
 use crate::checks::metric::{Aggregate, Bound, Metric};
 use crate::checks::page::Exposed;
@@ -148,7 +149,7 @@ fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: 
 fn owner(owner: &Owner) -> String {
     match owner {
         Owner::Pid(pid) => format!("process {pid}"),
-        Owner::PidFile(path) => format!("the process of {}", path.display()),
+        Owner::PidFile(path) | Owner::HeartbeatFile(path) => format!("the process of {}", path.display()),
         Owner::Command(part) => format!("the process whose command line contains `{part}`"),
         Owner::Listens(port) => format!("the process that listens on port {port}"),
     }
@@ -186,6 +187,7 @@ fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Sett
                 Some((Probe::Metric(metric), _)) => measures(metric),
                 Some((Probe::Connections(connections), _)) => compares(connections),
                 Some((Probe::Memory(memory), _)) => weighs(memory),
+                Some((Probe::File(file), _)) => beats(file),
                 Some((Probe::Sockets(wanted), _)) => connections(wanted),
                 Some((Probe::Subscription(subscription), _)) => watches(subscription),
                 Some((Probe::Tcp(tcp), timeout)) => asks::connects(tcp, timeout),
@@ -379,6 +381,34 @@ fn connections(wanted: &WantedSockets) -> String {
         );
     }
     text.push_str(", looked at");
+    text
+}
+
+fn beats(file: &File) -> String {
+    let (path, max_age) = (file.path.display(), time(file.max_age));
+    let mut text = match &file.format {
+        Format::Json {
+            timestamp: Some(field),
+        } => format!("{path} changes within {max_age} (at first sight: its `{field}` is not older)"),
+        Format::Json { timestamp: None } => format!("{path} changes within {max_age}"),
+        Format::Plain => format!("{path} is written within {max_age}"),
+    };
+    if let Some(progress) = &file.progress {
+        let (field, max_age) = (&progress.field, time(progress.max_age));
+        let _ = write!(text, ", and its `{field}` within {max_age}");
+    }
+    if let Some(stopped) = &file.stopped_when {
+        let (field, value) = (&stopped.field, &stopped.equals);
+        let _ = write!(text, ", unless its `{field}` is {value} (it is left alone then)");
+    }
+    text.push_str(match (file.any_host, file.pid) {
+        _ if file.format == Format::Plain => "",
+        (true, _) => ", on whatever host",
+        (false, Pid::Seen) => ", and its process has not ended that was seen to run",
+        (false, Pid::Always) => ", and its process runs here and is older than it",
+        (false, Pid::Ignored) => ", whatever its pid",
+    });
+    text.push_str("; looked at");
     text
 }
 

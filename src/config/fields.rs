@@ -451,6 +451,12 @@ pub const OWNER: Section = Section {
             "The process whose number is in this file.",
         ),
         field(
+            "heartbeat_file",
+            Path,
+            Absent("\"/run/bot/heartbeat.json\""),
+            "The process whose `pid` is in this heartbeat file: one of this machine and of this node's pid namespace. One that is younger than the file is another.",
+        ),
+        field(
             "command",
             Text(4096),
             Absent("\"python3 feed.py\""),
@@ -968,6 +974,101 @@ pub const CHECK_MEMORY: Section = Section {
     later: &[],
 };
 
+/// `file`
+pub const CHECK_FILE: Section = Section {
+    title: "[peer.NAME.checks.file]",
+    sample: "[peer.trader]\n[peer.trader.checks.file]",
+    about: "On this machine: a heartbeat file, as kstlib writes it, any other JSON file, or any file at all. A change of its content is \
+            life, timed by this node's clock; its own date (ISO 8601 with an offset, or a number of seconds or milliseconds \
+            since 1970) decides only at first sight, where an age of exactly `max_age` is life and the future is none. \
+            Missing, unchanged, truncated, not a JSON object or without its date: `peer_silent`. Its process has ended: \
+            `peer_exited`. One that cannot be read, is longer than 64 KiB or comes from another host is unknown. The kernel \
+            tells of changes (inotify), and it is looked at each `interval` besides.",
+    fields: &[
+        field(
+            "path",
+            Path,
+            Must("\"/run/bot/heartbeat.json\""),
+            "The file. Symbolic links are followed.",
+        ),
+        field(
+            "max_age",
+            Time(secs(1), DAY),
+            Is("\"30s\""),
+            "It must change within this. At least twice the interval. Time in which this node did not run, or could not read it, does not count.",
+        ),
+        field(
+            "format",
+            OneOf(&["json", "plain"]),
+            Is("\"json\""),
+            "`plain`: any file, of any length; its modification time is its date, and a new one is life, too (`touch`).",
+        ),
+        field(
+            "timestamp",
+            Text(256),
+            Is("\"timestamp\""),
+            "Path of the field with its date, keys and indices separated by dots; `none`: it has no date, and only its changes count.",
+        ),
+        field(
+            "pid",
+            OneOf(&["seen", "always", "ignored"]),
+            Derived(
+                "`always` if the owner is found by the same `heartbeat_file`, else `seen`",
+                "\"seen\"",
+            ),
+            "What its `pid` is good for. A number means something in its own pid namespace only. `always`: it is one of \
+             this node's namespace; no process, or one that is younger than the file, condemns from the first sight on. \
+             `seen`: its end counts once it was seen to run while the file changed.",
+        ),
+        field(
+            "any_host",
+            Bool,
+            Is("false"),
+            "Take also a file whose `hostname` is another than this machine's, and look at no `pid`.",
+        ),
+    ],
+    tables: &["progress", "stopped_when"],
+    later: &[],
+};
+
+/// `progress`
+pub const FILE_PROGRESS: Section = Section {
+    title: "[peer.NAME.checks.file.progress]",
+    sample: "[peer.trader.checks.file.progress]",
+    about: "A field that must change, too: a thread may beat on while the loop hangs. Without the field it is unknown. \
+            Cause: `peer_stuck`.",
+    fields: &[
+        field(
+            "field",
+            Text(256),
+            Must("\"metadata.cycles\""),
+            "Path of the field.",
+        ),
+        field(
+            "max_age",
+            Time(secs(1), DAY),
+            Must("\"2m\""),
+            "It must change within this. At least twice the interval.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `stopped_when`
+pub const FILE_STOPPED: Section = Section {
+    title: "[peer.NAME.checks.file.stopped_when]",
+    sample: "[peer.trader.checks.file.stopped_when]",
+    about: "By this the program says that it stops on purpose: the peer is left alone, whatever its other checks say, and so \
+            is its exit, until the file says otherwise or another life of the owner appears.",
+    fields: &[
+        field("field", Text(256), Must("\"status\""), "Path of the field."),
+        field("equals", Scalar, Must("\"stopped\""), "Its value, once it stops."),
+    ],
+    tables: &[],
+    later: &[],
+};
+
 /// `sockets`
 pub const CHECK_SOCKETS: Section = Section {
     title: "[peer.NAME.checks.sockets]",
@@ -1385,10 +1486,11 @@ pub const CHECK_TYPES: &[&str] = &[
     "exec",
     "redis_key",
     "redis_lock",
+    "file",
 ];
 
 /// Types of checks that the design knows and this version does not.
-pub const LATER_CHECKS: &[&str] = &["file", "push", "notify"];
+pub const LATER_CHECKS: &[&str] = &["push", "notify"];
 
 /// Kinds of remedies that there are.
 pub const REMEDY_KINDS: &[&str] = &[
@@ -1447,6 +1549,9 @@ pub const ALL: &[&Section] = &[
     &CHECK_EXEC,
     &CHECK_REDIS_KEY,
     &CHECK_REDIS_LOCK,
+    &CHECK_FILE,
+    &FILE_PROGRESS,
+    &FILE_STOPPED,
     &REMEDY,
     &REMEDY_SOCKET_RESET,
     &REMEDY_SIGNAL,

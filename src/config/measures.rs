@@ -151,7 +151,13 @@ fn bound(reader: &Reader<'_>) -> Read<Bound> {
 }
 
 /// A window has to see some runs.
-fn covers(reader: &Reader<'_>, key: &str, window: Duration, interval: Duration, runs: u32) -> Read<()> {
+pub(super) fn covers(
+    reader: &Reader<'_>,
+    key: &str,
+    window: Duration,
+    interval: Duration,
+    runs: u32,
+) -> Read<()> {
     if window >= interval * runs {
         return Ok(());
     }

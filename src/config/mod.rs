@@ -10,6 +10,7 @@ mod discovered;
 pub mod document;
 pub mod explain;
 pub mod fields;
+mod files;
 mod measures;
 mod peers;
 mod questions;

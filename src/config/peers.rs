@@ -180,7 +180,7 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
             &reader.origin,
             "one_owner",
             message,
-            "one of listens, pid_file, command, pid, unit, container, compose, label",
+            "one of listens, pid_file, heartbeat_file, command, pid, unit, container, compose, label",
         ));
     };
     let user = reader.maybe_bool("user")?;
@@ -195,6 +195,7 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
         "label" => return container(&reader, way, Selector::label),
         "listens" => reader.maybe_int(way)?.map(checks::Owner::Listens),
         "pid_file" => reader.maybe_path(way)?.map(checks::Owner::PidFile),
+        "heartbeat_file" => reader.maybe_path(way)?.map(checks::Owner::HeartbeatFile),
         "command" => reader.maybe_text(way)?.map(checks::Owner::Command),
         _ => reader.maybe_int(way)?.map(checks::Owner::Pid),
     };

@@ -29,9 +29,12 @@ pub enum Unread {
     /// There is no file, or something in its place that cannot be one.
     #[error("{0}")]
     Absent(String),
-    /// There may be one, and it could not be read: a permission, a failing disk.
+    /// There may be one, and this node may not read it.
+    #[error("{0}: let this node's user read it")]
+    Refused(String),
+    /// There may be one, and it could not be read: a failing disk, a dead mount.
     #[error("{0}")]
-    Blind(String),
+    Failed(String),
 }
 
 impl Content {
@@ -75,11 +78,8 @@ fn unread(error: io::Error) -> Unread {
         Some(Errno::LOOP) => Unread::Absent("its symbolic links lead nowhere (a loop)".into()),
         // A socket, or a device without a driver.
         Some(Errno::NXIO) => Unread::Absent("it is not a regular file".into()),
-        Some(Errno::ACCESS | Errno::PERM) => {
-            let uid = rustix::process::geteuid().as_raw();
-            Unread::Blind(format!("it cannot be read: {error}: let uid {uid} read it"))
-        }
-        _ => Unread::Blind(format!("it cannot be read: {error}")),
+        Some(Errno::ACCESS | Errno::PERM) => Unread::Refused(format!("it cannot be read: {error}")),
+        _ => Unread::Failed(format!("it cannot be read: {error}")),
     }
 }
 
@@ -123,7 +123,7 @@ mod tests {
         }
         // A failing disk, or a number that is nobody's memory: read, and refused in the middle of it.
         match read(Path::new("/proc/self/mem")) {
-            Err(Unread::Blind(why)) => assert!(why.contains("cannot be read"), "{why}"),
+            Err(Unread::Failed(why)) => assert!(why.contains("cannot be read"), "{why}"),
             other => panic!("{other:?}"),
         }
     }

@@ -14,7 +14,7 @@ use defib::docker::{self, Docker};
 use defib::engine;
 use defib::engine::cause::Cause;
 use defib::engine::event::{
-    CheckId, Event, ExpectationId, Incarnation, Observation, Outcome, OwnerSeen, PeerId,
+    CheckId, Event, ExpectationId, Incarnation, Observation, Outcome, OwnerSeen, PeerId, Word,
 };
 use defib::engine::settings::{BreakerSettings, GroupBudget};
 use defib::engine::time::{Clock, Time};
@@ -594,6 +594,21 @@ impl Running {
             ended.unwrap().unwrap();
         }
         self.cancel = CancellationToken::new();
+    }
+
+    /// Whatever comes next.
+    pub(crate) async fn event(&mut self) -> Event {
+        self.next().await
+    }
+
+    /// What the peer is next reported to say of itself.
+    pub(crate) async fn word(&mut self) -> Word {
+        loop {
+            if let Event::Report(report) = self.next().await {
+                assert_eq!(report.check, CHECK);
+                return report.word;
+            }
+        }
     }
 
     async fn next(&mut self) -> Event {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use defib::bus::Backend;
 use defib::checks::connections::Connections;
+use defib::checks::file::{Condition, File, Format, Pid, Progress};
 use defib::checks::memory::{Growth, Memory, Of};
 use defib::checks::metric::{Aggregate, Bound, Metric};
 use defib::checks::page::Exposed;
@@ -1006,6 +1007,101 @@ fn the_checks_that_measure_are_read() {
         "memory: its cgroup holds less than 512MiB and grows by less than 50MiB in 10m, measured every 1s",
     ] {
         assert!(words.contains(said), "{words}");
+    }
+}
+
+#[test]
+fn s27_the_check_of_a_file_is_read() {
+    let config = good(&sources(
+        r#"
+        [peer.bot]
+        owner = { heartbeat_file = "/run/bot/heartbeat.json" }
+        checks.file = { path = "/run/bot/heartbeat.json", progress = { field = "metadata.cycles", max_age = "2m" }, stopped_when = { field = "status", equals = "stopped" } }
+        checks.other = { type = "file", path = "/srv/nfs/bot.json", timestamp = "none", any_host = true, max_age = "1m" }
+        checks.log = { type = "file", path = "/var/log/bot.log", format = "plain", decides = "nothing" }
+        remedies = [{ do = "signal", for = ["peer_stuck"] }]
+        "#,
+    ));
+    let probes: Vec<&Probe> = config.checks.probes.iter().map(|(_, probe, _)| probe).collect();
+    let kstlib = File {
+        path: "/run/bot/heartbeat.json".into(),
+        format: Format::Json {
+            timestamp: Some("timestamp".into()),
+        },
+        max_age: Duration::from_secs(30),
+        progress: Some(Progress {
+            field: "metadata.cycles".into(),
+            max_age: Duration::from_secs(120),
+        }),
+        stopped_when: Some(Condition {
+            field: "status".into(),
+            equals: "stopped".into(),
+        }),
+        pid: Pid::Always,
+        any_host: false,
+    };
+    let bare = |path: &str| File {
+        path: path.into(),
+        progress: None,
+        stopped_when: None,
+        pid: Pid::Seen,
+        ..kstlib.clone()
+    };
+    let other = File {
+        format: Format::Json { timestamp: None },
+        max_age: Duration::from_secs(60),
+        any_host: true,
+        ..bare("/srv/nfs/bot.json")
+    };
+    let log = File {
+        format: Format::Plain,
+        ..bare("/var/log/bot.log")
+    };
+    assert_eq!(
+        probes,
+        [&Probe::File(kstlib), &Probe::File(other), &Probe::File(log)]
+    );
+    assert_eq!(
+        config.checks.owners[0].1,
+        Owner::HeartbeatFile("/run/bot/heartbeat.json".into())
+    );
+    let words = defib::config::explain::explain(&config);
+    for said in [
+        "bot (on this machine: the process of /run/bot/heartbeat.json)",
+        "file: /run/bot/heartbeat.json changes within 30s (at first sight: its `timestamp` is not older), and its \
+         `metadata.cycles` within 2m, unless its `status` is \"stopped\" (it is left alone then), and its process runs \
+         here and is older than it; looked at every 1s; 3 failures of 3 condemn (peer_exited or peer_silent or peer_stuck)",
+        "other: /srv/nfs/bot.json changes within 1m, on whatever host; looked at every 1s; 3 failures of 3 condemn (peer_silent)",
+        "log: /var/log/bot.log is written within 30s; looked at every 1s; 3 failures of 3 condemn (peer_silent); decides \
+         nothing, is shown",
+    ] {
+        assert!(words.contains(said), "{said}\n{words}");
+    }
+    for (rest, expected) in [
+        (
+            "path = \"/f\", format = \"plain\", pid = \"seen\"",
+            "plain_has_no_fields",
+        ),
+        (
+            "path = \"/f\", format = \"plain\", progress = { field = \"a\", max_age = \"2m\" }",
+            "plain_has_no_fields",
+        ),
+        (
+            "path = \"/f\", any_host = true, pid = \"always\"",
+            "pid_of_any_host",
+        ),
+        ("path = \"/f\", interval = \"20s\"", "window"),
+        (
+            "path = \"/f\", progress = { field = \"a\", max_age = \"1s\" }",
+            "window",
+        ),
+        ("path = \"/f\", progress = { field = \"a\" }", "missing"),
+        ("path = \"/f\", stopped_when = { field = \"a\" }", "missing"),
+        ("max_age = \"30s\"", "missing"),
+        ("path = \"/f\", pid = \"4711\"", "value"),
+    ] {
+        let text = format!("[peer.a]\nchecks.file = {{ {rest} }}\n");
+        assert_eq!(rule(&text), expected, "{rest}");
     }
 }
 

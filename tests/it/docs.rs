@@ -81,6 +81,10 @@ remedies = [{ do = "docker" }]
 owner = { unit = "bot.service" }
 checks.systemd = {}
 remedies = [{ do = "systemd" }]
+[peer.trader.checks.file]
+path = "/run/bot/heartbeat.json"
+progress = { field = "metadata.cycles", max_age = "2m" }
+stopped_when = { field = "status", equals = "stopped" }
 [peer.web]
 owner = { listens = 8080 }
 remedies = [{ do = "healthz" }]

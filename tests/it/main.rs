@@ -16,6 +16,7 @@ mod docker;
 mod docs;
 mod doctor;
 mod drill;
+mod files;
 mod http;
 mod init;
 mod keys;

@@ -27,6 +27,8 @@ pub enum CheckKind {
     Connections,
     /// A `memory` check.
     Memory,
+    /// A `file` check.
+    File,
     /// A `subscription` check.
     Subscription,
     /// A `tcp` check.
@@ -320,7 +322,7 @@ impl LockEnd {
 }
 
 impl CheckKind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Http,
         Self::Sockets,
         Self::Expectation,
@@ -330,6 +332,7 @@ impl CheckKind {
         Self::Metric,
         Self::Connections,
         Self::Memory,
+        Self::File,
         Self::Subscription,
         Self::Tcp,
         Self::Exec,
@@ -348,6 +351,7 @@ impl CheckKind {
             Self::Metric => "metric",
             Self::Connections => "connections",
             Self::Memory => "memory",
+            Self::File => "file",
             Self::Subscription => "subscription",
             Self::Tcp => "tcp",
             Self::Exec => "exec",
