@@ -114,7 +114,9 @@ fn relay(client: TcpStream, server: SocketAddr, tell: Sender<Subscriber>) -> any
         let mut resp3 = false;
         while let Some(asked) = some(&mut from_client) {
             let says = |word: &[u8]| asked.windows(word.len()).any(|part| part == word);
-            resp3 |= says(b"HELLO\r\n$1\r\n3");
+            if says(b"HELLO\r\n$1\r\n") {
+                resp3 = says(b"HELLO\r\n$1\r\n3");
+            }
             if says(b"SUBSCRIBE") {
                 let to = Arc::clone(&pour_to);
                 let _ = tell.send(Subscriber { to, resp3 });
