@@ -128,6 +128,7 @@ impl Engine {
         };
         let first = check.last_pass.is_none();
         let another_pace = check.said.pace(next);
+        check.said.hears();
         check.life(now, mark, None);
         if another_pace {
             self.saving.soon();

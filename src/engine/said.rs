@@ -18,6 +18,8 @@ pub(super) struct Said {
     /// The life that told its pace to an earlier run of this node.
     pace_of: Option<Incarnation>,
     against: Option<Against>,
+    /// Why the edge cannot hear it. A fact of the edge: no word of the peer's, and no other life, undoes it.
+    deaf: Option<String>,
     /// The last sign of life that named its life. It may be ahead of the owner watch.
     heard: Option<Heard>,
 }
@@ -34,11 +36,10 @@ enum Pace {
     Open,
 }
 
-/// Why it is not heard any more, or not believed.
+/// What it said against itself.
 #[derive(Clone, Debug)]
 enum Against {
     Failed { cause: Cause, at: Time, detail: String },
-    Deaf(String),
     Leaving(Arc<str>),
 }
 
@@ -110,26 +111,22 @@ impl Said {
     pub(super) fn failed(&self) -> Option<(Cause, Time)> {
         match &self.against {
             Some(Against::Failed { cause, at, .. }) => Some((*cause, *at)),
-            Some(Against::Deaf(_) | Against::Leaving(_)) | None => None,
+            Some(Against::Leaving(_)) | None => None,
         }
     }
 
     /// The edge cannot hear it. What it said before that still holds.
     pub(super) fn deaf(&mut self, detail: String) {
-        if matches!(self.against, Some(Against::Deaf(_)) | None) {
-            self.against = Some(Against::Deaf(detail));
-        }
+        self.deaf = Some(detail);
     }
 
     pub(super) fn is_deaf(&self) -> bool {
-        matches!(self.against, Some(Against::Deaf(_)))
+        self.deaf.is_some()
     }
 
     /// It can be heard. True if it could not.
     pub(super) fn hears(&mut self) -> bool {
-        self.against
-            .take_if(|against| matches!(against, Against::Deaf(_)))
-            .is_some()
+        self.deaf.take().is_some()
     }
 
     pub(super) fn leaving(&mut self, detail: Arc<str>) {
@@ -170,11 +167,8 @@ impl Said {
     }
 
     pub(super) fn new_life(&mut self) {
-        let deaf = self
-            .against
-            .take_if(|against| matches!(against, Against::Deaf(_)));
         *self = Self {
-            against: deaf,
+            deaf: self.deaf.take(),
             heard: self.heard.take(),
             ..Self::default()
         };
@@ -197,11 +191,11 @@ impl Said {
 
     /// What stands against it, in words.
     pub(super) fn against(&self) -> String {
-        match &self.against {
-            Some(Against::Failed { detail, .. }) => self.with_words(detail.clone()),
-            Some(Against::Deaf(detail)) => format!("cannot be heard: {detail}"),
-            Some(Against::Leaving(detail)) => format!("it leaves on purpose: {detail}"),
-            None => String::new(),
+        match (&self.against, &self.deaf) {
+            (Some(Against::Failed { detail, .. }), _) => self.with_words(detail.clone()),
+            (Some(Against::Leaving(detail)), _) => format!("it leaves on purpose: {detail}"),
+            (None, Some(detail)) => format!("cannot be heard: {detail}"),
+            (None, None) => String::new(),
         }
     }
 
