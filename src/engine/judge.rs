@@ -446,6 +446,8 @@ impl Engine {
         let from = episode.healed_at.unwrap_or(episode.opened);
         // After a restart everything must work again that ever did, not only what showed the failure.
         let restarted = episode.restarted;
+        let granted = episode.remedy.as_ref().map(|remedy| &remedy.incarnation);
+        let same_life = granted.is_some() && granted == peer.incarnation.as_ref();
         (0u16..)
             .zip(peer.checks.iter().zip(&settings.checks))
             .all(|(index, (check, of))| {
@@ -457,7 +459,9 @@ impl Engine {
                         && check.ever_passed
                         && !verdict.cannot_prove());
                 let process = matches!(of.kind, CheckKind::Process { .. });
-                !must || check.passed_since(from) || (process && !condemned && !peer.exited)
+                // (It said all that it had to say in this life, perhaps before the remedy had ended.)
+                let no_more = check.said.promises_nothing() && !(restarted && same_life);
+                !must || no_more || check.passed_since(from) || (process && !condemned && !peer.exited)
             })
     }
 }
