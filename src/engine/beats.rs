@@ -519,16 +519,16 @@ impl Engine {
             return;
         }
         match peer.incarnation.replace(incarnation.clone()) {
-            None if peer
-                .leaving
-                .as_ref()
-                .is_some_and(|leaving| !leaving.is_of(&incarnation)) =>
-            {
-                self.begin_life(id);
-            }
             None => {
                 for check in &mut peer.checks {
                     check.first_life(now, &incarnation);
+                }
+                if peer
+                    .leaving
+                    .as_mut()
+                    .is_some_and(|leaving| !leaving.is_of(&incarnation))
+                {
+                    self.begin_life(id);
                 }
             }
             Some(before) => {
@@ -548,10 +548,14 @@ impl Engine {
         let (now, mark) = (self.now, self.trust.mark(self.now));
         let grace = self.settings.peers[id.0 as usize].grace;
         let Some(peer) = self.peer_mut(id) else { return };
-        peer.leaving = None;
+        let left = peer.leaving.take().is_some();
         for check in &mut peer.checks {
             check.new_life(now, mark);
         }
         peer.grace_until = now + grace;
+        if left {
+            // Else a restart of the node would bring its purpose back.
+            self.saving.soon();
+        }
     }
 }

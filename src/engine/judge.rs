@@ -365,7 +365,7 @@ impl Engine {
         }
         if peer
             .leaving
-            .as_ref()
+            .as_mut()
             .is_some_and(|leaving| leaving.is_of(&incarnation))
         {
             peer.incarnation = Some(incarnation);

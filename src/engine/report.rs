@@ -22,9 +22,9 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    /// It may be `life` that said it.
-    pub(super) fn is_of(&self, life: &Incarnation) -> bool {
-        self.life.as_ref().is_none_or(|of| of == life)
+    /// It was `life` that said it. If it is not known who did, it was the first one that is shown since, and no other.
+    pub(super) fn is_of(&mut self, life: &Incarnation) -> bool {
+        self.life.get_or_insert_with(|| life.clone()) == life
     }
 
     pub(super) fn persisted(&self) -> PersistedLeaving {
@@ -115,7 +115,10 @@ impl Engine {
     }
 
     fn lives(&mut self, id: CheckId, up: bool, next: Next) {
-        let leaving = self.peer(id.peer).is_some_and(|peer| peer.leaving.is_some());
+        // (Whom its owner shows as stopped, only its owner brings back: this word may be a late one.)
+        let leaving = self.peer(id.peer).is_some_and(|peer| {
+            peer.leaving.is_some() && !peer.checks.iter().any(Check::is_stopped_on_purpose)
+        });
         if up && leaving && self.decides(id) {
             self.begin_life(id.peer);
         }
@@ -143,7 +146,10 @@ impl Engine {
     fn leaves(&mut self, id: CheckId, life: Option<Incarnation>, detail: Arc<str>) {
         let Some(peer) = self.peer(id.peer) else { return };
         // Whom our own remedy takes down leaves too, and who has failed does not go on purpose.
-        let failed = peer.checks.iter().any(|check| check.said.failed().is_some());
+        let failed = (0u16..).zip(&peer.checks).any(|(index, check)| {
+            let of = CheckId { index, ..id };
+            self.decides(of) && check.said.failed().is_some()
+        });
         if failed || !self.decides(id) || self.is_our_doing(id.peer, peer) {
             return;
         }
