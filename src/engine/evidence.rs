@@ -476,7 +476,10 @@ impl Check {
 
     /// A life is seen for the first time: it may be starting.
     pub(super) fn first_life(&mut self, now: Time, life: &Incarnation) {
-        self.said.first_life(life);
+        if self.said.first_life(life) {
+            // It began while nobody listened, and may have promised nothing: its silence is not known to be one.
+            self.ever_passed = self.last_pass.is_some();
+        }
         if self.last_pass.is_none() {
             self.grace_until = now + self.grace;
         }

@@ -174,11 +174,14 @@ impl Said {
         };
     }
 
-    /// The first life that this run of the node knows by name. Another one told its pace to the run before?
-    pub(super) fn first_life(&mut self, life: &Incarnation) {
-        if self.pace_of.take().is_some_and(|of| of != *life) {
-            self.pace = Pace::Configured;
+    /// The first life that this run of the node knows by name. True if it was another one that told a pace of its own
+    /// to the run before: this one has told its own to nobody.
+    pub(super) fn first_life(&mut self, life: &Incarnation) -> bool {
+        if self.pace_of.take().is_none_or(|of| of == *life) {
+            return false;
         }
+        let before = std::mem::take(&mut self.pace);
+        matches!(before, Pace::Told { .. } | Pace::Open)
     }
 
     /// What it says, for people.

@@ -122,6 +122,19 @@ pub enum CheckKind {
     },
 }
 
+impl CheckKind {
+    /// The peer itself reports to it, and may tell it its own pace.
+    pub(super) const fn is_told(&self) -> bool {
+        matches!(
+            self,
+            Self::Passive {
+                source: Source::Reported { .. },
+                ..
+            }
+        )
+    }
+}
+
 /// Whose messages are life to a passive check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {

@@ -470,6 +470,186 @@ fn what_cannot_be_heard_is_not_silent() {
 }
 
 #[test]
+fn what_cannot_be_heard_is_not_silent_whatever_else_is_said_meanwhile() {
+    let deaf = || Word::Deaf {
+        detail: "permission denied".into(),
+    };
+    let mut before = owned(vec![reported(false)]);
+    before.says(None, deaf());
+    let mut after = owned(vec![reported(false)]);
+    for world in [&mut before, &mut after] {
+        // Another edge of this machine hears that it leaves.
+        world.feed(Event::Report(Report {
+            check: CheckId {
+                peer: PeerId(0),
+                index: 2,
+            },
+            life: Some(Incarnation("a".into())),
+            says: None,
+            word: Word::Leaving {
+                detail: "stopping".into(),
+            },
+        }));
+    }
+    after.says(None, deaf());
+    for mut world in [before, after] {
+        world.exits(0, "a");
+        world.running(0, "b");
+        world.looks(0, 1, 60);
+        assert_eq!(world.liveness(0), Liveness::Alive, "{:?}", world.notices);
+        assert!(world.view(0).checks[0].detail.contains("permission denied"));
+        world.ready("b");
+        world.looks(0, 1, 60);
+        assert_eq!(world.liveness(0), Liveness::Dead, "it can be heard again");
+    }
+}
+
+#[test]
+fn what_was_said_before_its_remedy_had_ended_proves_one_that_says_no_more() {
+    let mut world = owned(vec![]);
+    let next = Next::Open;
+    world.says(Some("a"), Word::Life { up: true, next });
+    world.exits(0, "a");
+    world.outcome = None;
+    world.run(S);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
+    // Its start script returns once it is up.
+    world.running(0, "b");
+    world.says(Some("b"), Word::Life { up: true, next });
+    world.run(S);
+    world.feed(Event::RemedyEnded {
+        token: world.grants[0].1.token,
+        outcome: RemedyOutcome::Acted {
+            detail: "started".into(),
+        },
+    });
+    world.looks(0, 1, 3);
+    assert!(world.saw("recovered"), "{:?}", world.notices);
+}
+
+#[test]
+fn who_says_no_more_is_not_proven_by_the_life_that_was_taken_down() {
+    let mut world = World::settled(speaking(vec![http_check()]));
+    let next = Next::Open;
+    world.says(Some("a"), Word::Life { up: true, next });
+    world.observe(0, 1, Outcome::Pass);
+    world.run(10 * S);
+    world.fail(0, 1);
+    world.fail(0, 1);
+    world.run(2 * S);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
+    for _ in 0..3 {
+        world.observe(0, 1, Outcome::Pass);
+        world.run(S);
+    }
+    assert!(!world.saw("recovered"), "{:?}", world.notices);
+    world.says(Some("b"), Word::Life { up: true, next });
+    world.observe(0, 1, Outcome::Pass);
+    assert!(world.saw("recovered"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_purpose_that_was_given_up_does_not_come_back_with_the_node() {
+    let mut world = owned(vec![]);
+    world.leaves(Some("a"));
+    world.run(2 * S);
+    world.ready("a");
+    world.run(2 * S);
+    let kept = world.persisted.clone().unwrap();
+    assert_eq!(
+        kept.peers["app"].leaving, None,
+        "a node that is killed reads this"
+    );
+}
+
+#[test]
+fn the_purpose_of_a_life_not_known_yet_is_that_of_the_first_one_shown() {
+    let mut world = World::settled(speaking(vec![process_check()]));
+    world.leaves(None);
+    world.running(0, "a");
+    world.run(2 * S);
+    assert_eq!(world.liveness(0), Liveness::Unknown, "it leaves");
+    let kept = world.persisted.clone().unwrap();
+
+    let mut again = World::restored(
+        speaking(vec![process_check()]),
+        &Restored::Found(Box::new(kept), S),
+    );
+    again.running(0, "b");
+    again.looks(0, 1, 1);
+    assert_eq!(again.liveness(0), Liveness::Alive, "another one does not");
+}
+
+#[test]
+fn a_failure_that_decides_nothing_takes_no_purpose_away() {
+    let mut aside = reported(false);
+    aside.decides = Decides::Nothing;
+    let mut world = owned(vec![aside]);
+    world.feed(Event::Report(Report {
+        check: CheckId {
+            peer: PeerId(0),
+            index: 2,
+        },
+        life: Some(Incarnation("a".into())),
+        says: None,
+        word: Word::Failed {
+            cause: Cause::PeerStuck,
+            detail: "a batch failed".into(),
+        },
+    }));
+    world.leaves(Some("a"));
+    world.exits(0, "a");
+    world.run(60 * S);
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+}
+
+#[test]
+fn a_late_word_does_not_undo_a_stop_that_the_owner_showed() {
+    let mut world = owned(vec![http_check()]);
+    world.observe(0, 2, Outcome::Pass);
+    world.leaves(Some("a"));
+    world.exits(0, "a");
+    world.ready("a");
+    for _ in 0..60 {
+        world.run(S);
+        world.fail(0, 2);
+    }
+    assert_eq!(world.liveness(0), Liveness::Unknown, "{:?}", world.notices);
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+}
+
+#[test]
+fn a_life_that_began_while_nobody_listened_may_have_promised_nothing() {
+    let mut world = owned(vec![]);
+    let next = Next::Open;
+    world.says(Some("a"), Word::Life { up: true, next });
+    let restored = Restored::Found(Box::new(world.engine.persisted()), S);
+    let mut again = World::restored(speaking(vec![process_check()]), &restored);
+    again.running(0, "b");
+    again.looks(0, 1, 120);
+    assert_eq!(again.liveness(0), Liveness::Alive, "{:?}", again.notices);
+    assert!(again.grants.is_empty(), "{:?}", again.notices);
+    again.pings("b");
+    again.looks(0, 1, 10);
+    assert_eq!(again.liveness(0), Liveness::Dead, "once heard, it counts");
+}
+
+#[test]
+fn a_pace_that_was_told_is_not_that_of_another_kind_of_check_by_the_same_name() {
+    let mut world = World::settled(speaking(vec![]));
+    let next = Next::Open;
+    world.says(Some("a"), Word::Life { up: true, next });
+    let restored = Restored::Found(Box::new(world.engine.persisted()), S);
+    let mut check = heartbeat_check("hb");
+    check.name = "notify".into();
+    let mut again = World::restored(settings(vec![peer("app", true, vec![check], None)]), &restored);
+    again.run(40 * S);
+    again.beat("hb");
+    again.run(10 * S);
+    assert_eq!(again.liveness(0), Liveness::Dead, "{:?}", again.notices);
+}
+
+#[test]
 fn its_words_are_shown_until_it_has_others() {
     let mut world = World::settled(speaking(vec![]));
     world.ready("a");
