@@ -206,8 +206,8 @@ struct Runs {
     /// One bit a run, the latest lowest; set: failed.
     failed: u64,
     count: u8,
-    /// The last run that was measured was a doubt, which is neither a failure nor a pass.
-    doubted: bool,
+    /// The last run that was measured was a doubt, which is neither a failure nor a pass: what it will mean, in words.
+    doubt: Option<(Cause, String)>,
     /// Measurements in a row that failed themselves.
     unmeasured: u8,
     last_report: Option<Time>,
@@ -227,10 +227,8 @@ impl Runs {
                 self.detail = detail;
             }
             Outcome::Doubt { cause, detail } => {
-                self.doubted = true;
+                self.doubt = Some((cause, detail));
                 self.unmeasured = 0;
-                self.cause = Some(cause);
-                self.detail = detail;
             }
             Outcome::Unknown { detail } => {
                 self.unmeasured = self.unmeasured.saturating_add(1);
@@ -242,7 +240,7 @@ impl Runs {
     fn record(&mut self, failed: bool) {
         self.failed = self.failed << 1 | u64::from(failed);
         self.count = self.count.saturating_add(1).min(64);
-        self.doubted = false;
+        self.doubt = None;
         self.unmeasured = 0;
     }
 
@@ -695,7 +693,7 @@ impl Check {
         if light.now >= self.stale_at(runs, interval) {
             return Verdict::unknown(Why::Stale);
         }
-        let nothing = runs.count == 0 && !runs.doubted;
+        let nothing = runs.count == 0 && runs.doubt.is_none();
         if runs.unmeasured >= fail_after.m || (nothing && runs.unmeasured > 0) {
             return Verdict::unknown(Why::Unmeasured);
         }
@@ -704,13 +702,13 @@ impl Check {
             return Verdict::unknown(Why::InGrace);
         }
         let failures = runs.failures(fail_after.n);
-        if failures == 0 && !runs.doubted {
-            return Verdict::pass();
-        }
         let cause = runs.cause.unwrap_or(Cause::PeerStuck);
         if failures >= u32::from(fail_after.m) {
+            // For what failed: a doubt that follows is not what is healed.
             Verdict::bad(Liveness::Dead, cause, Why::Failing)
-        } else if runs.doubted || runs.last_failed() {
+        } else if let Some((cause, _)) = runs.doubt {
+            Verdict::bad(Liveness::Suspect, cause, Why::Failing)
+        } else if runs.last_failed() {
             Verdict::bad(Liveness::Suspect, cause, Why::Failing)
         } else {
             Verdict::pass()
@@ -841,15 +839,13 @@ impl Check {
                 if runs.unmeasured > 0 {
                     return format!("cannot be measured: {}", runs.detail);
                 }
-                if runs.doubted {
-                    return runs.detail.clone();
+                let failures = runs.failures(fail_after.n);
+                if let Some((_, doubt)) = &runs.doubt
+                    && failures < u32::from(fail_after.m)
+                {
+                    return doubt.clone();
                 }
-                format!(
-                    "{} ({} of the last {} failed)",
-                    runs.detail,
-                    runs.failures(fail_after.n),
-                    fail_after.n
-                )
+                format!("{} ({failures} of the last {} failed)", runs.detail, fail_after.n)
             }
             Evidence::Passive { .. } | Evidence::Claim { .. } => self.said.against(),
         }

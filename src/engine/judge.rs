@@ -67,7 +67,7 @@ impl Engine {
         }
         self.tell_liveness(id, &judged);
         self.tell_breaker(id);
-        self.follow_episode(id, judged.against);
+        self.follow_episode(id, judged.liveness, judged.against);
         self.arm(id);
     }
 
@@ -208,7 +208,7 @@ impl Engine {
     }
 
     /// Opens, condemns, freezes or closes the episode, as the new liveness asks for.
-    fn follow_episode(&mut self, id: PeerId, against: BTreeSet<u16>) {
+    fn follow_episode(&mut self, id: PeerId, judged: Liveness, against: BTreeSet<u16>) {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
@@ -237,7 +237,7 @@ impl Engine {
                 if liveness == Liveness::Dead && episode.phase == EpisodePhase::Suspected {
                     episode.phase = EpisodePhase::Waiting;
                 }
-                if liveness == Liveness::Dead && episode.condemned_at.is_none() {
+                if judged == Liveness::Dead && episode.condemned_at.is_none() {
                     episode.condemned_at = Some(now);
                     self.waiting.insert((now, id));
                     self.ask = true;
@@ -257,9 +257,10 @@ impl Engine {
                 }
             }
         }
-        // Condemned anew after a hold: only echoes from now on prove that it was not the bus.
+        // Condemned anew after a hold: only echoes from now on prove that it was not the bus. (And who is still held to
+        // be dead because another check suspects it is condemned by none: a suspicion permits no remedy.)
         if let Some(peer) = self.peers.get_mut(id.0 as usize)
-            && peer.liveness != Liveness::Dead
+            && judged != Liveness::Dead
             && let Some(episode) = &mut peer.episode
             && let Some(condemned_at) = episode.condemned_at.take()
         {

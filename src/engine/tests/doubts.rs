@@ -82,3 +82,54 @@ fn a_first_doubt_within_the_grace_is_none() {
     world.doubt();
     assert_eq!(world.liveness(0), Liveness::Alive);
 }
+
+#[test]
+fn a_doubt_keeps_nobody_condemned() {
+    let checks = vec![process_check(), http_check(), http_check()];
+    let mut settings = settings(vec![peer("owner", true, checks, Some(RemedyKind::Exec))]);
+    settings.peers[0].backoff.initial = 60 * S;
+    let mut world = World::settled(settings);
+    world.running(0, "boot:1");
+    for index in 0..3 {
+        world.observe(0, index, Outcome::Pass);
+    }
+    world.run(10 * S);
+    world.outage(true);
+    for _ in 0..2 {
+        world.run(S);
+        world.fail(0, 2);
+    }
+    assert_eq!(world.liveness(0), Liveness::Dead);
+    world.outage(false);
+    // What condemned it passes before the bus has settled; its lock is doubtful for long.
+    for _ in 0..120 {
+        world.run(S);
+        world.observe(0, 0, Outcome::Pass);
+        world.doubt();
+        world.observe(0, 2, Outcome::Pass);
+    }
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+    for _ in 0..2 {
+        world.run(S);
+        world.fail(0, 2);
+    }
+    world.run(S);
+    assert_eq!(world.grants.len(), 1, "condemned anew: {:?}", world.notices);
+}
+
+#[test]
+fn what_failed_is_what_is_healed_also_if_a_doubt_follows() {
+    let mut world = watched();
+    world.outage(true);
+    for _ in 0..2 {
+        world.run(S);
+        world.fail(0, 1);
+    }
+    world.doubt();
+    let view = world.view(0);
+    assert_eq!(
+        (view.liveness, view.cause),
+        (Liveness::Dead, Some(Cause::PeerStuck))
+    );
+    assert!(view.checks[1].detail.contains("status 503"), "{view:?}");
+}
