@@ -411,9 +411,13 @@ impl Engine {
         };
         let first = check.last_pass.is_none();
         check.life(now, mark, sent);
-        // What was alive and goes on living needs no judgement: its alarm finds the new deadline.
+        let overdue = now + check.fresh_window();
+        // What was alive and goes on living needs no judgement: its alarm finds the new deadline, or is moved to it, if
+        // what was learned makes that an earlier one.
         if first || !peer.is_quietly_alive() {
             self.judge(id.peer);
+        } else {
+            self.timers.arm(id.peer, overdue);
         }
     }
 

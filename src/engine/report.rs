@@ -133,13 +133,15 @@ impl Engine {
         let another_pace = check.said.pace(next);
         check.said.hears();
         check.life(now, mark, None);
+        let overdue = now + check.fresh_window();
         if another_pace {
             self.saving.soon();
         }
-        // What was alive and goes on living needs no judgement: its alarm finds the new deadline, unless that is an
-        // earlier one.
+        // What was alive and goes on living needs no judgement: its alarm finds the new deadline, or is moved to it.
         if first || another_pace || !peer.is_quietly_alive() {
             self.judge(id.peer);
+        } else {
+            self.timers.arm(id.peer, overdue);
         }
     }
 

@@ -172,3 +172,16 @@ fn a_slow_opaque_peer_is_learned_and_its_silence_still_bounded() {
     world.run(30 * S);
     assert_eq!(world.liveness(0), Liveness::Dead);
 }
+
+#[test]
+fn what_is_learned_from_a_high_ceiling_is_kept_to_at_once() {
+    let mut chen = ChenSettings::at(S);
+    chen.bounds.suspect_after = 120 * S;
+    chen.bounds.dead_after = 300 * S;
+    let mut world = world(DetectorSettings::Chen(chen));
+    beats(&mut world, 0..40);
+    world.run(4 * S);
+    assert_eq!(world.liveness(0), Liveness::Suspect, "{}", detail(&mut world));
+    world.run(3 * S);
+    assert_eq!(world.liveness(0), Liveness::Dead, "{}", detail(&mut world));
+}
