@@ -29,11 +29,13 @@ use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
 use crate::http::{self, AppState, BindError, Bound, View};
+use crate::lease_desk::LeaseDesk;
+use crate::leases::{self, Keeper};
 use crate::owner_table::OwnerTable;
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::redis_client::{Endpoint, Redis, Server};
 use crate::remedies::{Executors, Remedy, Surroundings};
-use crate::runtime::clock::{self, MonotonicClock};
+use crate::runtime::clock::{self, MonotonicClock, SleeplessClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
 use crate::runtime::healing::Healer;
 use crate::runtime::netns;
@@ -112,6 +114,9 @@ struct Common {
     events: mpsc::Sender<Event>,
     notices: broadcast::Sender<Arc<Notice>>,
     view: watch::Sender<Arc<View>>,
+    /// The same snapshots, for who needs no view.
+    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    leases: Option<LeaseDesk>,
     alive: Arc<AtomicU64>,
 }
 
@@ -135,7 +140,7 @@ impl App {
         let (store, restored) = Store::open(&config.store, &now)?;
 
         let (events, inbox) = mpsc::channel(EVENTS);
-        let common = Common::new(clock, events, View::starting(&settings))?;
+        let mut common = Common::new(clock, events, View::starting(&settings))?;
         common.metrics.store.opened(store::found(&restored));
         let engine = Engine::new(settings.clone(), &restored, random_seed()?, common.clock.now());
 
@@ -147,6 +152,7 @@ impl App {
         let systemd = Systemd::new(config.systemd.clone());
         let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         let redis = server(&config.bus, listener.as_ref(), &broker);
+        let keeper = common.keeper(&config, &redis);
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
@@ -182,6 +188,9 @@ impl App {
         );
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
+        if let Some(keeper) = keeper {
+            tasks.spawn_once("leases", keeper.run(cancel.clone()));
+        }
         if let Some(listener) = listener {
             tasks.spawn_once("broker", listener.run(broker.clone(), cancel.clone()));
         }
@@ -319,12 +328,15 @@ impl Common {
     fn new(clock: Arc<MonotonicClock>, events: mpsc::Sender<Event>, view: View) -> Result<Self, StartError> {
         let (notices, _) = broadcast::channel(NOTICES);
         let (view, _) = watch::channel(Arc::new(view));
+        let (snapshots, _) = watch::channel(None);
         Ok(Self {
             clock,
             metrics: Metrics::new()?,
             events,
             notices,
             view,
+            snapshots,
+            leases: None,
             alive: Arc::default(),
         })
     }
@@ -336,6 +348,7 @@ impl Common {
             events: self.events.clone(),
             clock: self.clock.clone(),
             loop_turned: Arc::clone(&self.alive),
+            leases: self.leases.clone(),
             metrics: self.metrics.clone(),
         }
     }
@@ -372,11 +385,34 @@ impl Common {
         ))))
     }
 
+    /// The keeper of the leases, if there are any; then they can be asked for.
+    fn keeper(&mut self, config: &Config, redis: &Server) -> Option<Keeper> {
+        if config.leases.prefixes.is_empty() {
+            return None;
+        }
+        let (desk, asked) = LeaseDesk::new();
+        self.leases = Some(desk);
+        let around = leases::Surroundings {
+            redis: matches!(config.bus.backend, Backend::Redis(_)).then(|| redis.clone()),
+            clock: Arc::new(SleeplessClock::start()),
+            random: || {
+                let mut bytes = [0; 16];
+                getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+                Ok(bytes)
+            },
+            snapshots: self.snapshots.subscribe(),
+            asked,
+            metrics: self.metrics.leases.clone(),
+        };
+        Some(Keeper::new(config.leases.clone(), around))
+    }
+
     fn show_snapshots(&self) -> Box<dyn Fn(Arc<Snapshot>) + Send> {
-        let view = self.view.clone();
+        let (view, snapshots) = (self.view.clone(), self.snapshots.clone());
         let metrics = self.metrics.engine.clone();
         Box::new(move |snapshot| {
             metrics.observe_trust(&snapshot.trust);
+            snapshots.send_replace(Some(Arc::clone(&snapshot)));
             view.send_modify(|view| *view = Arc::new(view.with_snapshot(snapshot)));
         })
     }
@@ -408,7 +444,18 @@ impl Common {
         tasks.spawn_once("sd_notify", telling);
         notifier.ready();
         let stop = Stop::new();
+        let leases = self.leases;
+        let before_goodbye = move |within| {
+            let leases = leases.clone();
+            async move {
+                if let Some(leases) = leases {
+                    leases.drain(within).await;
+                }
+            }
+            .boxed()
+        };
         let life = Life {
+            before_goodbye: Box::new(before_goodbye),
             tasks,
             events: self.events,
             progress,

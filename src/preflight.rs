@@ -30,6 +30,8 @@ pub enum Part {
     RuntimeDir,
     /// The file that survives a restart.
     Store,
+    /// The leases of applications.
+    Leases,
     /// A `[when.NAME]`.
     Expectation,
     /// How a peer's process is found.
@@ -48,6 +50,7 @@ impl Part {
             Self::AdminSocket => "admin_socket",
             Self::RuntimeDir => "runtime_dir",
             Self::Store => "store",
+            Self::Leases => "leases",
             Self::Expectation => "expectation",
             Self::Owner => "owner",
             Self::Check => "check",

@@ -16,7 +16,7 @@ use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
 use crate::redis_client::{Address, Endpoint};
-use crate::{bus, checks, docker, http, remedies, systemd};
+use crate::{bus, checks, docker, http, leases, remedies, systemd};
 
 /// What stands even if the rest is wrong: `--on-bad-config=observe` needs somewhere to say so.
 pub(super) struct Base {
@@ -89,6 +89,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let systemd = root
         .open("systemd", &[&fields::SYSTEMD])
         .and_then(|reader| systemd(&reader, &sources.env));
+    let leases = root
+        .open("leases", &[&fields::LEASES])
+        .and_then(|reader| leases(&reader));
     let expectations = Expectations::read(root);
     let interval = heartbeat
         .as_ref()
@@ -154,6 +157,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         systemd: systemd?,
         remedies: numbered.remedies,
         http: base.http.clone(),
+        leases: leases?,
         store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
         runtime_dir: dirs.runtime.clone(),
         log: base.log.clone(),
@@ -314,6 +318,19 @@ fn bus(reader: &Reader<'_>) -> Read<Bus> {
         backend,
         settle: settle?,
         connect_timeout: connect_timeout?,
+    })
+}
+
+fn leases(reader: &Reader<'_>) -> Read<leases::Settings> {
+    let (prefixes, max_ttl, max) = (
+        reader.texts("prefixes"),
+        reader.time("max_ttl"),
+        reader.int("max"),
+    );
+    Ok(leases::Settings {
+        prefixes: prefixes?,
+        max_ttl: max_ttl?,
+        max: max?,
     })
 }
 

@@ -67,6 +67,7 @@ pub fn explain(config: &Config) -> String {
         "Probes and metrics are on {}; orders are taken {admin}.",
         config.http.listen
     );
+    out.push_str(&leases(config));
     for (id, peer) in engine.peers() {
         out.push('\n');
         self::peer(&mut out, config, &engine, id, peer);
@@ -74,6 +75,23 @@ pub fn explain(config: &Config) -> String {
     out.push('\n');
     never(&mut out, &engine);
     out
+}
+
+fn leases(config: &Config) -> String {
+    let leases = &config.leases;
+    if leases.prefixes.is_empty() {
+        return String::new();
+    }
+    let place = match &config.bus.backend {
+        Backend::Redis(_) => "in that Redis",
+        Backend::Embedded { .. } => "in this process",
+    };
+    format!(
+        "Applications may take leases {place} on keys that begin with {}: {} at once, each for {} at most.\n",
+        leases.prefixes.join(" or "),
+        leases.max,
+        time(leases.max_ttl)
+    )
 }
 
 fn bus(config: &Config) -> String {

@@ -73,10 +73,11 @@ pub const ROOT: Section = Section {
         "shutdown",
         "docker",
         "systemd",
+        "leases",
         "when",
         "peer",
     ],
-    later: &["fleet", "topology", "notify", "quorum", "leases"],
+    later: &["fleet", "topology", "notify", "quorum"],
 };
 
 /// `[bus]`
@@ -313,6 +314,36 @@ pub const SHUTDOWN: Section = Section {
         Is("\"10s\""),
         "How long a shutdown may take; a task that hangs is named in the log and left. Below the grace period of what stops the node.",
     )],
+    tables: &[],
+    later: &[],
+};
+
+/// `[leases]`
+pub const LEASES: Section = Section {
+    title: "[leases]",
+    sample: "[leases]",
+    about: "Leases for applications: keys that one holder has for a time, taken over the admin listener or by `defib lease`. They are \
+            in the Redis of `[bus]`, or in this process if that is embedded; see docs/leases.md.",
+    fields: &[
+        field(
+            "prefixes",
+            Texts(16, 200),
+            Is("[]"),
+            "What the key of a lease may begin with, as in `[\"app:lock:\"]`; nothing else can be taken. None: there are no leases.",
+        ),
+        field(
+            "max_ttl",
+            Time(secs(1), DAY),
+            Is("\"1h\""),
+            "Longest time that may be asked for; a lease outlives its holder, or a Redis that is away, by no more.",
+        ),
+        field(
+            "max",
+            Int(1, 1024),
+            Is("64"),
+            "Leases that this node keeps at once.",
+        ),
+    ],
     tables: &[],
     later: &[],
 };
@@ -1526,6 +1557,7 @@ pub const ALL: &[&Section] = &[
     &SHUTDOWN,
     &DOCKER,
     &SYSTEMD,
+    &LEASES,
     &WHEN,
     &PEER,
     &OWNER,
@@ -1579,6 +1611,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &SHUTDOWN,
         &DOCKER,
         &SYSTEMD,
+        &LEASES,
     ] {
         let table = section.title.trim_matches(['[', ']']);
         out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));

@@ -138,6 +138,8 @@ pub struct Config {
     pub remedies: remedies::Settings,
     /// For `http`.
     pub http: http::Settings,
+    /// For `leases`.
+    pub leases: crate::leases::Settings,
     /// File of the store.
     pub store: PathBuf,
     /// Where sockets and locks go; not created yet.

@@ -439,6 +439,11 @@ impl Check {
         self.gone == Some(Why::OnPurpose)
     }
 
+    /// It was stopped on purpose, said goodbye, or was forgotten.
+    pub(super) fn has_left(&self) -> bool {
+        self.gone.is_some()
+    }
+
     /// Nothing there, and nobody saw it go. A witnessed exit is not forgotten over it.
     pub(super) fn owner_absent(&mut self, detail: String) {
         if let Evidence::Process { owner, .. } = &mut self.evidence

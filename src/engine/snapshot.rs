@@ -119,6 +119,8 @@ pub struct PeerView {
     pub detail: String,
     /// The life that is judged.
     pub incarnation: Option<Incarnation>,
+    /// It was stopped on purpose, said goodbye, or was forgotten, and has not come back.
+    pub left: bool,
     /// Other lives seen since the start.
     pub incarnations: u64,
     /// Any check has ever passed (or, after a restart of the node, is known to have).

@@ -87,6 +87,7 @@ impl Engine {
             cause: peer.cause.filter(|_| peer.liveness != Liveness::Alive),
             detail: self.words(id),
             incarnation: peer.incarnation.clone(),
+            left: deciding.clone().any(|(_, check)| check.has_left()),
             incarnations: peer.incarnations,
             ever_alive: peer.ever_alive(),
             started: deciding.clone().all(|(_, check)| check.started(now)),

@@ -10,16 +10,16 @@ use axum::extract::{DefaultBodyLimit, FromRequest, Request, State};
 use axum::http::header::{self, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::middleware::{Next, from_fn};
-use axum::routing::post;
+use axum::routing::{get, post};
 use axum::{Extension, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::time::timeout;
 
-use super::Face;
 use super::public::{self, Refused};
 use super::serve::Caller;
+use super::{Face, leases};
 use crate::engine::event::{Event, OperatorRequest, PeerId};
 use crate::secret::Secret;
 
@@ -27,6 +27,8 @@ use crate::secret::Secret;
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The event loop must have taken the request within this.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Leases are given back within this at a drain, or end by themselves.
+const LEASES_TIMEOUT: Duration = Duration::from_secs(3);
 /// Characters of a reason.
 const MAX_REASON: usize = 500;
 /// The longest pause that ends by itself.
@@ -39,6 +41,12 @@ pub(super) fn router(face: Arc<Face>, token: Option<Secret>) -> Router {
         .route("/api/v1/resume", post(resume))
         .route("/api/v1/forget", post(forget))
         .route("/api/v1/drain", post(drain))
+        .route("/api/v1/leases", get(leases::list))
+        .route(
+            "/api/v1/leases/{key}",
+            get(leases::get).put(leases::put).delete(leases::delete),
+        )
+        .route("/api/v1/leases/{key}/events", get(leases::follow))
         .layer(DefaultBodyLimit::max(
             usize::try_from(public::MAX_BODY_BYTES).unwrap_or(usize::MAX),
         ));
@@ -165,10 +173,14 @@ async fn drain(
     request: Request,
 ) -> Handled {
     let Drain {} = parsed_or_default(&body(request).await?)?;
+    if let Some(leases) = &face.app.leases {
+        // Before the goodbye: who sees that this node has left may take them.
+        leases.drain(LEASES_TIMEOUT).await;
+    }
     face.tell(OperatorRequest::Drain, "drain", caller).await
 }
 
-async fn body(request: Request) -> Result<Bytes, Refused> {
+pub(super) async fn body(request: Request) -> Result<Bytes, Refused> {
     match timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
         Ok(Ok(body)) => Ok(body),
         Ok(Err(rejection)) => Err(Refused::new(rejection.status(), rejection.body_text())),
@@ -183,12 +195,12 @@ fn bad(why: &str) -> Refused {
     Refused::new(StatusCode::BAD_REQUEST, why)
 }
 
-fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
+pub(super) fn parsed<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refused> {
     serde_json::from_slice(body)
         .map_err(|error| bad(&format!("the request's body is not as expected: {error}")))
 }
 
-fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refused> {
+pub(super) fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> Result<T, Refused> {
     if body.is_empty() {
         Ok(T::default())
     } else {
@@ -229,7 +241,7 @@ impl Face {
             .ok_or_else(|| Refused::new(StatusCode::NOT_FOUND, view.nobody(name)))
     }
 
-    fn optional_peer(&self, name: Option<&str>) -> Result<Option<PeerId>, Refused> {
+    pub(super) fn optional_peer(&self, name: Option<&str>) -> Result<Option<PeerId>, Refused> {
         name.map(|name| self.configured_peer(name)).transpose()
     }
 

@@ -7,6 +7,7 @@
 mod admin;
 mod events;
 pub mod explain;
+mod leases;
 mod listen;
 mod long;
 mod patience;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::decision::Notice;
 use crate::engine::event::Event;
 use crate::engine::time::{Clock, Time};
+use crate::lease_desk::LeaseDesk;
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
@@ -64,6 +66,8 @@ pub struct AppState {
     pub clock: Arc<dyn Clock>,
     /// [`Time::as_nanos`] of the event loop's last turn, stored by the loop at least once a second.
     pub loop_turned: Arc<AtomicU64>,
+    /// To the keeper of the leases; `None`: there are none.
+    pub leases: Option<LeaseDesk>,
     /// Gathered by `/metrics`.
     pub metrics: Metrics,
 }
@@ -78,12 +82,15 @@ impl fmt::Debug for AppState {
 
 /// SSE clients at a time, over all listeners: each holds a connection for as long as it likes.
 const MAX_SSE_CLIENTS: usize = 16;
+/// Followers of leases, on the admin listeners.
+const MAX_LEASE_FOLLOWERS: usize = 64;
 
 /// The state behind every handler.
 #[derive(Debug)]
 struct Face {
     app: AppState,
     sse_slots: Arc<Semaphore>,
+    follower_slots: Arc<Semaphore>,
     cancel: CancellationToken,
     status: Long,
     metrics: Long,
@@ -94,6 +101,7 @@ impl Face {
         Arc::new(Self {
             app,
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
+            follower_slots: Arc::new(Semaphore::new(MAX_LEASE_FOLLOWERS)),
             cancel,
             status: Long::default(),
             metrics: Long::default(),

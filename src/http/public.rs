@@ -141,6 +141,7 @@ fn endpoint(path: &str) -> &'static str {
             "api/v1/forget" => "forget",
             "api/v1/drain" => "drain",
             _ if path.starts_with("api/v1/explain/") => "explain",
+            _ if path == "api/v1/leases" || path.starts_with("api/v1/leases/") => "leases",
             _ => "other",
         },
         _ => "other",

@@ -43,6 +43,30 @@ impl Clock for MonotonicClock {
     }
 }
 
+/// A clock that goes on while the machine sleeps: what others promised for a time ends meanwhile. Tokio's timers do not
+/// follow it: who waits by them asks it again afterwards.
+#[derive(Clone, Copy, Debug)]
+pub struct SleeplessClock {
+    origin: Duration,
+}
+
+impl SleeplessClock {
+    /// A clock that says [`Time::ZERO`] now.
+    pub fn start() -> Self {
+        Self { origin: boottime() }
+    }
+}
+
+impl Clock for SleeplessClock {
+    fn now(&self) -> Time {
+        Time::from_origin(boottime().saturating_sub(self.origin))
+    }
+
+    fn wall(&self) -> Duration {
+        wall_since_1970()
+    }
+}
+
 /// How long the machine has slept since its start: CLOCK_BOOTTIME minus CLOCK_MONOTONIC. Only a *change* means
 /// anything: inside a time namespace the two have constant offsets of their own, and the difference may be any.
 pub fn suspended() -> Duration {

@@ -19,6 +19,9 @@ use crate::telemetry::metrics::tasks::TaskMetrics;
 /// A goodbye that is neither published nor refused after this will not be.
 const GOODBYE: Duration = Duration::from_secs(2);
 
+/// For what is given back before the goodbye; less if the whole end has not three times as much.
+const GIVE_BACK: Duration = Duration::from_secs(3);
+
 /// How a node ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -190,6 +193,8 @@ pub struct Life {
     pub progress: watch::Receiver<Progress>,
     /// Requests from outside.
     pub stop: Stop,
+    /// What must be given back before the goodbye, within the time it is given.
+    pub before_goodbye: Box<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send>,
     /// Resolves if the namespace is orphaned, with what is gone.
     pub orphaned: BoxFuture<'static, String>,
     /// The whole end takes no longer. Default 10 s.
@@ -258,7 +263,9 @@ impl Life {
     /// Lets the engine say goodbye and running remedies end. A tenth of the deadline is left for the tasks.
     async fn drain(&mut self, why: &Why, began: Time) {
         let until = self.deadline.mul_f64(0.9);
+        let given_back = (self.before_goodbye)(self.deadline.mul_f64(0.3).min(GIVE_BACK));
         let drained = async {
+            given_back.await;
             if ask_the_engine(&self.events, &self.progress, why).await.is_err() {
                 return;
             }

@@ -14,6 +14,7 @@ const LEAVES: &[&str] = &[
     "exposition",
     "heartbeat_file",
     "http_client",
+    "lease_desk",
     "owner_table",
     "preflight",
     "redis_client",
@@ -23,11 +24,11 @@ const LEAVES: &[&str] = &[
     "task",
     "telemetry",
 ];
-const EDGES: &[&str] = &["bus", "checks", "http", "remedies", "store"];
+const EDGES: &[&str] = &["bus", "checks", "http", "leases", "remedies", "store"];
 
 /// The whole rule: what a module of the first level may name, beside itself.
 ///
-/// Leaves may be used by all but the engine, and know no more than words: `owner_table`, `docker` and `systemd` those for a life, `condemned`
+/// Leaves may be used by all but the engine, and know no more than words: `owner_table`, `docker` and `systemd` those for a life, `lease_desk` that for a peer, `condemned`
 /// those for a life and a socket, `telemetry` the enums of the engine and of `http_client`, because they are the
 /// labels of its metrics.
 const LAYERS: &[(&str, &[&[&str]])] = &[
@@ -40,6 +41,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("owner_table", &[&["engine"]]),
     ("docker", &[&["engine"]]),
     ("systemd", &[&["engine"]]),
+    ("lease_desk", &[&["engine"]]),
     ("sock_diag", &[]),
     ("condemned", &[&["engine", "sock_diag"]]),
     ("redis_client", &[&["engine", "secret"]]),
@@ -49,6 +51,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("bus", &[LEAVES, &["engine"]]),
     ("checks", &[LEAVES, &["engine"]]),
     ("http", &[LEAVES, &["engine"]]),
+    ("leases", &[LEAVES, &["engine"]]),
     ("remedies", &[LEAVES, &["engine"]]),
     ("store", &[LEAVES, &["engine"]]),
     ("sim", &[LEAVES, &["engine"]]),

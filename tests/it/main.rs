@@ -21,6 +21,7 @@ mod http;
 mod init;
 mod keys;
 mod layers;
+mod leases;
 mod measures;
 mod remedies;
 mod runtime;

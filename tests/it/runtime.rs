@@ -481,6 +481,7 @@ mod end {
             events: rig.events.clone(),
             progress: rig.progress.clone(),
             stop: stop.clone(),
+            before_goodbye: Box::new(|_| std::future::ready(()).boxed()),
             orphaned: std::future::pending().boxed(),
             deadline: Duration::from_secs(10),
             notifier: Arc::new(Notifier::open(&Environment::default())),

@@ -6,6 +6,7 @@ pub mod bus;
 pub mod checks;
 pub mod engine;
 pub mod http;
+pub mod leases;
 pub mod preflight;
 pub mod remedies;
 pub mod store;
@@ -28,6 +29,8 @@ pub struct Metrics {
     pub engine: engine::EngineMetrics,
     /// Of `http`.
     pub http: http::HttpMetrics,
+    /// Of `leases`.
+    pub leases: leases::LeaseMetrics,
     /// Of the preflight.
     pub preflight: preflight::PreflightMetrics,
     /// Of `remedies`.
@@ -48,6 +51,7 @@ impl Metrics {
             checks: checks::CheckMetrics::register(&registry)?,
             engine: engine::EngineMetrics::register(&registry)?,
             http: http::HttpMetrics::register(&registry)?,
+            leases: leases::LeaseMetrics::register(&registry)?,
             preflight: preflight::PreflightMetrics::register(&registry)?,
             remedies: remedies::RemedyMetrics::register(&registry)?,
             store: store::StoreMetrics::register(&registry)?,

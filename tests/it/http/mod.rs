@@ -116,6 +116,7 @@ impl Served {
             events: to_engine,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             loop_turned: Arc::clone(&turned),
+            leases: None,
             metrics: metrics.clone(),
         };
         let serving = tokio::spawn(bound.run(state, cancel.clone()));

@@ -240,6 +240,34 @@ impl Node {
         self.metric(series).round() as i64
     }
 
+    /// A request on the admin socket, with a body unless it is null: status and answer.
+    pub(crate) fn request(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let mut stream = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
+        stream.bound();
+        let body = if body.is_null() {
+            String::new()
+        } else {
+            body.to_string()
+        };
+        let length = body.len();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.0\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+        (status, serde_json::from_str(body).unwrap())
+    }
+
+    /// Server-sent events of the admin socket from now on, the first included.
+    pub(crate) fn follow(&self, path: &str) -> Events {
+        let stream = UnixStream::connect(self.dir.path().join("admin.sock")).unwrap();
+        Events::read(stream, path, "data:")
+    }
+
     /// Every event from now on.
     pub(crate) fn events(&self) -> Events {
         Events::follow(self)
@@ -275,27 +303,24 @@ impl Events {
     fn follow(node: &Node) -> Self {
         if node.apart {
             let stream = UnixStream::connect(node.dir.path().join("admin.sock")).unwrap();
-            Self::read(stream)
+            Self::read(stream, "/api/v1/events", ":")
         } else {
-            Self::read(TcpStream::connect(node.http()).unwrap())
+            Self::read(TcpStream::connect(node.http()).unwrap(), "/api/v1/events", ":")
         }
     }
 
-    fn read(mut stream: impl Read + Write + Send + 'static) -> Self {
-        stream
-            .write_all(b"GET /api/v1/events HTTP/1.0\r\nHost: x\r\n\r\n")
-            .unwrap();
+    /// `first`: what the first line begins with that comes once the node tells.
+    fn read(mut stream: impl Read + Write + Send + 'static, path: &str, first: &str) -> Self {
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: x\r\n\r\n").unwrap();
         let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-        // A comment comes first, once the node follows.
-        lines.find(|line| line.starts_with(':')).unwrap();
-        let seen = Arc::new(Mutex::new(Vec::new()));
+        let first = lines.find(|line| line.starts_with(first)).unwrap();
+        let json = |line: &str| Some(serde_json::from_str(line.strip_prefix("data:")?).unwrap());
+        let seen: Arc<Mutex<Vec<Value>>> = Arc::new(Mutex::new(json(&first).into_iter().collect()));
         let told = Arc::clone(&seen);
         // Ends with the node.
         std::thread::spawn(move || {
             for line in lines {
-                if let Some(json) = line.strip_prefix("data:") {
-                    told.lock().unwrap().push(serde_json::from_str(json).unwrap());
-                }
+                told.lock().unwrap().extend(json(&line));
             }
         });
         Self(seen)

@@ -50,6 +50,18 @@ impl Proxy {
             .silence(&Which::ending(":sub"), Direction::Both, new_ones_too);
     }
 
+    /// Nothing passes on the connection that leases are asked over now; the next one works.
+    pub(crate) fn silence_leases(&self) {
+        self.inner
+            .silence(&Which::ending(":lease"), Direction::Both, false);
+    }
+
+    /// The same, but what is sent to the server arrives.
+    pub(crate) fn swallow_answers_to_leases(&self) {
+        self.inner
+            .silence(&Which::ending(":lease"), Direction::ToClient, false);
+    }
+
     /// What comes from now on works.
     pub(crate) fn restore(&self) {
         self.runtime.block_on(self.inner.restore());

@@ -156,6 +156,16 @@ impl RedisServer {
         ask(self.address(), command).expect("the server answers")
     }
 
+    /// Every command from now on, as MONITOR tells it.
+    pub(crate) fn monitor(&self) -> Monitor {
+        let mut stream = TcpStream::connect(self.address()).unwrap();
+        stream.write_all(b"MONITOR\r\n").unwrap();
+        let mut ok = [0; 5];
+        stream.read_exact(&mut ok).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        Monitor(stream)
+    }
+
     /// Starts the process; true once it answers.
     fn spawn(&mut self) -> bool {
         let tls = self.arguments.iter().any(|argument| argument == "--tls-port");
@@ -204,6 +214,22 @@ impl RedisServer {
             // One that asks for a password does not tell: its own log line must do.
             answer.contains(&format!("process_id:{pid}\r")) || answer.starts_with("-NO")
         })
+    }
+}
+
+/// What a server was asked.
+pub(crate) struct Monitor(TcpStream);
+
+impl Monitor {
+    /// All of it so far.
+    pub(crate) fn lines(mut self) -> Vec<String> {
+        let mut text = Vec::new();
+        // Ends with the server's silence.
+        let _ = self.0.read_to_end(&mut text);
+        String::from_utf8_lossy(&text)
+            .lines()
+            .map(str::to_owned)
+            .collect()
     }
 }
 

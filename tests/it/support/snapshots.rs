@@ -66,6 +66,7 @@ pub(crate) fn peer(name: &str) -> PeerView {
         detail: String::new(),
         incarnation: Some(Incarnation("proc:b007:4711:99".into())),
         incarnations: 0,
+        left: false,
         ever_alive: true,
         started: true,
         ready: true,
