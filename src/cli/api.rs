@@ -84,6 +84,17 @@ impl Node {
         self.ask("GET", path, None, within).await
     }
 
+    /// Any method, with a body.
+    pub(super) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        body: &serde_json::Value,
+        within: Duration,
+    ) -> anyhow::Result<Reply> {
+        self.ask(method, path, Some(body.to_string()), within).await
+    }
+
     pub(super) async fn post(&self, path: &str, body: &serde_json::Value) -> anyhow::Result<Reply> {
         self.ask("POST", path, Some(body.to_string()), TIMEOUT).await
     }

@@ -1,5 +1,6 @@
 //! What each command takes. Definitions and help texts only: no behaviour but the parsing of values.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,8 +11,10 @@ Exit codes:
     0  done; for `probe`: it passes
     1  not done; for `probe`: it fails; for `doctor`: something cannot work
     2  usage; for `drill`: refused, nothing was touched
+   69  for `lease`: it was not had, and nothing was started
    70  an internal error, or a part of the node that would not stay up
    75  the network namespace is orphaned: start again to join the new one
+   76  for `lease`: it was lost, and the command was ended
    78  the configuration is wrong
   130  forced to end by a second signal";
 
@@ -48,6 +51,11 @@ pub enum Command {
     Forget(ForgetArgs),
     /// End the node well: no new remedy, a goodbye, then exit 0; at the latest after shutdown.deadline.
     Drain(DrainArgs),
+    /// Run a command for as long as a lease is held; its exit code is the command's.
+    Lease(LeaseArgs),
+    /// Be the command of a lease. For `lease`.
+    #[command(hide = true)]
+    LeaseCommand(LeaseCommandArgs),
     /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
     #[command(subcommand)]
     Probe(ProbeCommand),
@@ -277,6 +285,41 @@ pub struct DrainArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it as help")]
     pub node: AdminArgs,
+}
+
+/// `defib lease`
+#[derive(Clone, Debug, Args)]
+pub struct LeaseArgs {
+    /// The lease: a key that begins as leases.prefixes of the node permits.
+    pub key: String,
+    /// How long it lasts after this command or the node has died. Renewed at a third of it.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    pub ttl: Duration,
+    /// Held only while this peer of the node lives.
+    #[arg(long, value_name = "NAME")]
+    pub peer: Option<String>,
+    /// How long to wait for it while somebody else has it [default: not at all].
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
+    pub wait: Duration,
+    /// From SIGTERM to SIGKILL when it is lost; a quarter of --ttl at most, so that it comes before the lease's end.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = duration)]
+    pub kill_after: Duration,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+    /// The command and its arguments, after `--`.
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+/// `defib lease-command`
+#[derive(Clone, Debug, Args)]
+pub struct LeaseCommandArgs {
+    /// Who started it.
+    pub parent: i32,
+    /// The command and its arguments.
+    #[arg(last = true, required = true)]
+    pub command: Vec<OsString>,
 }
 
 /// `defib probe …`

@@ -10,7 +10,9 @@ pub mod doctor;
 pub mod drill;
 pub mod explain;
 pub mod fault_proxy;
+mod follow;
 pub mod init;
+pub mod lease;
 pub mod probe;
 pub mod record;
 mod redis;
@@ -34,10 +36,14 @@ pub mod exit {
     pub const FAILED: u8 = 1;
     /// Wrong usage (clap's own); a drill that was refused.
     pub const USAGE: u8 = 2;
+    /// A lease was not had (`EX_UNAVAILABLE`); its command was not started.
+    pub const NOT_HELD: u8 = 69;
     /// An internal error (`EX_SOFTWARE`).
     pub const INTERNAL: u8 = 70;
     /// The network namespace is orphaned (`EX_TEMPFAIL`): a new start joins the new one.
     pub const ORPHANED: u8 = 75;
+    /// A lease was lost (`EX_PROTOCOL`); its command was ended.
+    pub const LOST: u8 = 76;
     /// The configuration is wrong (`EX_CONFIG`).
     pub const CONFIG: u8 = 78;
     /// A second signal forced the end.
@@ -57,6 +63,8 @@ pub fn main() -> ExitCode {
         Command::Resume(args) => admin::resume(&args),
         Command::Forget(args) => admin::forget(&args),
         Command::Drain(args) => admin::drain(&args),
+        Command::Lease(args) => lease::execute(&args),
+        Command::LeaseCommand(args) => lease::command::become_it(&args),
         Command::Probe(command) => probe::execute(&command),
         Command::Drill(args) => drill::execute(&args),
         Command::Demo(args) => demo::execute(&args),

@@ -72,7 +72,7 @@ impl Keeper {
     /// Keeps nothing yet, and has connected to nothing.
     pub fn new(settings: Settings, around: Surroundings) -> Self {
         let store = match &around.redis {
-            Some(server) => Store::Remote(Remote::new(server.clone(), &settings.prefixes)),
+            Some(server) => Store::Remote(Box::new(Remote::new(server.clone(), &settings.prefixes))),
             None => Store::Local(Local::new(Arc::clone(&around.clock))),
         };
         Self {

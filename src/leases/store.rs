@@ -65,7 +65,7 @@ pub(super) enum Done {
 /// Where leases are.
 pub(super) enum Store {
     /// In a Redis server.
-    Remote(Remote),
+    Remote(Box<Remote>),
     /// In this process.
     Local(Local),
 }

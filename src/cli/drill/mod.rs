@@ -4,7 +4,6 @@
 //! has to find out.
 
 mod fault;
-mod follow;
 mod ready;
 mod timeline;
 
@@ -15,12 +14,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::api::{self, Node};
 use super::args::DrillArgs;
 use super::exit;
+use super::follow::Follower;
 use crate::checks;
 use crate::docker::{Docker, Life, State};
 use crate::engine::event::Incarnation;
 use crate::http::Status;
 use fault::{Fault, Target};
-use follow::Follower;
 use ready::Ready;
 use timeline::{Outcome, Timeline};
 
@@ -56,7 +55,9 @@ async fn drill(args: &DrillArgs) -> Result<Timeline, String> {
         return Err(format!("this will {plan}; add --yes if that is what you want"));
     }
     let mut signals = Signals::listen()?;
-    let mut follower = Follower::of(&node).await.map_err(|error| format!("{error:#}"))?;
+    let mut follower = Follower::of(&node, "/api/v1/events")
+        .await
+        .map_err(|error| format!("{error:#}"))?;
 
     let mut timeline = Timeline::start(
         args,

@@ -1,7 +1,7 @@
 //! What is answered, with and without Redis: taking, renewing, giving back; who else may hold the same lock.
 
-use std::time::{Duration, Instant};
-
+use defib::engine::time::{Clock, Time};
+use defib::runtime::clock::SleeplessClock;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -139,15 +139,12 @@ fn what_is_out_of_bounds_is_told_and_asked_of_nobody() {
 #[test]
 fn requests_have_a_rate() {
     let node = node("embedded");
+    let clock = SleeplessClock::start();
     let statuses: Vec<u16> = (0..400).map(|_| look(&node, "app:a").0).collect();
+    let most = 100.0 + 50.0 * clock.now().since(Time::ZERO).as_secs_f64();
     assert!(statuses[..50].iter().all(|status| *status == 200));
-    // At 50 a second 400 take 6 s; a machine that needs so long for them is refused none.
-    let refused = statuses.iter().filter(|status| **status == 429).count();
-    let took = Instant::now();
-    assert!(
-        refused > 0 || took.elapsed() > Duration::from_secs(5),
-        "{refused}"
-    );
+    let passed = u32::try_from(statuses.iter().filter(|status| **status == 200).count()).unwrap();
+    assert!(f64::from(passed) <= most + 1.0, "{passed} of {most}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Leases for applications, with a real server, real clients that lock in their own way, and real processes.
 
+mod command;
 mod holding;
 mod trouble;
 mod two_nodes;

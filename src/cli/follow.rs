@@ -1,10 +1,10 @@
-//! Follows a node's `/api/v1/events`.
+//! Follows server-sent events of a node: everything that happens, or what becomes of one lease.
 
 use anyhow::{Context, anyhow, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, HOST};
+use hyper::header::{ACCEPT, AUTHORIZATION, HOST};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -12,8 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::cli::api::{Node, TIMEOUT};
+use super::api::{Node, TIMEOUT};
 use crate::http_client::Target;
+use crate::secret::Secret;
 
 /// Events that may wait to be shown.
 const WAITING: usize = 256;
@@ -28,17 +29,18 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Follows from now on: returns once the node has said that it tells.
-    pub(super) async fn of(node: &Node) -> anyhow::Result<Self> {
+    pub(super) async fn of(node: &Node, path: &str) -> anyhow::Result<Self> {
         let follow = async {
             match node {
-                Node::Url(url, _) => {
+                Node::Url(url, bearer) => {
                     let target = Target::parse(url)?;
                     if target.tls {
                         bail!("events are followed over http:// only");
                     }
-                    Self::over(TcpStream::connect((target.host.as_str(), target.port)).await?).await
+                    let stream = TcpStream::connect((target.host.as_str(), target.port)).await?;
+                    Self::over(stream, path, bearer.as_ref()).await
                 }
-                Node::Socket(path) => Self::over(UnixStream::connect(path).await?).await,
+                Node::Socket(socket) => Self::over(UnixStream::connect(socket).await?, path, None).await,
             }
         };
         tokio::time::timeout(TIMEOUT, follow)
@@ -47,22 +49,29 @@ impl Follower {
             .with_context(|| format!("cannot follow the events of {node}"))
     }
 
-    async fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> anyhow::Result<Self> {
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        path: &str,
+        bearer: Option<&Secret>,
+    ) -> anyhow::Result<Self> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let driving = AbortOnDropHandle::new(tokio::spawn(async move {
             // How it ends shows in the body.
             let _ = connection.await;
         }));
-        let request = hyper::Request::get("/api/v1/events")
+        let mut request = hyper::Request::get(path)
             .header(HOST, "localhost")
-            .header(ACCEPT, "text/event-stream")
-            .body(Empty::<Bytes>::new())?;
+            .header(ACCEPT, "text/event-stream");
+        if let Some(bearer) = bearer {
+            request = request.header(AUTHORIZATION, format!("Bearer {}", bearer.read().await?));
+        }
+        let request = request.body(Empty::<Bytes>::new())?;
         let response = sender.send_request(request).await?;
         if !response.status().is_success() {
             bail!("status {}", response.status().as_u16());
         }
         let mut body = response.into_body();
-        // A comment comes first, once the node follows.
+        // Something comes first, once the node tells.
         let first = body.frame().await.ok_or_else(|| anyhow!("it ended at once"))??;
         let mut lines = first.into_data().unwrap_or_default().to_vec();
         let (tell, notices) = mpsc::channel(WAITING);
