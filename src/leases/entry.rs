@@ -61,7 +61,7 @@ impl Want {
 /// A request that is within every bound.
 pub(super) struct Admitted {
     pub(super) token: Arc<str>,
-    pub(super) taking: Arc<str>,
+    pub(super) taking: u64,
     pub(super) ttl: Duration,
     pub(super) keeping: Keeping,
     pub(super) anew: Anew,

@@ -41,6 +41,7 @@ pub struct Keeper {
     entries: BTreeMap<Arc<str>, Entry>,
     strays: VecDeque<Stray>,
     pace: Pace,
+    last_taking: u64,
     draining: Option<Draining>,
 }
 
@@ -83,6 +84,7 @@ impl Keeper {
             calling: None,
             entries: BTreeMap::new(),
             strays: VecDeque::new(),
+            last_taking: 0,
             draining: None,
         }
     }
@@ -341,7 +343,7 @@ impl Keeper {
         let keeping = self.keeping(take.peer, now)?;
         Ok(Admitted {
             token,
-            taking: self.random_id()?,
+            taking: self.next_taking(),
             ttl,
             keeping,
             anew: if take.renew { Anew::No } else { Anew::Yes },
@@ -400,6 +402,13 @@ impl Keeper {
                 })
             }
         }
+    }
+
+    /// Greater than all before, also across a restart of the node unless its clock is set back.
+    fn next_taking(&mut self) -> u64 {
+        let wall = u64::try_from(self.around.clock.wall().as_micros()).unwrap_or(0);
+        self.last_taking = wall.max(self.last_taking + 1);
+        self.last_taking
     }
 
     fn random_id(&self) -> Result<Arc<str>, Refusal> {

@@ -19,7 +19,7 @@ pub(super) struct Local {
 
 struct Held {
     token: Arc<str>,
-    taking: Option<Arc<str>>,
+    taking: u64,
     fence: u64,
     until: Time,
 }
@@ -66,8 +66,8 @@ impl Local {
             Some(held) if held.token != claim.token => Done::Others(Some(held.until.since(now))),
             Some(held) => {
                 held.until = held.until.max(now + ttl);
-                if held.taking != claim.taking {
-                    held.taking.clone_from(&claim.taking);
+                if claim.taking.is_some_and(|taking| taking > held.taking) {
+                    held.taking = claim.taking.unwrap_or_default();
                     held.fence = next;
                     self.last_fence = next;
                 }
@@ -78,7 +78,7 @@ impl Local {
                 self.last_fence = next;
                 let held = Held {
                     token: Arc::clone(&claim.token),
-                    taking: claim.taking.clone(),
+                    taking: claim.taking.unwrap_or_default(),
                     fence: next,
                     until: now + ttl,
                 };
@@ -90,7 +90,8 @@ impl Local {
 }
 
 impl Held {
+    /// Of no later taking than that.
     fn is_of(&self, claim: &Claim) -> bool {
-        claim.taking.is_none() || claim.taking == self.taking
+        claim.taking.is_none_or(|taking| self.taking <= taking)
     }
 }

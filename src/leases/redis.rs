@@ -8,7 +8,7 @@
 //!
 //! A counter would not do: every key written has an end, and a counter that has ended, or was flushed, begins anew.
 //! So the token is the server's time in microseconds, and at least one more than the last one, which is kept beside
-//! the lease (`KEY:fence`, with the id of its taking) for a day longer than the lease. It goes back only if that key was
+//! the lease (`KEY:fence`, with the number of its taking) for a day longer than the lease. It goes back only if that key was
 //! lost *and* the server's clock is behind what it was at the last taking: a failover that lost the last write to a
 //! server whose clock is behind by more than the time between the two takings.
 
@@ -23,8 +23,8 @@ use crate::redis_client::{Asker, Server};
 /// The last fencing token is kept for so much longer than its lease.
 const FENCE_OUTLIVES: Duration = Duration::from_secs(86_400);
 
-/// ARGV: token, milliseconds, id of the taking, milliseconds of the mark, whether it may be taken anew. Integers in Lua are exact below 2^53, which
-/// microseconds reach in the year 2255.
+/// ARGV: token, milliseconds, number of the taking, milliseconds of the mark, whether it may be taken anew. Integers in
+/// Lua are exact below 2^53, which microseconds reach in the year 2255.
 const TAKE: &str = r#"
 local held = redis.call("get", KEYS[1])
 if held and held ~= ARGV[1] then
@@ -33,17 +33,18 @@ end
 if not held and ARGV[5] == "no" then
   return {2, 0}
 end
-local mark, fence, taking = redis.call("get", KEYS[2]), 0, ""
+local mark, fence, taking = redis.call("get", KEYS[2]), 0, 0
 if mark then
-  fence, taking = string.match(mark, "^(%d+) (%x+)$")
-  fence = tonumber(fence)
+  fence, taking = string.match(mark, "^(%d+) (%d+)$")
+  fence, taking = tonumber(fence), tonumber(taking)
   if not fence or fence > 9000000000000000 then
     return redis.error_reply("FENCE " .. KEYS[2] .. " holds no fencing token of defib's: delete it")
   end
 end
-if not (held and taking == ARGV[3]) then
+if not held or tonumber(ARGV[3]) > taking then
   local time = redis.call("time")
   fence = math.max(fence + 1, time[1] * 1000000 + time[2])
+  taking = tonumber(ARGV[3])
 end
 if held then
   if redis.call("pttl", KEYS[1]) < tonumber(ARGV[2]) then
@@ -53,7 +54,7 @@ else
   redis.call("set", KEYS[1], ARGV[1], "NX", "PX", ARGV[2])
 end
 fence = string.format("%.0f", fence)
-redis.call("set", KEYS[2], fence .. " " .. ARGV[3], "PX", ARGV[4])
+redis.call("set", KEYS[2], fence .. " " .. string.format("%.0f", taking), "PX", ARGV[4])
 return {1, fence}
 "#;
 
@@ -69,13 +70,13 @@ redis.call("pexpire", KEYS[2], ARGV[3])
 return 1
 "#;
 
-/// ARGV: token, id of the taking or nothing. The mark stays: the next fencing token is greater than it.
+/// ARGV: token, number of the taking or nothing. The mark stays: the next fencing token is greater than it.
 const RELEASE: &str = r#"
 if redis.call("get", KEYS[1]) ~= ARGV[1] then
   return 0
 end
 local mark = redis.call("get", KEYS[2])
-if ARGV[2] ~= "" and mark and string.match(mark, "%x+$") ~= ARGV[2] then
+if ARGV[2] ~= "" and mark and (tonumber(string.match(mark, "%d+$")) or 0) > tonumber(ARGV[2]) then
   return 0
 end
 return redis.call("del", KEYS[1])
@@ -100,7 +101,7 @@ impl Remote {
     pub(super) fn new(server: Server, prefixes: &[String]) -> Self {
         Self {
             user: server.dial.login().user_name().to_owned(),
-            asker: Asker::new(server, "lease"),
+            asker: Asker::of_keys(server, "lease"),
             prefixes: prefixes.to_vec(),
         }
     }
@@ -124,7 +125,7 @@ impl Remote {
                 let arguments = [
                     claim.token.to_string(),
                     millis(*ttl),
-                    id(claim).to_owned(),
+                    number(claim),
                     millis(*ttl + FENCE_OUTLIVES),
                     if *anew == Anew::Yes { "yes" } else { "no" }.to_owned(),
                 ];
@@ -140,7 +141,7 @@ impl Remote {
                 self.eval(EXTEND, &claim.key, &arguments, within, extended).await
             }
             Step::Release(claim) => {
-                let arguments = [claim.token.to_string(), id(claim).to_owned()];
+                let arguments = [claim.token.to_string(), number(claim)];
                 let released = |value: &Value<'_>| yes(value, Done::Released, Done::Gone);
                 self.eval(RELEASE, &claim.key, &arguments, within, released).await
             }
@@ -179,8 +180,8 @@ impl Remote {
     }
 }
 
-fn id(claim: &Claim) -> &str {
-    claim.taking.as_deref().unwrap_or_default()
+fn number(claim: &Claim) -> String {
+    claim.taking.map_or_else(String::new, |number| number.to_string())
 }
 
 fn millis(time: Duration) -> String {

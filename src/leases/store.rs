@@ -2,9 +2,10 @@
 //! its act.
 //!
 //! A request may arrive long after it was given up on: a stopped server runs what is in its sockets once it goes on, and
-//! the kernel delivers what a closed connection had sent. So every step is harmless whenever it runs. What a *taking* has
-//! made is marked with its id beside the key: repeating it changes nothing, and a release ends only that taking. An
-//! extension never shortens.
+//! the kernel delivers what a closed connection had sent. So every step is harmless whenever it runs. Each *taking* has a
+//! number, greater than those of all before it, which is kept beside the key: a taking that arrives late does not put
+//! itself before a later one of the same token, and a release ends no later one than its own. An extension never
+//! shortens. (With an id in place of the number a late taking and then its late release ended a later one.)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ pub(super) enum Step {
     Take(Claim, Duration, Anew),
     /// Let it last at least so long from now, if it is this token's.
     Extend(Claim, Duration),
-    /// Delete it if it is this taking's; without an id, if it is this token's.
+    /// Delete it if it is this token's and of no later taking; without a number, of any.
     Release(Claim),
     /// Is it held?
     Look(Arc<str>),
@@ -41,8 +42,8 @@ pub(super) struct Claim {
     pub(super) key: Arc<str>,
     /// The value of the key.
     pub(super) token: Arc<str>,
-    /// The id of the taking; `None` in a release: any.
-    pub(super) taking: Option<Arc<str>>,
+    /// The number of the taking; `None` in a release: any.
+    pub(super) taking: Option<u64>,
 }
 
 /// What came of it.

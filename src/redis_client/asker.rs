@@ -71,7 +71,7 @@ impl Asker {
     }
 
     /// The same for [reading keys](super::keys), those of the server's database.
-    pub(super) fn of_keys(server: Server, purpose: &str) -> Self {
+    pub(crate) fn of_keys(server: Server, purpose: &str) -> Self {
         Self {
             of_keys: true,
             ..Self::new(server, purpose)
