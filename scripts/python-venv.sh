@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the two Python venvs that the tests use: $DEFIB_TEST_VENV (default target/test-venv) with the newest
-# redis-py, and the same path with "-redis5" appended. Returns at once if both already hold what is asked for.
+# Makes the Python venvs that the tests use: $DEFIB_TEST_VENV (default target/test-venv) with the newest redis-py, the
+# same path with "-redis5" appended, and with "-kstlib". Returns at once if all hold what is asked for.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -23,3 +23,4 @@ exec 9>"$venv.lock"
 flock 9
 make_venv "$venv" "$root/tests/python/requirements.txt"
 make_venv "$venv-redis5" "$root/tests/python/requirements-redis5.txt"
+make_venv "$venv-kstlib" "$root/tests/python/requirements-kstlib.txt"

@@ -26,6 +26,7 @@ use crate::docker::Docker;
 use crate::engine::Engine;
 use crate::engine::decision::{Grant, Notice};
 use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
+use crate::engine::settings::Settings;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
 use crate::http::{self, AppState, BindError, Bound, View};
@@ -38,6 +39,7 @@ use crate::remedies::{Executors, Remedy, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock, SleeplessClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
 use crate::runtime::healing::Healer;
+use crate::runtime::heartbeat_file::Beats;
 use crate::runtime::netns;
 use crate::runtime::port::Port;
 use crate::runtime::sd_notify::{Environment, Notifier};
@@ -193,6 +195,10 @@ impl App {
         }
         if let Some(listener) = listener {
             tasks.spawn_once("broker", listener.run(broker.clone(), cancel.clone()));
+        }
+        if let Some(path) = config.heartbeat_file.clone() {
+            let beats = common.beats(path, &settings, &progress_seen);
+            tasks.spawn(beats_task(beats), Policy::Keep);
         }
         tasks.spawn(preflight_task(config.clone(), &common), Policy::Keep);
         tasks.spawn(bus_task(config.bus, broker, port, &common), Policy::Restart);
@@ -407,6 +413,22 @@ impl Common {
         Some(Keeper::new(config.leases.clone(), around))
     }
 
+    fn beats(&self, path: PathBuf, settings: &Settings, progress: &watch::Receiver<Progress>) -> Beats {
+        let said = [("node", &settings.node), ("group", &settings.group)];
+        Beats {
+            path,
+            interval: settings.interval,
+            metadata: said
+                .into_iter()
+                .map(|(key, value)| (key.to_owned(), value.to_string().into()))
+                .collect(),
+            alive: Arc::clone(&self.alive),
+            progress: progress.clone(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.tasks.clone(),
+        }
+    }
+
     fn show_snapshots(&self) -> Box<dyn Fn(Arc<Snapshot>) + Send> {
         let (view, snapshots) = (self.view.clone(), self.snapshots.clone());
         let metrics = self.metrics.engine.clone();
@@ -474,6 +496,13 @@ impl Common {
             stop,
             life: AbortOnDropHandle::new(tokio::spawn(life.live())),
         }
+    }
+}
+
+fn beats_task(beats: Beats) -> Task {
+    Task {
+        name: "heartbeat_file".to_owned(),
+        start: Box::new(move |cancel| Box::pin(beats.clone().run(cancel))),
     }
 }
 

@@ -32,6 +32,8 @@ pub enum Part {
     Store,
     /// The leases of applications.
     Leases,
+    /// `heartbeat.file`.
+    HeartbeatFile,
     /// A `[when.NAME]`.
     Expectation,
     /// How a peer's process is found.
@@ -51,6 +53,7 @@ impl Part {
             Self::RuntimeDir => "runtime_dir",
             Self::Store => "store",
             Self::Leases => "leases",
+            Self::HeartbeatFile => "heartbeat_file",
             Self::Expectation => "expectation",
             Self::Owner => "owner",
             Self::Check => "check",

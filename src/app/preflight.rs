@@ -121,7 +121,22 @@ fn places(config: &Config) -> Vec<Look> {
         dir(Part::AdminSocket, socket.as_deref()),
         dir(Part::Store, parent(&config.store).as_deref()),
     ];
-    looks.into_iter().flatten().collect()
+    let beats = config.heartbeat_file.clone().map(|path| {
+        let subject = Subject::node(Part::HeartbeatFile);
+        subject.look_blocking(move || beside(&path))
+    });
+    looks.into_iter().flatten().chain(beats).collect()
+}
+
+/// Whether a file can be written here. (Its directory is not made: a volume that is not mounted must show.)
+fn beside(path: &Path) -> Finding {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    if dir.is_dir() {
+        return writable_dir(dir);
+    }
+    let shown = dir.display();
+    Finding::missing(format!("there is no directory {shown}"), "make it, or mount it")
 }
 
 /// `healthz` is carried out by whoever probes: all that can be known is whether somebody does.

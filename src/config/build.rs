@@ -93,9 +93,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         .open("leases", &[&fields::LEASES])
         .and_then(|reader| leases(&reader));
     let expectations = Expectations::read(root);
-    let interval = heartbeat
-        .as_ref()
-        .map_or(Duration::ZERO, |(interval, _)| *interval);
+    let interval = heartbeat.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
     let peers = peers(
         root,
         &Surroundings {
@@ -105,7 +103,15 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     );
     let selected = selected(root, &peers, &sources.peers);
 
-    let (group, bus, (interval, channel)) = (group?, bus?, heartbeat?);
+    let (
+        group,
+        bus,
+        Beats {
+            interval,
+            channel,
+            file,
+        },
+    ) = (group?, bus?, heartbeat?);
     let group_channel: Arc<str> = channel.unwrap_or_else(|| format!("defib:{group}")).into();
     rules::channels(root, &peers, &group_channel);
     rules::listeners(root, &base.http, &bus.backend);
@@ -158,6 +164,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         remedies: numbered.remedies,
         http: base.http.clone(),
         leases: leases?,
+        heartbeat_file: file,
         store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
         runtime_dir: dirs.runtime.clone(),
         log: base.log.clone(),
@@ -256,9 +263,21 @@ fn log(reader: &Reader<'_>) -> Read<LogSettings> {
     })
 }
 
-fn heartbeat(reader: &Reader<'_>) -> Read<(Duration, Option<String>)> {
+/// The node's own heartbeats as they were read.
+struct Beats {
+    interval: Duration,
+    channel: Option<String>,
+    file: Option<PathBuf>,
+}
+
+fn heartbeat(reader: &Reader<'_>) -> Read<Beats> {
     let (interval, channel) = (reader.time("interval"), reader.maybe_text("channel"));
-    Ok((interval?, channel?))
+    let file = reader.maybe_path("file");
+    Ok(Beats {
+        interval: interval?,
+        channel: channel?,
+        file: file?,
+    })
 }
 
 fn group_budget(reader: &Reader<'_>) -> Read<GroupBudget> {

@@ -160,6 +160,14 @@ pub const HEARTBEAT: Section = Section {
             Derived("`defib:` and the group", "\"defib:default\""),
             "Where they go out, and where nodes of the group listen. Never a data channel.",
         ),
+        field(
+            "file",
+            Path,
+            Absent("\"/run/defib/heartbeat.json\""),
+            "Also write them here, each `interval`, as kstlib does: replaced as a whole, mode 0644, dated by the last turn of the \
+             node's event loop, and not written while that is stuck. At an end that was asked for its `status` is `stopped`, else `running`. \
+             Its directory must be there.",
+        ),
     ],
     tables: &[],
     later: &[],

@@ -140,6 +140,8 @@ pub struct Config {
     pub http: http::Settings,
     /// For `leases`.
     pub leases: crate::leases::Settings,
+    /// Where the node writes that it lives, for whoever watches a file.
+    pub heartbeat_file: Option<PathBuf>,
     /// File of the store.
     pub store: PathBuf,
     /// Where sockets and locks go; not created yet.

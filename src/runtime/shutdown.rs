@@ -152,6 +152,9 @@ impl Signals {
     }
 }
 
+/// Who asks for the drain of a node that failed, or whose network is gone.
+pub(super) const OURSELVES: &str = "this node";
+
 /// Why a node ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Why {
@@ -304,7 +307,7 @@ async fn ask_the_engine(
     }
     let by = match why {
         Why::Asked(by) => by.clone(),
-        Why::Fatal(_) | Why::Orphaned(_) => "this node".to_owned(),
+        Why::Fatal(_) | Why::Orphaned(_) => OURSELVES.to_owned(),
     };
     let request = OperatorRequest::Drain;
     events.send(Event::Operator { request, by }).await

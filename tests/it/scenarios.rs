@@ -7,6 +7,7 @@
 
 mod contained;
 mod docker;
+mod files;
 mod half_dead;
 mod healing;
 mod keys;

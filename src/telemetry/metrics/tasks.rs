@@ -42,10 +42,12 @@ pub enum FanOut {
     Snapshot,
     /// The state to the store.
     Persist,
+    /// Heartbeats to `heartbeat.file`.
+    File,
 }
 
 impl FanOut {
-    const ALL: [Self; 4] = [Self::Bus, Self::Notice, Self::Snapshot, Self::Persist];
+    const ALL: [Self; 5] = [Self::Bus, Self::Notice, Self::Snapshot, Self::Persist, Self::File];
 
     /// As in the label `to`.
     pub const fn as_str(self) -> &'static str {
@@ -54,6 +56,7 @@ impl FanOut {
             Self::Notice => "notice",
             Self::Snapshot => "snapshot",
             Self::Persist => "persist",
+            Self::File => "file",
         }
     }
 }

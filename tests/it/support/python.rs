@@ -1,4 +1,4 @@
-//! Unmodified redis-py clients, in the venvs that `scripts/python-venv.sh` makes.
+//! Unmodified clients and libraries in Python, in the venvs that `scripts/python-venv.sh` makes.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -24,6 +24,11 @@ impl Python {
     /// redis-py 5; `None`, and said so, if the venv is not there.
     pub(crate) fn redis5() -> Option<Self> {
         Self::in_venv("-redis5")
+    }
+
+    /// kstlib; `None`, and said so, if the venv is not there.
+    pub(crate) fn kstlib() -> Option<Self> {
+        Self::in_venv("-kstlib")
     }
 
     fn in_venv(suffix: &str) -> Option<Self> {
