@@ -132,9 +132,11 @@ impl Known {
             // A job was done upon what had failed, and gave it no new life: a stop.
             self.asked = true;
         }
-        if !ours && unit.job.as_ref().is_some_and(|job| job.kind == "stop") {
+        // Somebody else's, also beside an act of ours: what this node asks for is called `start` or `restart`.
+        if unit.job.as_ref().is_some_and(|job| job.kind == "stop") {
             self.asked = true;
         }
+        let ours = ours && !self.asked;
         let incarnation = self.life.as_ref().map(Invocation::incarnation);
         match (unit.active, incarnation) {
             (Active::Activating, Some(life)) if unit.restarts_by_itself() => {
@@ -185,7 +187,7 @@ impl Known {
                     told,
                 );
             }
-            Phase::Running | Phase::Restarting if ours && !self.asked => {
+            Phase::Running | Phase::Restarting if ours => {
                 self.becomes(Phase::Restarting, OwnerSeen::Restarting(life), told);
             }
             Phase::Stopping => {
@@ -289,17 +291,20 @@ mod tests {
         ));
     }
 
-    #[test]
-    fn a_stop_that_is_seen_under_way_is_one_however_it_ends() {
-        let mut known = running();
-        let stopping = Unit {
+    fn stopping() -> Unit {
+        Unit {
             job: Some(crate::systemd::Job {
                 path: "/job/1".to_owned(),
                 kind: "stop".to_owned(),
             }),
             ..unit(1, Active::Deactivating)
-        };
-        assert!(is_on_purpose(&told(&mut known, stopping), "being stopped"));
+        }
+    }
+
+    #[test]
+    fn a_stop_that_is_seen_under_way_is_one_however_it_ends() {
+        let mut known = running();
+        assert!(is_on_purpose(&told(&mut known, stopping()), "being stopped"));
         assert!(is_on_purpose(
             &told(&mut known, unit(1, Active::Failed)),
             "asked for"
@@ -387,6 +392,19 @@ mod tests {
         };
         known.looked(Look::Seen(stopped.clone()), true);
         assert_eq!(told(&mut known, stopped), [OwnerSeen::Exited(life(1))]);
+    }
+
+    #[test]
+    fn an_operators_stop_beside_an_act_of_ours_is_one() {
+        for ours in [true, false] {
+            let mut known = running();
+            let told = known.looked(Look::Seen(stopping()), ours);
+            assert!(is_on_purpose(&told, "being stopped"), "{told:?}");
+            let told = known.looked(Look::Seen(unit(1, Active::Failed)), ours);
+            assert!(is_on_purpose(&told, "asked for"), "{told:?}");
+            // Once our act is forgotten, it is not found out that the unit has failed.
+            assert_eq!(known.looked(Look::Seen(unit(1, Active::Failed)), false), []);
+        }
     }
 
     #[test]
