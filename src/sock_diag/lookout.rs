@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::round::Rounds;
-use super::whose::{of_one_cgroup, sockets_of};
+use super::whose::{established, of_one_cgroup, sockets_of};
 use super::{Cookie, Dump, Filter, Socket, Whose};
 
 /// So many looks are answered from memory before `/proc` is read again: a descriptor can be passed on.
@@ -75,8 +75,9 @@ impl Memory {
             return self.find_out(whose, dump);
         }
         self.left -= 1;
-        dump.sockets
-            .retain(|socket| self.sockets.get(&key(socket)) == Some(&true));
+        let is_theirs = |socket: &Socket| self.sockets.get(&key(socket)) == Some(&true);
+        dump.others = established(dump.sockets.iter().filter(|socket| !is_theirs(socket)));
+        dump.sockets.retain(is_theirs);
         if *whose == Whose::Namespace {
             of_one_cgroup(&dump.sockets)?;
         }

@@ -302,8 +302,23 @@ async fn what_was_found_out_twice_is_believed_until_there_is_another_connection(
     for _ in 0..left + 3 {
         assert_eq!(look(&of_us).await.0, Ok(vec![near]));
     }
+    // From memory or not, it is told who else is connected.
+    let mut stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    for _ in 0..3 {
+        let whose = Whose::Process(stranger.id());
+        let seen = lookout
+            .look(&rounds, whose, filter.clone(), Duration::from_secs(60))
+            .await;
+        let seen = seen.unwrap();
+        assert_eq!((seen.sockets, seen.others), (vec![], [near].into()));
+    }
+    assert!(lookout.answers_left() > 0);
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+
     let nobody = Whose::Process(u32::MAX);
-    assert!(look(&nobody).await.0.unwrap_err().contains("has ended"));
+    let look = lookout.look(&rounds, nobody, filter, Duration::from_secs(60));
+    assert!(look.await.unwrap_err().contains("has ended"));
 }
 
 #[test]

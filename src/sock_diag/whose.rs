@@ -36,8 +36,7 @@ pub enum Whose {
 pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
     let truncated = dump.truncated;
     let sockets = dump.sockets;
-    let established = sockets.iter().filter(|socket| socket.state == State::Established);
-    let mut others: BTreeSet<Cookie> = established.map(|socket| socket.id.cookie).collect();
+    let mut others = established(&sockets);
     let sockets: Vec<Socket> = match whose {
         Whose::Process(pid) => {
             let held = held_below(*pid, &sockets)?;
@@ -70,6 +69,13 @@ pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
         truncated,
         others,
     })
+}
+
+/// The connections among these.
+pub(super) fn established<'s>(sockets: impl IntoIterator<Item = &'s Socket>) -> BTreeSet<Cookie> {
+    let sockets = sockets.into_iter();
+    let established = sockets.filter(|socket| socket.state == State::Established);
+    established.map(|socket| socket.id.cookie).collect()
 }
 
 /// The ids of the cgroup of a process and of those below it: a container's, or a unit's.
