@@ -40,11 +40,7 @@ impl Rounds {
     ) -> Result<T, String> {
         let (tell, told) = oneshot::channel();
         let look: Look = Box::new(move |round| drop(tell.send(look(round))));
-        if self.is_first(look) {
-            let rounds = self.clone();
-            // Not waited for: it tells each by itself, and who was first may have given up.
-            drop(tokio::task::spawn_blocking(move || rounds.next()));
-        }
+        self.join(look);
         match tokio::time::timeout(within, told).await {
             Ok(Ok(seen)) => Ok(seen),
             Ok(Err(_)) => Err("looking at the sockets failed".to_owned()),
@@ -52,11 +48,16 @@ impl Rounds {
         }
     }
 
-    /// Whether nobody else is waiting, so that a round is to be opened.
-    fn is_first(&self, look: Look) -> bool {
+    /// Opens a round, unless somebody waits for one already. Nobody is left waiting if no thread can be had for it
+    /// (`spawn_blocking` panics then): everybody later would wait for a round that never comes.
+    fn join(&self, look: Look) {
         let mut waiting = self.waiting();
+        if waiting.is_empty() {
+            let rounds = self.clone();
+            // Not waited for: it tells each by itself, and who was first may have given up.
+            drop(tokio::task::spawn_blocking(move || rounds.next()));
+        }
         waiting.push(look);
-        waiting.len() == 1
     }
 
     fn next(&self) {
