@@ -43,7 +43,7 @@ use crate::docker::{Docker, Selector};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
 use crate::engine::settings::{Decides, Plane, Settings as Names};
-use crate::engine::time::Clock;
+use crate::engine::time::{Clock, Time};
 use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::Server;
@@ -222,6 +222,7 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         let directories = directories.clone();
         task("files".to_owned(), move || directories.clone().hand_on())
     });
+    unseen_yet(&settings, around);
     let watches = settings.owners.into_iter().map(|(id, owner, check, schedule)| {
         let name = peer_name(id);
         let task_name = format!("owner:{name}");
@@ -300,6 +301,27 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         .chain(expectations)
         .chain(files)
         .collect()
+}
+
+/// Who is a container or a unit is known to be one from the beginning: else everybody's sockets would be taken for its
+/// own until the first look, for which Docker or systemd may let a node wait.
+fn unseen_yet(settings: &Settings, around: &Surroundings) {
+    let not_yet = |what: &str| format!("its {what} was not looked at yet");
+    for (_, check, _) in &settings.containers {
+        let sighting = crate::docker::Sighting {
+            seen: Err(not_yet("container")),
+            believed_until: Time::MAX,
+        };
+        around.docker.saw(check.peer, sighting);
+    }
+    for (_, check, _) in &settings.units {
+        let sighting = crate::systemd::Sighting {
+            seen: Err(not_yet("unit")),
+            since: Time::ZERO,
+            believed_until: Time::MAX,
+        };
+        around.systemd.saw(check.peer, sighting);
+    }
 }
 
 impl Probe {

@@ -50,7 +50,7 @@ impl Ownership {
     /// Why nothing can be said of its sockets: it has an owner, and that does not run, or lives elsewhere.
     pub(super) async fn owned(&mut self) -> Result<Owned, String> {
         if let Some(sighting) = self.systemd.sighting(self.peer) {
-            return self.of_unit(sighting);
+            return self.of_unit(sighting).await;
         }
         let (whose, incarnation) = match self.owners.get(self.peer) {
             Holding::Unwatched => match contained::running(&self.docker, self.peer, self.clock.now()) {
@@ -99,7 +99,7 @@ impl Ownership {
     }
 
     /// All that its cgroup made, where the kernel tells; else what its main process and those below it hold.
-    fn of_unit(&self, sighting: Sighting) -> Result<Owned, String> {
+    async fn of_unit(&self, sighting: Sighting) -> Result<Owned, String> {
         if self.clock.now() > sighting.believed_until {
             return Err("its unit was not looked at for a while".to_owned());
         }
@@ -112,8 +112,16 @@ impl Ownership {
                 ),
             });
         };
+        // A unit that makes cgroups of its own may have thousands.
+        let pid = live.pid;
+        let cgroups = tokio::task::spawn_blocking(move || cgroup_of(pid)).await;
+        let cgroups = cgroups.map_err(|error| format!("looking at its cgroups failed: {error}"))?;
+        // They were read by a number, which may by now be another process's.
+        if live.exited() {
+            return Err("its main process has ended".to_owned());
+        }
         Ok(Owned {
-            whose: cgroup_of(live.pid).map_or(Whose::Process(live.pid), Whose::Cgroups),
+            whose: cgroups.map_or(Whose::Process(pid), Whose::Cgroups),
             incarnation: Some(live.incarnation),
         })
     }
