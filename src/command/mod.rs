@@ -172,7 +172,10 @@ async fn supervise(
             return group.left();
         }
     }
-    let _ = timeout(REST, printing).await;
+    // Its end may have been read already: what is over is never over again.
+    if !printing.is_terminated() {
+        let _ = timeout(REST, printing).await;
+    }
     group.let_go();
     match (child.wait().await, in_time) {
         (Err(error), _) | (_, Ok(Err(error))) => Ended::Lost(error),
