@@ -6,13 +6,17 @@
 # that go with the namespace. Of the host only DIRECTORY may be written to; DIRECTORY/rules.d is polkit's. PROGRAM can be
 # seen in there. From outside, /run is at /proc/PID/root/run.
 set -eu
-dir=$1
+dir=${1:?a directory} program=${2:?a program}
 root=$dir/root
+if [ $$ != 1 ] || [ "$(readlink /proc/self/ns/mnt)" = "$(readlink /proc/1/ns/mnt)" ]; then
+    echo "this is pid $$ of the host's own namespaces, where it would mount over everything: refused" >&2
+    exit 1
+fi
 mkdir -p "$root" "$dir/rules.d"
 mount --make-rprivate /
 mount --bind / "$root"
 mount -o remount,bind,ro "$root"
-at=$(findmnt -n -o TARGET --target "$2")
+at=$(findmnt -n -o TARGET --target "$program")
 if [ "$at" != / ]; then
     mount --bind "$at" "$root$at"
     mount -o remount,bind,ro "$root$at"

@@ -40,7 +40,9 @@ impl Machine {
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let boot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/boot.sh");
-        let enter = "echo $$ >\"$1/cgroup.procs\" && exec unshare -m -p -f -C -i -u -n --kill-child sh \"$2\" \"$3\" \"$4\"";
+        // A test that is killed must not leave a systemd behind.
+        let enter = "echo $$ >\"$1/cgroup.procs\" && exec setpriv --pdeathsig KILL \
+                     unshare -m -p -f -C -i -u -n --kill-child sh \"$2\" \"$3\" \"$4\"";
         let child = Command::new("sh")
             .args(["-c", enter, "sh"])
             .arg(&cgroup)
@@ -210,6 +212,7 @@ fn usable() -> bool {
         && there("/lib/systemd/systemd")
         && there("/usr/bin/dbus-daemon")
         && there("/usr/bin/nsenter")
+        && there("/usr/bin/setpriv")
         && there("/usr/bin/findmnt")
 }
 
