@@ -138,7 +138,7 @@ async fn manageable(systemd: &Systemd, act: &SystemdAct) -> Finding {
     match session.may_manage_units().await {
         Ok(true) => Finding::OK,
         Ok(false) => Finding::unknown(format!(
-            "polkit does not let {} manage every unit; whether a rule lets it manage this one shows the first attempt.              If there is none, {}",
+            "polkit does not let {} manage every unit; whether a rule lets it manage this one shows the first attempt. If there is none, {}",
             crate::systemd::own_user(),
             units::cure(act)
         )),
