@@ -191,11 +191,13 @@ impl Known {
                 self.becomes(Phase::Restarting, OwnerSeen::Restarting(life), told);
             }
             Phase::Stopping => {
+                self.asked = false;
                 self.stopped(&format!("its end was asked for, and it ended with {how}"), told);
             }
             // systemd gave up on it, or our own remedy did not bring it back.
             Phase::Restarting if !self.asked => self.becomes(Phase::Over, OwnerSeen::Exited(life), told),
             Phase::Running | Phase::Restarting if self.asked || unit.was_asked_to_end() => {
+                self.asked = false;
                 self.stopped(&format!("its end was asked for, and it ended with {how}"), told);
             }
             Phase::Running | Phase::Restarting => self.becomes(Phase::Over, OwnerSeen::Exited(life), told),
