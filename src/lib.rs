@@ -8,7 +8,7 @@
 //! ```text
 //! main -> cli -> app -> runtime -> { bus checks remedies leases http store } -> engine
 //! config -> settings types of the edges and of the engine
-//! telemetry, secret, http_client, redis_client, sock_diag, exposition, task, owner_table, docker, systemd,
+//! telemetry, secret, http_client, redis_client, sock_diag, socket_file, exposition, task, owner_table, docker, systemd,
 //! condemned, preflight, heartbeat_file, lease_desk, command
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
@@ -43,6 +43,7 @@ pub mod runtime;
 pub mod secret;
 pub mod sim;
 pub mod sock_diag;
+pub mod socket_file;
 pub mod store;
 pub mod systemd;
 pub mod task;

@@ -271,8 +271,11 @@ pub enum Next {
         /// Silence of this length is death; more than `suspect_after`.
         dead_after: Duration,
     },
-    /// It promises nothing: it lives until something else says otherwise.
+    /// It promises nothing, unless it has told more in this life: it lives until something else says otherwise.
     Open,
+    /// It has shown that it will go on: its silence counts from now on, at the pace that it told in this life, else as
+    /// the check is configured.
+    Counts,
 }
 
 /// How a remedy's execution ended. Success here is only the executor's; the peer's own proof of life decides.

@@ -27,7 +27,10 @@ pub(super) struct Said {
 /// How long its silence is no failure.
 #[derive(Clone, Debug, Default)]
 enum Pace {
+    /// Nothing was told in this life: as configured.
     #[default]
+    Untold,
+    /// As configured, by its own word.
     Configured,
     Told {
         detector: Detector,
@@ -62,14 +65,19 @@ impl Said {
     /// Takes over the pace that it told. True if it is another one.
     pub(super) fn pace(&mut self, next: Next) -> bool {
         let before = self.next();
-        match next {
-            Next::AsBefore => return false,
-            Next::AsConfigured => self.pace = Pace::Configured,
-            Next::Open => self.pace = Pace::Open,
-            Next::Within {
-                suspect_after,
-                dead_after,
-            } => {
+        match (next, &self.pace) {
+            (Next::AsBefore, _)
+            | (Next::Open, Pace::Configured | Pace::Told { .. })
+            | (Next::Counts, Pace::Told { .. }) => return false,
+            (Next::AsConfigured | Next::Counts, _) => self.pace = Pace::Configured,
+            (Next::Open, _) => self.pace = Pace::Open,
+            (
+                Next::Within {
+                    suspect_after,
+                    dead_after,
+                },
+                _,
+            ) => {
                 let settings = DetectorSettings::Deadline {
                     suspect_after,
                     dead_after,
@@ -81,11 +89,12 @@ impl Said {
             }
         }
         self.pace_of = None;
-        before != next
+        before != self.next()
     }
 
     fn next(&self) -> Next {
         match &self.pace {
+            Pace::Untold => Next::AsBefore,
             Pace::Configured => Next::AsConfigured,
             Pace::Told { next, .. } => *next,
             Pace::Open => Next::Open,
@@ -96,7 +105,7 @@ impl Said {
     pub(super) fn detector<'a>(&'a self, configured: &'a Detector) -> &'a Detector {
         match &self.pace {
             Pace::Told { detector, .. } => detector,
-            Pace::Configured | Pace::Open => configured,
+            Pace::Untold | Pace::Configured | Pace::Open => configured,
         }
     }
 
@@ -146,9 +155,14 @@ impl Said {
     /// A sign of life that named its life; kept, because its owner may show that life only after it.
     pub(super) fn heard(&mut self, life: Incarnation, at: Time, next: Next, words: Option<Arc<str>>) {
         // It tells its pace once.
-        let next = match &self.heard {
-            Some(before) if next == Next::AsBefore && before.life == life => before.next,
-            Some(_) | None => next,
+        let next = match (&self.heard, next) {
+            (Some(before), Next::AsBefore) if before.life == life => before.next,
+            (Some(before), Next::Open | Next::Counts)
+                if before.life == life && !matches!(before.next, Next::AsBefore | Next::Open) =>
+            {
+                before.next
+            }
+            (Some(_) | None, next) => next,
         };
         self.heard = Some(Heard {
             life,
@@ -204,7 +218,7 @@ impl Said {
 
     pub(super) fn persisted(&self, peer: &Peer) -> Option<PersistedTold> {
         let next = self.next();
-        (next != Next::AsConfigured).then(|| PersistedTold {
+        (next != Next::AsBefore).then(|| PersistedTold {
             life: self.pace_of.clone().or_else(|| peer.incarnation.clone()),
             next,
         })

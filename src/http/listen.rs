@@ -1,10 +1,8 @@
 //! Taking the addresses, before anything else starts: a taken port fails the start, with the address and the
 //! cure in the message.
 
-use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::serve::{Door, Serving};
 use super::{AppState, Face, Settings, admin, public};
 use crate::secret::{Secret, SecretError};
+use crate::socket_file::{self, PlaceError, SocketFile};
 use crate::telemetry::metrics::http::Listener;
 
 /// Why the listeners could not be bound.
@@ -106,7 +105,7 @@ impl Bound {
 
     /// The admin listener's socket, if there is one.
     pub fn admin_socket(&self) -> Option<&Path> {
-        self.admin_unix.as_ref().map(|(_, file)| file.path.as_path())
+        self.admin_unix.as_ref().map(|(_, file)| file.path())
     }
 
     /// Serves until cancelled; then no new connection is taken, and those that are open have two seconds to
@@ -176,95 +175,18 @@ fn bind_admin_tcp(
     Ok((listener, bound, token.clone()))
 }
 
-/// The socket's file, removed with its listener unless somebody else's lies there by then.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let ours =
-            fs::symlink_metadata(&self.path).is_ok_and(|found| (found.dev(), found.ino()) == self.identity);
-        if ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "the admin socket's file stays behind");
-        }
-    }
-}
-
 fn bind_unix(path: &Path) -> Result<(UnixListener, SocketFile), BindError> {
-    let failed = |source| BindError::Socket {
-        path: path.to_owned(),
-        source,
-    };
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o750)
-            .create(parent)
-            .map_err(failed)?;
-    }
-    make_way(path)?;
-
-    // Made under another name and moved once its mode is right: a socket is born with the umask's mode, and
-    // whoever connects in that moment stays connected.
-    let mut unborn = path.as_os_str().to_owned();
-    unborn.push(".new");
-    let unborn = PathBuf::from(unborn);
-    match fs::remove_file(&unborn) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
-    let listener = UnixListener::bind(&unborn).map_err(failed)?;
-    let placed = (|| {
+    let bind = |path: &Path| {
+        let listener = UnixListener::bind(path)?;
         listener.set_nonblocking(true)?;
-        fs::set_permissions(&unborn, fs::Permissions::from_mode(0o660))?;
-        let found = fs::symlink_metadata(&unborn)?;
-        fs::rename(&unborn, path)?;
-        Ok((found.dev(), found.ino()))
-    })();
-    match placed {
-        Ok(identity) => Ok((
-            listener,
-            SocketFile {
-                path: path.to_owned(),
-                identity,
-            },
-        )),
-        Err(error) => {
-            drop(fs::remove_file(&unborn));
-            Err(failed(error))
-        }
-    }
-}
-
-/// Removes the socket of a process that is gone; refuses to touch anything else.
-fn make_way(path: &Path) -> Result<(), BindError> {
-    let failed = |source| BindError::Socket {
-        path: path.to_owned(),
-        source,
+        Ok(listener)
     };
-    let found = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        found => found.map_err(failed)?,
-    };
-    if !found.file_type().is_socket() {
-        return Err(BindError::NotASocket(path.to_owned()));
-    }
-    match connects(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            fs::remove_file(path).map_err(failed)
+    socket_file::place(path, socket2::Type::STREAM, 0o660, 0o750, bind).map_err(|error| {
+        let path = path.to_owned();
+        match error {
+            PlaceError::InUse => BindError::SocketInUse(path),
+            PlaceError::NotASocket => BindError::NotASocket(path),
+            PlaceError::Io(source) => BindError::Socket { path, source },
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full backlog says "would block": somebody listens.
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-        Ok(()) | Err(_) => Err(BindError::SocketInUse(path.to_owned())),
-    }
-}
-
-fn connects(path: &Path) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
-    socket.set_nonblocking(true)?;
-    socket.connect(&socket2::SockAddr::unix(path)?)
+    })
 }

@@ -25,10 +25,10 @@ use tokio::time::{sleep, timeout};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 
-use super::listen::SocketFile;
 use super::patience::Patient;
 use super::public;
 use super::seats::{Room, Seat, Seats};
+use crate::socket_file::SocketFile;
 use crate::telemetry::metrics::http::{Cut, HttpMetrics, Listener};
 
 /// A request's head must be complete within this; a connection that is kept alive may idle as long.

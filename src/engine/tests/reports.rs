@@ -206,6 +206,36 @@ fn who_promises_nothing_is_never_silent() {
 }
 
 #[test]
+fn who_has_begun_to_ping_is_expected_to_go_on() {
+    let mut world = World::settled(speaking(vec![]));
+    let says = |world: &mut World, up, next| world.says(Some("a"), Word::Life { up, next });
+    says(&mut world, true, Next::Open);
+    world.run(60 * S);
+    assert_eq!(world.liveness(0), Liveness::Alive);
+    says(&mut world, false, Next::Counts);
+    // Said again, as after a reload: it has shown more since.
+    says(&mut world, true, Next::Open);
+    let restored = Restored::Found(Box::new(world.engine.persisted()), S);
+    world.run(2 * S + MS);
+    assert_eq!(world.liveness(0), Liveness::Suspect);
+
+    let mut again = World::restored(speaking(vec![]), &restored);
+    again.says(
+        Some("a"),
+        Word::Life {
+            up: true,
+            next: Next::Open,
+        },
+    );
+    again.run(2 * S + MS);
+    assert_eq!(
+        again.liveness(0),
+        Liveness::Suspect,
+        "also after a restart of the node"
+    );
+}
+
+#[test]
 fn its_own_word_condemns_at_once_and_holds_until_it_lives() {
     let mut world = World::settled(speaking(vec![]));
     world.ready("a");
