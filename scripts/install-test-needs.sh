@@ -32,6 +32,8 @@ need dbus dbus-daemon --version
 need polkitd test -x /usr/lib/polkit-1/polkitd
 need libnss-systemd sh -c 'ls /lib/*/libnss_systemd.so.2'
 need docker-compose docker-compose version --short
+need systemd systemd-notify --version
+need util-linux unshare --version
 
 as_root=$([ "$(id -u)" = 0 ] && echo yes || echo no)
 if [ ${#missing[@]} -gt 0 ] && { [ "$as_root" = no ] || ! command -v apt-get >/dev/null; }; then

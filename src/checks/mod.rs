@@ -13,6 +13,7 @@ pub mod keys;
 mod listener;
 pub mod memory;
 pub mod metric;
+pub mod notify;
 pub mod owner;
 pub mod page;
 mod port;
@@ -60,8 +61,9 @@ use keys::key::RedisKey;
 use keys::lock::RedisLock;
 use memory::Memory;
 use metric::Metric;
+use notify::Notify;
 pub use preflight::preflight;
-pub use process::hold_again;
+pub use process::{hold_again, uptime_of};
 pub use sockets::Wanted as WantedSockets;
 use subscription::{Subscription, Watch};
 use tcp::Tcp;
@@ -77,6 +79,8 @@ pub struct Settings {
     pub units: Vec<(UnitRef, CheckId, Schedule)>,
     /// The active checks.
     pub probes: Vec<(CheckId, Probe, Schedule)>,
+    /// The sockets on which peers report.
+    pub notifies: Vec<(CheckId, Notify)>,
     /// The expectations, and by what each is met.
     pub expectations: Vec<(ExpectationId, When, Schedule)>,
 }
@@ -267,12 +271,7 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
     let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
         let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
         let decides = check.is_none_or(|check| check.decides == Decides::Liveness);
-        let check = check.map_or_else(|| id.index.to_string(), |c| c.name.to_string());
-        let place = Place {
-            id,
-            peer: peer_name(id.peer),
-            check,
-        };
+        let place = place_of(id, names);
         let mut around = around.clone();
         // About what decides nothing, nothing may be done.
         if !decides {
@@ -284,6 +283,21 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
             probe
                 .clone()
                 .run(place.clone(), schedule, around, directories.clone())
+        })
+    });
+    let notifies = settings.notifies.into_iter().map(|(id, notify)| {
+        let place = place_of(id, names);
+        let (owners, reporting) = (around.owners.clone(), around.reporting.clone());
+        reporting.metrics.listens_to(&place.peer);
+        let at_start = notify::AtStart::place(&notify);
+        task(format!("check:{}/{}", place.peer, place.check), move || {
+            notify::run(
+                notify.clone(),
+                place.clone(),
+                owners.clone(),
+                reporting.clone(),
+                at_start.clone(),
+            )
         })
     });
     let expectations = settings.expectations.into_iter().map(|(id, when, schedule)| {
@@ -298,6 +312,7 @@ pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Ta
         .chain(containers)
         .chain(units)
         .chain(checks)
+        .chain(notifies)
         .chain(expectations)
         .chain(files)
         .collect()
@@ -321,6 +336,16 @@ fn unseen_yet(settings: &Settings, around: &Surroundings) {
             believed_until: Time::MAX,
         };
         around.systemd.saw(check.peer, sighting);
+    }
+}
+
+fn place_of(id: CheckId, names: &Names) -> Place {
+    let peer = names.peers.get(id.peer.0 as usize);
+    let check = peer.and_then(|peer| peer.checks.get(usize::from(id.index)));
+    Place {
+        id,
+        peer: peer.map_or_else(|| id.peer.0.to_string(), |peer| peer.name.to_string()),
+        check: check.map_or_else(|| id.index.to_string(), |check| check.name.to_string()),
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::thread::{CapabilitySet, capabilities};
 use super::metric::Metric;
 use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound, alone_in_pid_namespace};
-use super::{Owner, Probe, Settings, WantedSockets, When, keys, subscription};
+use super::{Owner, Probe, Settings, WantedSockets, When, keys, notify, place_of, subscription};
 use crate::command::runnable;
 use crate::docker::{Container, Docker, Found, Health, Selector};
 use crate::engine::event::PeerId;
@@ -62,6 +62,11 @@ pub fn preflight(
         let (systemd, unit, found, peer) = (systemd.clone(), unit.clone(), found.clone(), check.peer);
         subject.look(async move { found_by_systemd(&systemd, &unit, peer, &found).await })
     });
+    let notifies = settings.notifies.iter().map(|(id, notify)| {
+        let place = place_of(*id, names);
+        let notify = notify.clone();
+        Subject::peer(Part::Check, place.peer, place.check).look_blocking(move || notify::preflight(&notify))
+    });
     let expectations = settings.expectations.iter().map(|(id, when, schedule)| {
         let name = names.expectations.get(usize::from(id.0));
         let name = name.map_or_else(|| "?".into(), Clone::clone);
@@ -79,6 +84,7 @@ pub fn preflight(
         .chain(containers)
         .chain(units)
         .chain(checks)
+        .chain(notifies)
         .chain(expectations)
         .collect()
 }

@@ -163,7 +163,7 @@ impl Finder {
 pub(super) struct Stat {
     /// `R`, `S`, `D`, `T`, `t`, `Z`, …
     pub(super) state: char,
-    /// The process that it is a child of.
+    /// The number of its parent; 0 if that is in another pid namespace.
     pub(super) parent: u32,
     /// In clock ticks since the machine's boot.
     pub(super) start: u64,
@@ -195,6 +195,22 @@ impl Stat {
 /// If this machine's boot id cannot be read.
 pub(super) fn incarnation(pid: u32, start: u64) -> Result<Incarnation, String> {
     Ok(Incarnation(format!("proc:{}:{pid}:{start}", boot()?).into()))
+}
+
+/// For how many seconds a process has run.
+///
+/// # Errors
+/// If /proc does not tell.
+pub fn uptime_of(pid: u32) -> io::Result<f64> {
+    let unreadable = || io::Error::new(io::ErrorKind::InvalidData, "unreadable /proc/uptime");
+    let text = fs::read_to_string("/proc/uptime")?;
+    let machine: f64 = text
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|seconds| seconds.parse().ok())
+        .ok_or_else(unreadable)?;
+    let start = Stat::read(pid)?.start as f64 / rustix::param::clock_ticks_per_second() as f64;
+    Ok((machine - start).max(0.0))
 }
 
 /// This machine's boot id.
@@ -491,12 +507,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_comm_is_read_past(comm in proptest::collection::vec(any::<u8>(), 0..64), state in "[RSDTtZXI]", start: u64) {
+        fn any_comm_is_read_past(comm in proptest::collection::vec(any::<u8>(), 0..64), state in "[RSDTtZXI]", parent: u32, start: u64) {
             let mut line = b"77 (".to_vec();
             line.extend_from_slice(&comm);
-            line.extend_from_slice(format!(") {state} {}{start} 9 9\n", "1 ".repeat(18)).as_bytes());
+            line.extend_from_slice(format!(") {state} {parent} {}{start} 9 9\n", "1 ".repeat(17)).as_bytes());
             let state = state.chars().next().unwrap();
-            prop_assert_eq!(Stat::parse(&line), Some(Stat { state, parent: 1, start }));
+            prop_assert_eq!(Stat::parse(&line), Some(Stat { state, parent, start }));
         }
 
         #[test]

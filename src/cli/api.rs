@@ -99,6 +99,10 @@ impl Node {
         self.ask("POST", path, Some(body.to_string()), TIMEOUT).await
     }
 
+    pub(super) async fn post_text(&self, path: &str, text: String) -> anyhow::Result<Reply> {
+        self.ask("POST", path, Some(text), TIMEOUT).await
+    }
+
     async fn ask(
         &self,
         method: &str,

@@ -56,6 +56,8 @@ pub enum Command {
     /// Be the command of a lease. For `lease`.
     #[command(hide = true)]
     LeaseCommand(LeaseCommandArgs),
+    /// Give a sign of life from a script: to a peer's `push` check, or as one heartbeat on the bus.
+    Beat(BeatArgs),
     /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
     #[command(subcommand)]
     Probe(ProbeCommand),
@@ -274,6 +276,45 @@ pub struct ResumeArgs {
 pub struct ForgetArgs {
     /// The peer's name.
     pub peer: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib beat`
+#[derive(Clone, Debug, Default, Args)]
+#[command(group = clap::ArgGroup::new("form").multiple(false))]
+pub struct BeatArgs {
+    /// The peer whose `push` check is meant. Without a form: it lives, or its run ended well.
+    #[arg(required_unless_present = "publish", conflicts_with = "publish")]
+    pub peer: Option<String>,
+    /// A run begins; it must end within the check's `run_within`.
+    #[arg(long, group = "form")]
+    pub start: bool,
+    /// It failed.
+    #[arg(long, group = "form")]
+    pub fail: bool,
+    /// Only a message, no sign of life.
+    #[arg(long, group = "form")]
+    pub log: bool,
+    /// It leaves on purpose: nothing is expected of it until it beats again.
+    #[arg(long, group = "form")]
+    pub stop: bool,
+    /// The exit code of its run, as in --exit-code $?; 0 is success.
+    #[arg(long, value_name = "CODE", group = "form")]
+    pub exit_code: Option<u8>,
+    /// One line, shown by `explain`; at most 500 characters.
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "publish")]
+    pub message: Option<String>,
+    /// Which of several `push` checks.
+    #[arg(long, value_name = "NAME", conflicts_with = "publish")]
+    pub check: Option<String>,
+    /// Publish one heartbeat on the bus instead: `uptime_s` of the process that runs this command, and `wall_ts`.
+    #[arg(long, conflicts_with = "form")]
+    pub publish: bool,
+    /// On this channel; never one of data [default: the only one of the configuration's `heartbeat` checks].
+    #[arg(long, value_name = "CHANNEL", requires = "publish", conflicts_with = "peer")]
+    pub channel: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it as help")]
     pub node: AdminArgs,

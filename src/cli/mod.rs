@@ -3,6 +3,7 @@
 pub mod admin;
 mod api;
 pub mod args;
+pub mod beat;
 pub mod check_config;
 pub mod completions;
 pub mod demo;
@@ -65,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => admin::drain(&args),
         Command::Lease(args) => lease::execute(&args),
         Command::LeaseCommand(args) => lease::command::become_it(&args),
+        Command::Beat(args) => beat::execute(&args),
         Command::Probe(command) => probe::execute(&command),
         Command::Drill(args) => drill::execute(&args),
         Command::Demo(args) => demo::execute(&args),

@@ -53,6 +53,7 @@ pub(super) fn base(root: &Reader<'_>, dirs: &Dirs) -> (Base, Read<()>) {
             admin_socket: Some(dirs.runtime.join("admin.sock")),
             admin_listen: None,
             max_connections: 256,
+            pushes: Vec::new(),
         }),
         log: log.unwrap_or(LogSettings {
             format: LogFormat::Auto,
@@ -99,6 +100,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         &Surroundings {
             interval,
             expectations: &expectations,
+            runtime: &dirs.runtime,
         },
     );
     let selected = selected(root, &peers, &sources.peers);
@@ -115,6 +117,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let group_channel: Arc<str> = channel.unwrap_or_else(|| format!("defib:{group}")).into();
     rules::channels(root, &peers, &group_channel);
     rules::listeners(root, &base.http, &bus.backend);
+    rules::sockets(root, &peers);
     // A file that is wrong writes nothing.
     let may_write = sources.may_write && root.context.problems.is_empty();
     let node: Arc<str> = given?
@@ -144,6 +147,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let mut seen = std::collections::BTreeSet::new();
     channels.retain(|channel| seen.insert(channel.clone()));
 
+    let (own_channels, data_channels) = rules::named_channels(&peers);
     let numbered = Numbered::of(peers, &expectations);
     Ok(Config {
         variables: super::variables(sources),
@@ -162,13 +166,18 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         docker: docker?,
         systemd: systemd?,
         remedies: numbered.remedies,
-        http: base.http.clone(),
+        http: http::Settings {
+            pushes: numbered.pushes,
+            ..base.http.clone()
+        },
         leases: leases?,
         heartbeat_file: file,
         store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
         runtime_dir: dirs.runtime.clone(),
         log: base.log.clone(),
         shutdown_deadline: deadline?,
+        own_channels,
+        data_channels,
         warnings,
         engine: Settings {
             node,
@@ -234,6 +243,7 @@ fn listeners(reader: &Reader<'_>, dirs: &Dirs, listen: Read<SocketAddr>) -> Read
         admin_socket,
         admin_listen,
         max_connections: max?,
+        pushes: Vec::new(),
     })
 }
 
@@ -524,6 +534,7 @@ fn served(peers: Vec<Peer>, names: &[String]) -> Vec<Peer> {
 struct Numbered {
     peers: Vec<crate::engine::settings::PeerSettings>,
     checks: checks::Settings,
+    pushes: Vec<http::Push>,
     remedies: remedies::Settings,
 }
 
@@ -532,6 +543,7 @@ impl Numbered {
         let mut out = Self {
             peers: Vec::new(),
             checks: checks::Settings::default(),
+            pushes: Vec::new(),
             remedies: BTreeMap::new(),
         };
         for (id, peer) in (0u32..).map(PeerId).zip(all) {
@@ -553,6 +565,20 @@ impl Numbered {
                 .into_iter()
                 .map(|(index, probe, schedule)| (check(index), probe, schedule));
             out.checks.probes.extend(probes);
+            let notifies = peer.notifies.into_iter();
+            out.checks
+                .notifies
+                .extend(notifies.map(|(index, notify)| (check(index), notify)));
+            let names = &peer.settings;
+            out.pushes
+                .extend(peer.pushes.into_iter().filter_map(|(index, push)| {
+                    Some(http::Push {
+                        check: check(index),
+                        peer: names.name.clone(),
+                        name: names.checks.get(usize::from(index))?.name.clone(),
+                        run_within: push.run_within,
+                    })
+                }));
             let rungs = (0u16..).zip(peer.remedies);
             out.remedies
                 .extend(rungs.filter_map(|(rung, remedy)| Some(((id, rung), remedy?))));

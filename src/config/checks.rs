@@ -1,6 +1,7 @@
 //! Reads `[peer.NAME.checks]`, and the rules within one check.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +11,13 @@ use super::peers::{Owner, Surroundings};
 use super::questions::{Expectations, question};
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::reports::{self, Push, default_socket};
 use super::schema::{Section, time};
 use super::suggest;
 use super::tree::{Node, Value};
 use super::values::is_name;
 use super::{asks, fields, files};
+use crate::checks::notify::Notify;
 use crate::checks::subscription::{Rules, Subscription};
 use crate::checks::{Probe, Schedule, WantedSockets};
 use crate::engine::cause::Cause;
@@ -40,10 +43,13 @@ pub(super) struct Checks {
     pub(super) process: Option<(u16, Schedule)>,
     pub(super) probes: Vec<(u16, Probe, Schedule)>,
     pub(super) heard: Vec<Heard>,
+    pub(super) notifies: Vec<(u16, Notify)>,
+    pub(super) pushes: Vec<(u16, Push)>,
 }
 
 pub(super) fn checks(
     peer: &Reader<'_>,
+    peer_name: &str,
     grace: Duration,
     owner: &Read<Option<Owner>>,
     around: &Surroundings<'_>,
@@ -61,7 +67,18 @@ pub(super) fn checks(
     }
     let place = peer.below("checks");
     for (name, origin, node) in named.into_iter().take(MAX_CHECKS) {
-        let one = check(&place, name, origin, node, grace, owner, around, &mut checks);
+        let socket = default_socket(around.runtime, peer_name, name);
+        let one = check(
+            &place,
+            &socket,
+            name,
+            origin,
+            node,
+            grace,
+            owner,
+            around,
+            &mut checks,
+        );
         good = good.and(one);
     }
     good.map(|()| checks)
@@ -73,6 +90,7 @@ pub(super) fn checks(
 )]
 fn check(
     all: &Reader<'_>,
+    socket: &Path,
     name: &str,
     origin: &Origin,
     node: &Node,
@@ -93,6 +111,8 @@ fn check(
     let sections: &[&'static Section] = match kind {
         "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
         "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
+        "push" => &[&fields::CHECK, &fields::CHECK_PUSH],
+        "notify" => &[&fields::CHECK, &fields::CHECK_NOTIFY],
         "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
         "docker" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_DOCKER],
         "systemd" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SYSTEMD],
@@ -136,6 +156,16 @@ fn check(
                 },
                 Plane::Bus,
             )
+        }
+        "push" => {
+            let (kind, push) = reports::push(&reader)?;
+            checks.pushes.push((index, push));
+            (kind, Plane::Local)
+        }
+        "notify" => {
+            let (kind, notify) = reports::notify(&reader, socket, ownerless)?;
+            checks.notifies.push((index, notify));
+            (kind, Plane::Local)
         }
         "process" => {
             if ownerless {

@@ -16,7 +16,7 @@ use crate::checks::page::Exposed;
 use crate::checks::subscription::Subscription;
 use crate::checks::{Owner, Probe, WantedSockets};
 use crate::engine::cause::Cause;
-use crate::engine::event::PeerId;
+use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{
     Bounds, CheckKind, CheckSettings, Decides, DetectorSettings, PeerSettings, RemedySettings, Settings,
     Source,
@@ -149,7 +149,9 @@ fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: 
             .iter()
             .find(|(check, ..)| check.peer == id && usize::from(check.index) == index)
             .map(|(_, probe, schedule)| (probe, schedule.timeout));
-        let _ = writeln!(out, "  {}: {}", check.name, self::check(check, probe, engine));
+        let reports = reports(config, &peer.name, id, index);
+        let text = self::check(check, probe, reports, engine);
+        let _ = writeln!(out, "  {}: {text}", check.name);
     }
     if peer.remedies.is_empty() {
         let _ = writeln!(
@@ -173,14 +175,20 @@ fn owner(owner: &Owner) -> String {
     }
 }
 
-fn check(check: &CheckSettings, probe: Option<(&Probe, Duration)>, engine: &Settings) -> String {
+fn check(
+    check: &CheckSettings,
+    probe: Option<(&Probe, Duration)>,
+    reports: Option<String>,
+    engine: &Settings,
+) -> String {
     let mut text = match &check.kind {
         CheckKind::Passive {
             source,
             detector,
             cause,
         } => {
-            format!("{}; {} ({cause})", self::source(source), self::silence(detector))
+            let source = reports.unwrap_or_else(|| self::source(source));
+            format!("{source}; {} ({cause})", self::silence(detector))
         }
         CheckKind::Process { fail_after, interval } => format!(
             "its exit condemns at once ({}); stopped in {} of {} looks, one every {}, condemns ({})",
@@ -308,6 +316,34 @@ fn source(source: &Source) -> String {
         Source::Claim { node, peer } => format!("what node {node} says of {peer}"),
         Source::Reported { .. } => "what the peer says of itself".to_owned(),
     }
+}
+
+/// How the peer itself reports to this check, if it does.
+fn reports(config: &Config, peer: &str, id: PeerId, index: usize) -> Option<String> {
+    let is_meant = |check: CheckId| check.peer == id && usize::from(check.index) == index;
+    if let Some(push) = config.http.pushes.iter().find(|push| is_meant(push.check)) {
+        return Some(format!(
+            "beats by POST /api/v1/beat/{peer} on the admin listener; a run that was started must end within {}",
+            time(push.run_within)
+        ));
+    }
+    let (_, notify) = config
+        .checks
+        .notifies
+        .iter()
+        .find(|(check, _)| is_meant(*check))?;
+    let users: Vec<String> = notify.users.iter().map(|uid| format!(", uid {uid}")).collect();
+    let pings = if notify.required {
+        "from READY on"
+    } else {
+        "from the first one on"
+    };
+    Some(format!(
+        "notifications on {} (of root, this node's user{}); pings are expected {pings}, or as it tells, of at most {}",
+        notify.socket.display(),
+        users.concat(),
+        time(notify.max_watchdog)
+    ))
 }
 
 fn asks(question: &Question, timeout: Duration) -> String {

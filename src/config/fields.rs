@@ -9,7 +9,7 @@ pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP, WHEN}
 
 use super::schema::Takes::{
     Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
-    Series, Size, Statuses, Text, Texts, Time, Url,
+    Series, Size, Statuses, Text, Texts, Time, Url, Users,
 };
 use super::schema::Unless::{Absent, Derived, Is, Must};
 use super::schema::{Field, Section, Takes, Unless};
@@ -23,6 +23,7 @@ const fn secs(secs: u64) -> Duration {
 }
 
 const DAY: Duration = secs(86_400);
+const MONTH: Duration = secs(31 * 86_400);
 const HOUR: Duration = secs(3600);
 
 const fn field(key: &'static str, takes: Takes, unless: Unless, about: &'static str) -> Field {
@@ -621,7 +622,7 @@ pub const CHECK: Section = Section {
 
 /// Of checks that are run.
 pub const CHECK_RUN: Section = Section {
-    title: "[peer.NAME.checks.CHECK], types that are run: all but `heartbeat` and `traffic`",
+    title: "[peer.NAME.checks.CHECK], types that are run: all but `heartbeat`, `traffic`, `push` and `notify`",
     sample: "",
     about: "",
     fields: &[
@@ -773,6 +774,88 @@ pub const CHECK_TRAFFIC: Section = Section {
         Must("[\"can_messages\"]"),
         "The channels. Nothing is ever published on them.",
     )],
+    tables: &[],
+    later: &[],
+};
+
+/// `push`
+pub const CHECK_PUSH: Section = Section {
+    title: "[peer.NAME.checks.push]",
+    sample: "[peer.feed.checks.push]",
+    about: "Passive, on this machine: `POST /api/v1/beat/NAME` on the admin listener (or `defib beat NAME`) is life; with \
+            /fail after it, a failure; with /start, the begin of a run; with /stop, a leave on purpose.",
+    fields: &[
+        field(
+            "suspect_after",
+            Time(secs(1), MONTH),
+            Is("\"1m\""),
+            "Without a beat for this long it is suspect. More than the time between two beats.",
+        ),
+        field(
+            "dead_after",
+            Time(secs(1), MONTH),
+            Derived("2.5 × suspect_after", "\"150s\""),
+            "Without a beat for this long it is dead. More than `suspect_after`.",
+        ),
+        field(
+            "run_within",
+            Time(secs(1), MONTH),
+            Derived("dead_after", "\"1h\""),
+            "After /start it is dead unless it beats, or starts anew, within this time.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `notify`
+pub const CHECK_NOTIFY: Section = Section {
+    title: "[peer.NAME.checks.notify]",
+    sample: "[peer.feed.checks.notify]",
+    about: "Passive, on this machine: what the peer sends by systemd's sd_notify protocol. Start it with NOTIFY_SOCKET set \
+            to the socket's path, and with WATCHDOG_USEC if it pings.",
+    fields: &[
+        field(
+            "socket",
+            Path,
+            Derived(
+                "notify/NAME.sock in $RUNTIME_DIRECTORY",
+                "\"/run/defib/notify/feed.sock\"",
+            ),
+            "Where the socket is made.",
+        ),
+        field(
+            "mode",
+            OneOf(&["0600", "0620", "0660", "0622", "0666"]),
+            Is("\"0660\""),
+            "Its permissions: who may write to it may send. Whom it believes is another question.",
+        ),
+        field(
+            "users",
+            Users,
+            Absent("[1000]"),
+            "Users whose word is believed, besides root and defib's own. With an owner, its process or a child of it must send.",
+        ),
+        field(
+            "watchdog",
+            Time(secs(1), DAY),
+            Is("\"30s\""),
+            "Without a ping (WATCHDOG=1) for this long it is dead; suspect after three quarters of it. As WATCHDOG_USEC in its \
+             environment, at half of which programs ping. It may tell another time (WATCHDOG_USEC=).",
+        ),
+        field(
+            "max_watchdog",
+            Time(secs(1), DAY),
+            Is("\"10m\""),
+            "The longest that it may tell. Not less than `watchdog`.",
+        ),
+        field(
+            "watchdog_required",
+            Bool,
+            Is("false"),
+            "Expect pings from READY on. Else only from the first one on: not every program sends them.",
+        ),
+    ],
     tables: &[],
     later: &[],
 };
@@ -1512,6 +1595,8 @@ pub const REMEDY_LOG: Section = Section {
 pub const CHECK_TYPES: &[&str] = &[
     "heartbeat",
     "traffic",
+    "push",
+    "notify",
     "process",
     "http",
     "docker",
@@ -1529,7 +1614,7 @@ pub const CHECK_TYPES: &[&str] = &[
 ];
 
 /// Types of checks that the design knows and this version does not.
-pub const LATER_CHECKS: &[&str] = &["push", "notify"];
+pub const LATER_CHECKS: &[&str] = &[];
 
 /// Kinds of remedies that there are.
 pub const REMEDY_KINDS: &[&str] = &[
@@ -1576,6 +1661,8 @@ pub const ALL: &[&Section] = &[
     &CHECK_PASSIVE,
     &CHECK_HEARTBEAT,
     &CHECK_TRAFFIC,
+    &CHECK_PUSH,
+    &CHECK_NOTIFY,
     &CHECK_PROCESS,
     &CHECK_HTTP,
     &CHECK_DOCKER,

@@ -17,6 +17,7 @@ mod questions;
 mod reader;
 mod remedy;
 mod report;
+mod reports;
 mod rules;
 pub mod schema;
 mod suggest;
@@ -152,6 +153,10 @@ pub struct Config {
     pub shutdown_deadline: Duration,
     /// Environment variables that the configuration reads: secrets may be among them, so no command gets them.
     pub variables: Vec<String>,
+    /// The peers' own heartbeat channels, each once.
+    pub own_channels: Vec<Arc<str>>,
+    /// Channels of data that checks name: nothing is ever published on one.
+    pub data_channels: Vec<Arc<str>>,
     /// What is allowed and probably not meant.
     pub warnings: Vec<String>,
     engine: EngineSettings,

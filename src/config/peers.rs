@@ -1,5 +1,6 @@
 //! Reads `[peer.NAME]`: owner, checks, remedies, backoff and budget, and the rules within one peer.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::checks::{Checks, Heard, checks, implied_process};
@@ -7,7 +8,9 @@ use super::fields;
 use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::reports::Push;
 use super::schema::time;
+use crate::checks::notify::Notify;
 use crate::checks::{self, Probe, Schedule};
 use crate::docker::{Selector, SelectorError};
 use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
@@ -34,6 +37,8 @@ pub(super) struct Peer {
     pub(super) remedies: Vec<Option<Remedy>>,
     /// What its passive checks listen to.
     pub(super) heard: Vec<Heard>,
+    pub(super) notifies: Vec<(u16, Notify)>,
+    pub(super) pushes: Vec<(u16, Push)>,
     /// Where `healthz_hold` was written, if it was.
     pub(super) hold_is_set: bool,
 }
@@ -42,6 +47,8 @@ pub(super) struct Peer {
 pub(super) struct Surroundings<'a> {
     pub(super) interval: Duration,
     pub(super) expectations: &'a Expectations,
+    /// Where the node's sockets lie.
+    pub(super) runtime: &'a Path,
 }
 
 /// Reads one peer.
@@ -56,7 +63,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         .open("budget", &[&fields::BUDGET])
         .and_then(|reader| budget(&reader));
     let owner = owner(reader);
-    let checks = checks(reader, grace.unwrap_or_default(), &owner, around);
+    let checks = checks(reader, name, grace.unwrap_or_default(), &owner, around);
     if let (Ok(backoff), Ok(budget)) = (&backoff, &budget) {
         backoff_within_budget(reader, *backoff, *budget);
     }
@@ -129,6 +136,8 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         probes: checks.probes,
         remedies,
         heard: checks.heard,
+        notifies: checks.notifies,
+        pushes: checks.pushes,
         hold_is_set: reader.is_set("healthz_hold"),
     })
 }
@@ -326,7 +335,8 @@ fn remedy_fits(
     checks: &Checks,
 ) -> Read<()> {
     use crate::engine::settings::RemedyKind::{ClientKill, Healthz, Log, Signal, SocketReset};
-    let lives = owner.is_some() || checks.heard.iter().any(|heard| !heard.data);
+    let lives =
+        owner.is_some() || checks.heard.iter().any(|heard| !heard.data) || !checks.notifies.is_empty();
     if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_) | Owner::Unit(_))) {
         let (message, help) = match owner {
             Some(_) => (
@@ -368,7 +378,7 @@ fn remedy_fits(
     if remedy.kind != Log && !lives {
         let message =
             "this peer has nothing by which one life differs from the next, so nothing may be done to it";
-        let help = "add an owner or a heartbeat check, or use do = \"log\"";
+        let help = "add an owner, a heartbeat or a notify check, or use do = \"log\"";
         return Err(peer.wrong(at, "remedy_needs_incarnation", message, help));
     }
     Ok(())

@@ -405,6 +405,9 @@ impl<'a> Reader<'a> {
     pub(super) fn maybe_codes(&self, key: &str) -> Read<Option<Vec<u8>>> {
         self.read(key, values::codes)
     }
+    pub(super) fn maybe_users(&self, key: &str) -> Read<Option<Vec<u32>>> {
+        self.read(key, values::users)
+    }
     pub(super) fn series(&self, key: &str) -> Read<Selector> {
         self.must(key, values::series)
     }

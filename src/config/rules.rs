@@ -1,7 +1,8 @@
 //! Rules between tables: channels, listeners, nodes; and what is allowed but probably not meant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::peers::Peer;
@@ -15,6 +16,40 @@ use crate::checks::{Probe, When};
 use crate::engine::cause::Cause;
 use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, RemedySettings, Source};
 use crate::{bus, http};
+
+/// The peers' own channels, and those of data.
+pub(super) fn named_channels(peers: &[Peer]) -> (Vec<Arc<str>>, Vec<Arc<str>>) {
+    let of = |data: bool| heard(peers, data).map(|(_, channel, _)| Arc::clone(channel));
+    let subscribed = peers
+        .iter()
+        .flat_map(|peer| &peer.probes)
+        .flat_map(|(_, probe, _)| match probe {
+            Probe::Subscription(subscription) => subscription.channels.as_slice(),
+            _ => &[],
+        });
+    let own: BTreeSet<Arc<str>> = of(false).collect();
+    let data: BTreeSet<Arc<str>> = of(true).chain(subscribed.cloned()).collect();
+    (own.into_iter().collect(), data.into_iter().collect())
+}
+
+/// No two checks listen on one socket.
+pub(super) fn sockets(root: &Reader<'_>, peers: &Read<Vec<Peer>>) {
+    let Ok(peers) = peers else { return };
+    let mut taken: BTreeMap<&Path, &str> = BTreeMap::new();
+    for peer in peers {
+        for (_, notify) in &peer.notifies {
+            if let Some(other) = taken.insert(&notify.socket, &peer.settings.name) {
+                let message = format!(
+                    "{} is the socket of a `notify` check of `{other}` and of one of `{}`",
+                    notify.socket.display(),
+                    peer.settings.name
+                );
+                let help = "each has a socket of its own: that is what tells them apart";
+                root.wrong(&root.origin, "socket_clash", message, help);
+            }
+        }
+    }
+}
 
 /// Data channels are only listened to; what is published on, or is one peer's own, may not be one.
 pub(super) fn channels(root: &Reader<'_>, peers: &Read<Vec<Peer>>, ours: &str) {

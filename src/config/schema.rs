@@ -75,6 +75,8 @@ pub enum Takes {
     Ports,
     /// A list of exit codes.
     Codes,
+    /// A list of users, by number.
+    Users,
     /// Series of a metrics page.
     Series,
     /// What `tracing-subscriber` takes.
@@ -120,7 +122,7 @@ pub fn size(bytes: u64) -> String {
 
 use Takes::{
     Address, Bool, Causes, Codes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar,
-    Secret, Series, Size, Statuses, Text, Texts, Time, Url,
+    Secret, Series, Size, Statuses, Text, Texts, Time, Url, Users,
 };
 use Unless::{Absent, Derived, Is, Must};
 
@@ -147,6 +149,7 @@ impl Takes {
             Size(low, high) => format!("a size from {} to {}, as in \"512MiB\"", size(low), size(high)),
             Ports => "a list of 1 to 16 ports".to_owned(),
             Codes => "a list of at most 16 exit codes from 0 to 125".to_owned(),
+            Users => "a list of 1 to 16 user ids".to_owned(),
             Series => "series, as in open_connections or queue_depth{queue=\"out\"}; = and !=".to_owned(),
             LogFilter => "a level (error, warn, info, debug, trace), also per module".to_owned(),
         }

@@ -178,19 +178,40 @@ pub(super) fn size(node: &Node, field: &Field) -> Result<u64, Wrong> {
 }
 
 pub(super) fn ports(node: &Node, _: &Field) -> Result<Vec<u16>, Wrong> {
+    numbers(node, "[9080]", |number| {
+        u16::try_from(number).ok().filter(|port| *port > 0)
+    })
+    .map_err(|wrong| wrong.unwrap_or_else(|| Wrong::new("there is something else than a port in the list")))
+}
+
+pub(super) fn users(node: &Node, _: &Field) -> Result<Vec<u32>, Wrong> {
+    // The last one is nobody's: it means "unchanged" to the kernel.
+    numbers(node, "[1000]", |number| {
+        u32::try_from(number).ok().filter(|uid| *uid < u32::MAX)
+    })
+    .map_err(|wrong| {
+        wrong.unwrap_or_else(|| {
+            Wrong::new("there is something else than a user's number in the list")
+                .help("`id -u NAME` tells it")
+        })
+    })
+}
+
+/// One to sixteen numbers. `Err(None)`: one of them is not right.
+fn numbers<N>(node: &Node, example: &str, one: impl Fn(i64) -> Option<N>) -> Result<Vec<N>, Option<Wrong>> {
     let Value::List(list) = &node.value else {
-        return Err(Wrong::kind(node).help("takes a list, as in [9080]"));
+        return Err(Some(
+            Wrong::kind(node).help(format!("takes a list, as in {example}")),
+        ));
     };
     if !(1..=16).contains(&list.len()) {
-        return Err(Wrong::new(format!("there are {} of them", list.len())));
+        return Err(Some(Wrong::new(format!("there are {} of them", list.len()))));
     }
-    let port = |node: &Node| match node.value {
-        Value::Integer(number) => u16::try_from(number).ok().filter(|port| *port > 0),
+    let number = |node: &Node| match node.value {
+        Value::Integer(number) => one(number),
         _ => None,
     };
-    list.iter()
-        .map(|node| port(node).ok_or_else(|| Wrong::new("there is something else than a port in the list")))
-        .collect()
+    list.iter().map(|node| number(node).ok_or(None)).collect()
 }
 
 /// Of commands: what is above says that a shell could not run one, or that it died.

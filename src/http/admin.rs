@@ -19,14 +19,14 @@ use tokio::time::timeout;
 
 use super::public::{self, Refused};
 use super::serve::Caller;
-use super::{Face, leases};
+use super::{Face, beat, leases};
 use crate::engine::event::{Event, OperatorRequest, PeerId};
 use crate::secret::Secret;
 
 /// A body must have arrived within this.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 /// The event loop must have taken the request within this.
-const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const ENGINE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Leases are given back within this at a drain, or end by themselves.
 const LEASES_TIMEOUT: Duration = Duration::from_secs(3);
 /// Characters of a reason.
@@ -47,6 +47,7 @@ pub(super) fn router(face: Arc<Face>, token: Option<Secret>) -> Router {
             get(leases::get).put(leases::put).delete(leases::delete),
         )
         .route("/api/v1/leases/{key}/events", get(leases::follow))
+        .merge(beat::routes())
         .layer(DefaultBodyLimit::max(
             usize::try_from(public::MAX_BODY_BYTES).unwrap_or(usize::MAX),
         ));
@@ -235,7 +236,7 @@ fn lasting(text: &str) -> Result<Duration, Refused> {
 }
 
 impl Face {
-    fn configured_peer(&self, name: &str) -> Result<PeerId, Refused> {
+    pub(super) fn configured_peer(&self, name: &str) -> Result<PeerId, Refused> {
         let view = self.view();
         view.id(name)
             .ok_or_else(|| Refused::new(StatusCode::NOT_FOUND, view.nobody(name)))

@@ -12,7 +12,7 @@ use futures_util::future::OptionFuture;
 use tokio_util::sync::CancellationToken;
 
 use super::serve::{Door, Serving};
-use super::{AppState, Face, Settings, admin, public};
+use super::{AppState, Face, Push, Settings, admin, public};
 use crate::secret::{Secret, SecretError};
 use crate::socket_file::{self, PlaceError, SocketFile};
 use crate::telemetry::metrics::http::Listener;
@@ -73,6 +73,7 @@ pub struct Bound {
     admin_tcp: Option<(std::net::TcpListener, SocketAddr, Secret)>,
     admin_unix: Option<(UnixListener, SocketFile)>,
     max_connections: usize,
+    pushes: Vec<Push>,
 }
 
 /// Takes all addresses that `settings` names. Waits for nothing.
@@ -89,6 +90,7 @@ pub fn bind(settings: &Settings) -> Result<Bound, BindError> {
         admin_tcp,
         admin_unix,
         max_connections: settings.max_connections,
+        pushes: settings.pushes.clone(),
     })
 }
 
@@ -112,7 +114,7 @@ impl Bound {
     /// end. Returns early only if a socket cannot be given to tokio.
     pub async fn run(self, state: AppState, cancel: CancellationToken) -> anyhow::Result<()> {
         let metrics = state.metrics.http.clone();
-        let face = Face::new(state, cancel.clone());
+        let face = Face::new(state, self.pushes, cancel.clone());
         let serving = |listener| Serving {
             listener,
             max_connections: self.max_connections,

@@ -5,6 +5,7 @@
 //! shown is the [`View`] that the runtime last published, so that no answer waits for the engine or for Redis.
 
 mod admin;
+mod beat;
 mod events;
 pub mod explain;
 mod leases;
@@ -23,12 +24,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::decision::Notice;
-use crate::engine::event::Event;
+use crate::engine::event::{CheckId, Event};
 use crate::engine::time::{Clock, Time};
 use crate::lease_desk::LeaseDesk;
 use crate::secret::Secret;
@@ -38,6 +40,7 @@ pub use listen::{BindError, Bound, bind};
 pub use status::{Explanation, Status};
 pub use view::View;
 
+use beat::Beats;
 use long::Long;
 
 /// Where to listen and how much to bear.
@@ -51,6 +54,21 @@ pub struct Settings {
     pub admin_listen: Option<(SocketAddr, Secret)>,
     /// Concurrent connections on each listener. Default 256.
     pub max_connections: usize,
+    /// The checks that are beaten over the admin listener.
+    pub pushes: Vec<Push>,
+}
+
+/// A `push` check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Which.
+    pub check: CheckId,
+    /// The peer's name.
+    pub peer: Arc<str>,
+    /// Its own.
+    pub name: Arc<str>,
+    /// How long a run may take, once it was started.
+    pub run_within: Duration,
 }
 
 /// What the runtime lends to the listeners.
@@ -94,12 +112,14 @@ struct Face {
     cancel: CancellationToken,
     status: Long,
     metrics: Long,
+    beats: Beats,
 }
 
 impl Face {
-    fn new(app: AppState, cancel: CancellationToken) -> Arc<Self> {
+    fn new(app: AppState, pushes: Vec<Push>, cancel: CancellationToken) -> Arc<Self> {
         Arc::new(Self {
             app,
+            beats: Beats::new(pushes),
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
             follower_slots: Arc::new(Semaphore::new(MAX_LEASE_FOLLOWERS)),
             cancel,

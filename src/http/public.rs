@@ -142,6 +142,7 @@ fn endpoint(path: &str) -> &'static str {
             "api/v1/drain" => "drain",
             _ if path.starts_with("api/v1/explain/") => "explain",
             _ if path == "api/v1/leases" || path.starts_with("api/v1/leases/") => "leases",
+            _ if path.starts_with("api/v1/beat/") => "beat",
             _ => "other",
         },
         _ => "other",
@@ -154,9 +155,11 @@ async fn around(State(face): State<Arc<Face>>, request: Request, next: Next) -> 
         .headers()
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok());
-    let too_large = announced
-        .and_then(|text| text.parse().ok())
-        .is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES);
+    // Of a beat's message the beginning is kept, and the rest read and dropped.
+    let too_large = endpoint != "beat"
+        && announced
+            .and_then(|text| text.parse().ok())
+            .is_some_and(|bytes: u64| bytes > MAX_BODY_BYTES);
     let mut response = if too_large {
         refusal(
             StatusCode::PAYLOAD_TOO_LARGE,

@@ -12,6 +12,7 @@ pub(crate) mod failure;
 pub(crate) mod greeting;
 pub(crate) mod keys;
 mod probe;
+mod publish;
 pub(crate) mod resp;
 mod tcp;
 
@@ -20,6 +21,7 @@ pub use clients::ListedClient;
 pub use connect::Redis;
 pub use endpoint::{Address, Endpoint, EndpointError};
 pub use probe::{Probed, probe};
+pub use publish::publish;
 
 use std::sync::Arc;
 

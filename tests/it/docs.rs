@@ -61,6 +61,8 @@ http = "http://127.0.0.1:8080/health"
 owner = { listens = 9080 }
 checks.heartbeat = { channel = "telemetry_heartbeat" }
 checks.traffic = { channels = ["can_messages"] }
+checks.push = {}
+checks.notify = {}
 checks.process = {}
 checks.http = { url = "http://127.0.0.1:9080/health" }
 checks.subscription = { channels = ["can_messages"] }

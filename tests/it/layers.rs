@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 const LEAVES: &[&str] = &[
+    "allowance",
     "command",
     "condemned",
     "docker",
@@ -40,6 +41,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("http_client", &[&["secret"]]),
     ("heartbeat_file", &[&["http_client"]]),
     ("owner_table", &[&["engine"]]),
+    ("allowance", &[&["engine"]]),
     ("docker", &[&["engine"]]),
     ("systemd", &[&["engine"]]),
     ("lease_desk", &[&["engine"]]),

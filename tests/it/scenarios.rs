@@ -14,6 +14,7 @@ mod keys;
 mod leaks;
 mod links;
 mod node;
+mod notify;
 mod outage;
 mod sockets;
 

@@ -650,7 +650,8 @@ fn a_late_word_does_not_undo_a_stop_that_the_owner_showed() {
 
 #[test]
 fn a_life_that_began_while_nobody_listened_may_have_promised_nothing() {
-    let mut world = owned(vec![]);
+    let mut world = World::settled(speaking(vec![process_check()]));
+    world.running(0, "a");
     let next = Next::Open;
     world.says(Some("a"), Word::Life { up: true, next });
     let restored = Restored::Found(Box::new(world.engine.persisted()), S);

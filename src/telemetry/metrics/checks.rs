@@ -69,12 +69,32 @@ pub enum OwnerEvent {
     Unseen,
 }
 
+/// What became of a datagram that came to a `notify` check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Datagram {
+    /// Understood and passed on.
+    Taken,
+    /// Of a user that is not believed.
+    ForeignUser,
+    /// Of a process that is not the peer's.
+    Stranger,
+    /// The kernel did not say whose.
+    Anonymous,
+    /// Longer than may be.
+    Oversize,
+    /// Not of the protocol.
+    Garbage,
+    /// Too many came.
+    Flood,
+}
+
 /// Metrics of `checks`.
 #[derive(Clone, Debug)]
 pub struct CheckMetrics {
     runs: IntCounterVec,
     duration: HistogramVec,
     owner_events: IntCounterVec,
+    datagrams: IntCounterVec,
     comparisons: IntCounter,
     ghosts: IntGaugeVec,
     locks: IntGaugeVec,
@@ -146,6 +166,13 @@ impl CheckMetrics {
             ),
             &["event"],
         )?;
+        let datagrams = IntCounterVec::new(
+            Opts::new(
+                "defib_notify_datagrams_total",
+                "Datagrams that came to the peer's `notify` check, by outcome.",
+            ),
+            &["peer", "outcome"],
+        )?;
         let comparisons = IntCounter::new(
             "defib_subscription_comparisons_total",
             "Times that a `subscription` check opened a subscription of its own, to compare what a silent one got.",
@@ -183,6 +210,7 @@ impl CheckMetrics {
         registry.register(Box::new(runs.clone()))?;
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(owner_events.clone()))?;
+        registry.register(Box::new(datagrams.clone()))?;
         registry.register(Box::new(ghosts.clone()))?;
         registry.register(Box::new(comparisons.clone()))?;
         registry.register(Box::new(locks.clone()))?;
@@ -193,6 +221,7 @@ impl CheckMetrics {
             runs,
             duration,
             owner_events,
+            datagrams,
             ghosts,
             comparisons,
         })
@@ -233,6 +262,18 @@ impl CheckMetrics {
     /// A subscription of our own was opened for a comparison.
     pub fn compared(&self) {
         self.comparisons.inc();
+    }
+
+    /// The peer has a `notify` check: its series are there before the first datagram.
+    pub fn listens_to(&self, peer: &str) {
+        for outcome in Datagram::ALL {
+            self.datagrams.with_label_values(&[peer, outcome.as_str()]);
+        }
+    }
+
+    /// A datagram came to the peer's `notify` check.
+    pub fn notified(&self, peer: &str, outcome: Datagram) {
+        self.datagrams.with_label_values(&[peer, outcome.as_str()]).inc();
     }
 
     /// The owner watch saw something.
@@ -376,6 +417,31 @@ impl RunOutcome {
             Self::Pass => "pass",
             Self::Fail => "fail",
             Self::Unknown => "unknown",
+        }
+    }
+}
+
+impl Datagram {
+    const ALL: [Self; 7] = [
+        Self::Taken,
+        Self::ForeignUser,
+        Self::Stranger,
+        Self::Anonymous,
+        Self::Oversize,
+        Self::Garbage,
+        Self::Flood,
+    ];
+
+    /// As in the metric, and in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::ForeignUser => "foreign_user",
+            Self::Stranger => "stranger",
+            Self::Anonymous => "anonymous",
+            Self::Oversize => "oversize",
+            Self::Garbage => "garbage",
+            Self::Flood => "flood",
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Metrics of `http`: requests, connections, and whether the probes that a `healthz` remedy needs ever come.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::time::Duration;
+
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 /// Metrics of `http`.
 #[derive(Clone, Debug)]
@@ -13,6 +15,39 @@ pub struct HttpMetrics {
     probes: IntCounterVec,
     wired: IntGaugeVec,
     unknown_peer: IntCounterVec,
+    beats: IntCounterVec,
+    run_time: GaugeVec,
+}
+
+/// What a beat of a `push` check said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beat {
+    /// It lives; or its run ended well.
+    Success,
+    /// Its run begins.
+    Start,
+    /// It failed.
+    Fail,
+    /// Only a message.
+    Log,
+    /// It leaves on purpose.
+    Stop,
+    /// Refused: too many.
+    Limited,
+}
+
+impl Beat {
+    /// Its label.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Start => "start",
+            Self::Fail => "fail",
+            Self::Log => "log",
+            Self::Stop => "stop",
+            Self::Limited => "limited",
+        }
+    }
 }
 
 /// One of the listeners.
@@ -105,6 +140,14 @@ impl HttpMetrics {
             registry.register(Box::new(made.clone()))?;
             prometheus::Result::Ok(made)
         };
+        let run_time = GaugeVec::new(
+            Opts::new(
+                "defib_push_run_duration_seconds",
+                "How long the last run took that a `push` check was told the start and the end of.",
+            ),
+            &["peer", "check"],
+        )?;
+        registry.register(Box::new(run_time.clone()))?;
         let sse_clients = IntGauge::new("defib_http_sse_clients", "Clients that follow /api/v1/events.")?;
         registry.register(Box::new(sse_clients.clone()))?;
         let sse_missed = IntCounter::new(
@@ -141,6 +184,12 @@ impl HttpMetrics {
                 "Probes that named a peer which is not configured; they are answered 200.",
                 &["endpoint"],
             )?,
+            beats: counters(
+                "defib_push_beats_total",
+                "Beats of the peer's `push` checks, by what they said; `limited`: refused, too many.",
+                &["peer", "outcome"],
+            )?,
+            run_time,
         })
     }
 
@@ -190,6 +239,18 @@ impl HttpMetrics {
     pub fn show_wiring(&self, peer: &str) {
         let wired = self.healthz_probes(peer) > 0;
         self.wired.with_label_values(&[peer]).set(i64::from(wired));
+    }
+
+    /// A `push` check of this configured peer was beaten.
+    pub fn beat(&self, peer: &str, said: Beat) {
+        self.beats.with_label_values(&[peer, said.as_str()]).inc();
+    }
+
+    /// A run took so long, by a `push` check of this configured peer.
+    pub fn run_took(&self, peer: &str, check: &str, took: Duration) {
+        self.run_time
+            .with_label_values(&[peer, check])
+            .set(took.as_secs_f64());
     }
 
     /// A probe named a peer that is not configured. `endpoint` as for [`Self::answered`].

@@ -1,6 +1,7 @@
 //! The endpoints, over real sockets: what each answers, what it bears, and who may change something.
 
 mod admin;
+mod beat;
 mod bind;
 mod command_line;
 mod events;
@@ -180,6 +181,7 @@ fn loopback() -> Settings {
         admin_socket: None,
         admin_listen: None,
         max_connections: 256,
+        pushes: Vec::new(),
     }
 }
 

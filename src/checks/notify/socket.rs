@@ -1,0 +1,263 @@
+//! The socket itself: placed, and read one datagram at a time with the kernel's word on who sent it.
+//!
+//! Through nix and not through rustix: rustix 1.1 reads the sender's number into a type that cannot be zero, and that
+//! of a sender in another pid namespace is. The control messages are taken apart here, because nix does not
+//! when some were cut off, and every descriptor that a stranger sends has to be closed.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::UnixDatagram as StdDatagram;
+use std::path::Path;
+
+use nix::libc::{SCM_CREDENTIALS, SCM_RIGHTS, SOL_SOCKET};
+use nix::sys::socket::{MsgFlags, UnixCredentials, recvmsg};
+use tokio::io::Interest;
+use tokio::net::UnixDatagram;
+
+use super::datagram;
+use crate::socket_file::{self, PlaceError, SocketFile};
+
+/// `SCM_MAX_FD`: the kernel passes no more descriptors in one message. With room for all of them, none is left over
+/// that nobody knows of.
+const MAX_DESCRIPTORS: usize = 253;
+/// Directories that have to be made: whoever sends must get through.
+const DIR_MODE: u32 = 0o755;
+
+/// The peer's socket.
+#[derive(Debug)]
+pub(super) struct Mailbox {
+    socket: UnixDatagram,
+    file: SocketFile,
+    bytes: Vec<u8>,
+    control: Vec<u8>,
+}
+
+/// A socket that has its place, not yet read from.
+#[derive(Debug)]
+pub(super) struct Placed {
+    socket: StdDatagram,
+    file: SocketFile,
+}
+
+/// One datagram.
+#[derive(Debug)]
+pub(super) struct Received<'b> {
+    pub(super) bytes: &'b [u8],
+    /// It was longer, and its end is lost.
+    pub(super) cut: bool,
+    pub(super) from: Option<Credentials>,
+    /// Closed with it. A sender that waits at a barrier waits for that.
+    #[cfg_attr(not(test), expect(dead_code, reason = "closes what was sent when dropped"))]
+    pub(super) descriptors: Descriptors,
+}
+
+/// Who the kernel says sent it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Credentials {
+    /// 0: in a pid namespace that this node does not see.
+    pub(super) pid: u32,
+    pub(super) uid: u32,
+}
+
+/// Descriptors that came with a datagram. Nothing is done with them but to close them.
+#[derive(Debug, Default)]
+pub(super) struct Descriptors(Vec<RawFd>);
+
+impl Drop for Descriptors {
+    fn drop(&mut self) {
+        for descriptor in self.0.drain(..) {
+            if let Err(error) = nix::unistd::close(descriptor) {
+                tracing::debug!(%error, "a descriptor that was sent cannot be closed");
+            }
+        }
+    }
+}
+
+pub(super) fn place(path: &Path, mode: u32) -> Result<Placed, PlaceError> {
+    let bind = |path: &Path| {
+        let socket = StdDatagram::bind(path)?;
+        socket.set_nonblocking(true)?;
+        // Before it has its name: a datagram that was sent before this would come without its sender.
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+        Ok(socket)
+    };
+    let (socket, file) = socket_file::place(path, socket2::Type::DGRAM, mode, DIR_MODE, bind)?;
+    Ok(Placed { socket, file })
+}
+
+impl Placed {
+    /// To be called within a tokio runtime.
+    pub(super) fn opened(self) -> io::Result<Mailbox> {
+        Ok(Mailbox {
+            socket: UnixDatagram::from_std(self.socket)?,
+            file: self.file,
+            // One more than may be, to see that there was more.
+            bytes: vec![0; datagram::MAX + 1],
+            control: nix::cmsg_space!(UnixCredentials, [RawFd; MAX_DESCRIPTORS]),
+        })
+    }
+}
+
+impl Mailbox {
+    /// Nobody has removed or replaced its name.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.file.is_in_place()
+    }
+
+    /// The next datagram. Cancel-safe.
+    pub(super) async fn receive(&mut self) -> io::Result<Received<'_>> {
+        let Self {
+            socket,
+            bytes,
+            control,
+            ..
+        } = self;
+        let raw = socket.as_raw_fd();
+        let (length, flags) = socket
+            .async_io(Interest::READABLE, || {
+                control.resize(control.capacity(), 0);
+                control.fill(0);
+                let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+                let mut into = [IoSliceMut::new(bytes)];
+                let got = recvmsg::<()>(raw, &mut into, Some(control), flags)?;
+                Ok((got.bytes, got.flags))
+            })
+            .await?;
+        let (from, descriptors) = senders(control);
+        Ok(Received {
+            bytes: &bytes[..length.min(datagram::MAX)],
+            cut: length > datagram::MAX || flags.contains(MsgFlags::MSG_TRUNC),
+            from,
+            descriptors,
+        })
+    }
+}
+
+/// Takes the control messages apart: a header (length, level, type), what it holds, and padding to a whole word.
+fn senders(mut control: &[u8]) -> (Option<Credentials>, Descriptors) {
+    const WORD: usize = size_of::<usize>();
+    const HEADER: usize = (WORD + 2 * size_of::<i32>()).next_multiple_of(WORD);
+    let (mut from, mut descriptors) = (None, Descriptors::default());
+    while let (Some(length), Some(level), Some(kind)) = (
+        control.first_chunk().map(|length| usize::from_ne_bytes(*length)),
+        int(control, WORD),
+        int(control, WORD + size_of::<i32>()),
+    ) {
+        let Some(held) = control.get(HEADER..length) else {
+            break;
+        };
+        match (level, kind) {
+            (SOL_SOCKET, SCM_RIGHTS) => {
+                let numbers = held.chunks_exact(size_of::<i32>()).filter_map(|raw| int(raw, 0));
+                descriptors.0.extend(numbers);
+            }
+            (SOL_SOCKET, SCM_CREDENTIALS) => {
+                from = int(held, 0)
+                    .zip(int(held, size_of::<i32>()))
+                    .map(|(pid, uid)| Credentials {
+                        pid: u32::try_from(pid).unwrap_or(0),
+                        uid: uid.cast_unsigned(),
+                    });
+            }
+            _ => {}
+        }
+        control = control.get(length.next_multiple_of(WORD)..).unwrap_or_default();
+    }
+    (from, descriptors)
+}
+
+fn int(bytes: &[u8], at: usize) -> Option<i32> {
+    Some(i32::from_ne_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, sendmsg_addr};
+
+    use super::*;
+
+    fn mailbox(dir: &Path) -> Mailbox {
+        place(&dir.join("a.sock"), 0o600).unwrap().opened().unwrap()
+    }
+
+    async fn ends(reader: &mut std::io::PipeReader) -> bool {
+        let reader = reader.try_clone().unwrap();
+        let ended = tokio::task::spawn_blocking(move || {
+            let mut reader = reader;
+            io::Read::read(&mut reader, &mut [0]).unwrap() == 0
+        });
+        tokio::time::timeout(Duration::from_secs(20), ended)
+            .await
+            .is_ok_and(|ended| ended.unwrap())
+    }
+
+    #[tokio::test]
+    async fn the_kernel_says_who_sent_and_what_was_sent_along_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mailbox = mailbox(dir.path());
+        let to = SocketAddrUnix::new(dir.path().join("a.sock")).unwrap();
+        for many in [0, 1, 2, MAX_DESCRIPTORS] {
+            let sender = StdDatagram::unbound().unwrap();
+            let (mut reader, writer) = io::pipe().unwrap();
+            let writers = vec![writer.as_fd(); many];
+            let mut space = vec![std::mem::MaybeUninit::uninit(); 8192];
+            let mut along = SendAncillaryBuffer::new(&mut space);
+            assert!(many == 0 || along.push(SendAncillaryMessage::ScmRights(&writers)));
+            let text = [IoSlice::new(b"BARRIER=1")];
+            sendmsg_addr(&sender, &to, &text, &mut along, SendFlags::empty()).unwrap();
+            drop(writers);
+            drop(writer);
+
+            let received = mailbox.receive().await.unwrap();
+            assert_eq!((received.bytes, received.cut), (&b"BARRIER=1"[..], false));
+            let own = Credentials {
+                pid: std::process::id(),
+                uid: rustix::process::getuid().as_raw(),
+            };
+            assert_eq!(received.from, Some(own), "{many}");
+            assert_eq!(received.descriptors.0.len(), many);
+            drop(received);
+            assert!(ends(&mut reader).await, "of {many} some stay open");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_is_cut_and_said_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mailbox = mailbox(dir.path());
+        let sender = StdDatagram::unbound().unwrap();
+        for (length, cut) in [
+            (0, false),
+            (datagram::MAX, false),
+            (datagram::MAX + 1, true),
+            (100_000, true),
+        ] {
+            sender
+                .send_to(&vec![b'x'; length], dir.path().join("a.sock"))
+                .unwrap();
+            let received = mailbox.receive().await.unwrap();
+            assert_eq!(
+                (received.cut, received.bytes.len()),
+                (cut, length.min(datagram::MAX)),
+                "{length}"
+            );
+            assert!(received.from.is_some());
+        }
+    }
+
+    #[test]
+    fn control_messages_that_lie_about_their_length_end_the_reading() {
+        for length in [0usize, 1, 15, 17, 4096, usize::MAX] {
+            let mut control = length.to_ne_bytes().to_vec();
+            control.extend(SOL_SOCKET.to_ne_bytes());
+            control.extend(SCM_CREDENTIALS.to_ne_bytes());
+            control.extend([0; 24]);
+            assert_eq!(senders(&control).0, None, "{length}");
+        }
+        assert_eq!(senders(&[]).0, None);
+    }
+}
