@@ -75,8 +75,10 @@ impl Engine {
         let Some(check) = peer.checks.get_mut(usize::from(id.index)) else {
             return;
         };
-        if let (Some(life), Word::Life { next, .. }) = (life.clone(), &word) {
-            check.said.heard(life, now, *next, says.clone());
+        match (&life, &word) {
+            (Some(life), Word::Life { next, .. }) => check.said.heard(life.clone(), now, *next, says.clone()),
+            (Some(life), Word::Note) => check.said.noted(life, says.as_ref()),
+            _ => {}
         }
         if other && !takes_lives {
             // An earlier life's last words, or the first ones of a life that its owner has yet to show.

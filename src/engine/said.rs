@@ -164,12 +164,22 @@ impl Said {
             }
             (Some(_) | None, next) => next,
         };
+        let said = self.heard.take().filter(|before| before.life == life);
         self.heard = Some(Heard {
             life,
             at,
             next,
-            words,
+            words: words.or_else(|| said?.words),
         });
+    }
+
+    /// Words of a life that was heard already, and may still be ahead of the owner watch.
+    pub(super) fn noted(&mut self, life: &Incarnation, words: Option<&Arc<str>>) {
+        if let (Some(heard), Some(words)) = (&mut self.heard, words)
+            && heard.life == *life
+        {
+            heard.words = Some(Arc::clone(words));
+        }
     }
 
     /// When `life` was heard, if it was; its pace and words count from now on.

@@ -349,6 +349,30 @@ fn the_first_words_of_a_life_count_also_before_its_owner_shows_it() {
 }
 
 #[test]
+fn a_status_counts_also_before_its_owner_shows_it() {
+    let mut world = owned(vec![]);
+    world.exits(0, "a");
+    world.ready("b");
+    let check = CheckId {
+        peer: PeerId(0),
+        index: 0,
+    };
+    world.feed(Event::Report(Report {
+        check,
+        life: Some(Incarnation("b".into())),
+        says: Some("at work".into()),
+        word: Word::Note,
+    }));
+    world.pings("b");
+    world.running(0, "b");
+    assert!(
+        world.view(0).checks[0].detail.contains("it says: at work"),
+        "{:?}",
+        world.view(0)
+    );
+}
+
+#[test]
 fn who_says_that_it_is_up_again_has_not_left() {
     let mut world = owned(vec![]);
     world.leaves(Some("a"));
