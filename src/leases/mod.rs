@@ -7,7 +7,7 @@
 //! - **Its holder believes in the end of a lease before Redis does.** Time is counted from before a request was sent,
 //!   less a [`margin`], and goes on while the machine sleeps.
 //! - **No request can shorten or end what a later one has given**, however late it arrives: an extension only ever
-//!   lengthens, and a release ends no later taking than its own ([`store`]).
+//!   lengthens, and a release ends no later taking than its own (`store.rs`).
 //! - **What could not be found out is `unknown`**: neither free nor lost.
 //! - Nothing is written to disk. After a restart of the node its leases end by themselves, or their holders ask again.
 
