@@ -12,6 +12,7 @@ use tokio_util::codec::Decoder as _;
 
 use crate::bus::embedded::wire::Requests;
 use crate::bus::heartbeat;
+use crate::checks::notify::datagram;
 use crate::config::{self, Sources};
 use crate::exposition::{Page, Selector};
 use crate::heartbeat_file::Beat;
@@ -30,6 +31,7 @@ pub const TARGETS: &[Target] = &[
     ("metrics", metrics),
     ("client_list", client_list),
     ("heartbeat_file", heartbeat_file),
+    ("notify", notify),
     ("sock_diag", sock_diag),
     ("configuration", configuration),
     ("trace", trace),
@@ -129,6 +131,20 @@ pub fn heartbeat_file(data: &[u8]) {
     let _ = (beat.hostname(), beat.field("metadata.cycles"));
     if let Err(why) = beat.stamp("timestamp") {
         assert!(!why.is_empty());
+    }
+}
+
+/// A datagram on a notify socket: one line of words for people at most, and no pid that is everybody's.
+pub fn notify(data: &[u8]) {
+    let Some(said) = datagram::parse(data) else { return };
+    assert_ne!(said.main_pid, Some(0));
+    if let Some(status) = said.status {
+        assert!(
+            status.chars().count() <= 256,
+            "{} characters",
+            status.chars().count()
+        );
+        assert!(!status.contains('\n'));
     }
 }
 

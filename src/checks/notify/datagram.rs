@@ -10,7 +10,7 @@ const MAX_STATUS: usize = 256;
 
 /// What it says. What is not listed here is ignored, as systemd ignores what it does not know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Said {
+pub(crate) struct Said {
     /// `READY=1`
     pub(super) ready: bool,
     /// `STOPPING=1`
@@ -24,9 +24,9 @@ pub(super) struct Said {
     /// `WATCHDOG_USEC=`, more than zero.
     pub(super) watchdog: Option<Duration>,
     /// `STATUS=`, one line, bounded; empty: no status any more.
-    pub(super) status: Option<String>,
+    pub(crate) status: Option<String>,
     /// `MAINPID=`
-    pub(super) main_pid: Option<u32>,
+    pub(crate) main_pid: Option<u32>,
     /// `ERRNO=`, other than zero.
     pub(super) errno: Option<i32>,
     /// `BARRIER=1`: the sender waits until its file descriptor is closed.
@@ -34,7 +34,7 @@ pub(super) struct Said {
 }
 
 /// `None`: it is no such datagram.
-pub(super) fn parse(datagram: &[u8]) -> Option<Said> {
+pub(crate) fn parse(datagram: &[u8]) -> Option<Said> {
     // A C program may send its string with the NUL that ends it. systemd refuses any other one.
     let text = datagram.strip_suffix(b"\0").unwrap_or(datagram);
     if text.contains(&0) {

@@ -4,7 +4,7 @@
 //! It must never make the peer wait: a program that notifies blocks while the socket's queue is full. So everything is
 //! read at once, and what is too much is read and dropped.
 
-mod datagram;
+pub(crate) mod datagram;
 mod preflight;
 mod sender;
 mod socket;
