@@ -665,6 +665,14 @@ fn rules_have_names() {
         ("[bus]\nurl = \"redis://h\"\nlisten = \"127.0.0.1:1\"".to_owned(), "embedded_only"),
         ("[bus]\nurl = \"redis://u@h\"\nuser = \"x\"".to_owned(), "given_twice"),
         ("[bus]\nlisten = \"0.0.0.0:7379\"".to_owned(), "loopback_only"),
+        ("[peer.a.checks.push]\nsuspect_after = \"1m\"\ndead_after = \"1m\"".to_owned(), "dead_after"),
+        ("[peer.a.checks.notify]\nwatchdog = \"1h\"".to_owned(), "max_watchdog"),
+        ("[peer.a.checks.notify]\nsocket = \"here.sock\"".to_owned(), "socket_path"),
+        (format!("[peer.a.checks.notify]\nsocket = \"/{}\"", "x".repeat(103)), "socket_path"),
+        ("[peer.a.checks.notify]\nmode = \"0777\"".to_owned(), "value"),
+        ("[peer.a.checks.notify]\nusers = [\"me\"]".to_owned(), "value"),
+        ("[peer.a.checks.notify]\nusers = [4294967295]".to_owned(), "value"),
+        ("[peer.a.checks.notify]\nsocket = \"/run/x\"\n[peer.b.checks.notify]\nsocket = \"/run/x\"".to_owned(), "socket_clash"),
         ("[bus]\nlisten = \"127.0.0.1:7337\"".to_owned(), "duplicate_listener"),
         ("[http]\nadmin_listen = \"127.0.0.1:1\"".to_owned(), "admin_token"),
         ("[http]\nadmin_token = \"x\"".to_owned(), "admin_token"),
@@ -857,6 +865,44 @@ fn s37_check_config_exits_78_and_says_why() {
         "no file is found: {out}"
     );
     assert_eq!(defib("", &["check-config", "--nonsense"]).0, Some(2));
+}
+
+#[test]
+fn checks_by_which_a_peer_reports_are_read_and_explained() {
+    let text = r#"
+        [peer.bot]
+        checks.notify = { watchdog = "20s", users = [1000] }
+        checks.second = { type = "notify", watchdog_required = true }
+        remedies = [{ do = "exec", command = ["restart", "bot"] }]
+        [peer.job]
+        checks.push = { suspect_after = "1h", run_within = "2h" }
+    "#;
+    let config = good(&sources(text));
+    let runtime = config.runtime_dir.display();
+    let sockets: Vec<String> = config
+        .checks
+        .notifies
+        .iter()
+        .map(|(_, notify)| notify.socket.display().to_string())
+        .collect();
+    assert_eq!(
+        sockets,
+        [
+            format!("{runtime}/notify/bot.sock"),
+            format!("{runtime}/notify/bot.second.sock")
+        ]
+    );
+    let (code, out, _) = defib(text, &["check-config", "-c", "defib.toml", "--explain"]);
+    assert_eq!(code, Some(0), "{out}");
+    for words in [
+        "/notify/bot.sock (of root, this node's user, uid 1000); pings are expected from the first one on, or as it \
+         tells, of at most 10m; suspect after 15s of silence, dead after 20s (peer_silent)",
+        "/notify/bot.second.sock (of root, this node's user); pings are expected from READY on",
+        "push: beats by POST /api/v1/beat/job on the admin listener; a run that was started must end within 2h; suspect \
+         after 1h of silence, dead after 2h 30m (peer_silent)",
+    ] {
+        assert!(out.contains(words), "{words}\n{out}");
+    }
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! Programs that speak systemd's notify protocol, and whoever else writes to their sockets: scenarios 16 (the restart)
-//! and 43 by `notify`.
+//! Programs that speak systemd's notify protocol, and whoever else writes to their sockets: scenario 43.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -274,8 +273,9 @@ fn a_child_speaks_for_its_owner_and_a_stranger_does_not() {
     let peers = format!("{}\nowner = {}", speaker(&place, ""), application.owner());
     let node = node(&peers);
     application.start_again();
-    node.sees("the owner is heard", |snapshot| {
-        snapshot.peers[0].checks[0].verdict == Liveness::Alive
+    // Before its owner is known, a stranger cannot be told from a new life.
+    node.sees("the owner is known, and heard", |snapshot| {
+        snapshot.peers[0].incarnation.is_some() && snapshot.peers[0].checks[0].verdict == Liveness::Alive
     });
     place.sends(b"STOPPING=1");
     until("the stranger was counted", || dropped(&node, "stranger") == 1);
