@@ -169,7 +169,8 @@ async fn probes_answer_in_one_line_and_an_exit_code() {
         ),
         (vec!["file", &file, "--max-age=1h"], 0, "pass: it was modified"),
         (vec!["file", &missing], 1, "is missing"),
-        (vec!["file", "/proc/self"], 1, "fail (could not ask)"),
+        (vec!["file", "/proc/self"], 1, "it is not a regular file"),
+        (vec!["file", "/proc/self/mem"], 1, "fail (could not ask)"),
     ] {
         let args: Vec<_> = ["probe"].into_iter().chain(args).collect();
         let (exit, said, error) = defib(&args).await;
