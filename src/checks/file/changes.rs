@@ -49,18 +49,18 @@ struct Watched {
 
 impl Directories {
     /// From now on `told` is told when this file may have changed, where the kernel does so. To be called again and
-    /// again: a directory may come later, or come back as another one.
+    /// again: a directory may come later, or come back as another one. Blocks for as long as the file system does.
     pub(super) fn watch(&self, path: &Path, told: &Arc<Notify>) {
         let Some(name) = path.file_name() else { return };
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let dir = dir.unwrap_or(Path::new("."));
+        // Outside of the lock: on a dead mount this does not return, and the event loop's thread takes the lock.
+        let unwatched = self.lock().get(dir).is_none_or(|watched| watched.id.is_none());
+        let inotify = self.inotify().filter(|_| unwatched);
+        let id = inotify.and_then(|inotify| inotify::add_watch(inotify, dir, WATCHED).ok());
         let mut all = self.lock();
         let watched = all.entry(dir.to_owned()).or_default();
-        if watched.id.is_none()
-            && let Some(inotify) = self.inotify()
-        {
-            watched.id = inotify::add_watch(inotify, dir, WATCHED).ok();
-        }
+        watched.id = watched.id.or(id);
         let ours = Arc::downgrade(told);
         if !watched.files.iter().any(|(_, known)| known.ptr_eq(&ours)) {
             watched.files.retain(|(_, known)| known.strong_count() > 0);

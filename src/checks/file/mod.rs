@@ -178,7 +178,6 @@ impl Watch {
         let mut starts = self.schedule.starts(&*self.reporting.clock, true);
         let mut again = 0;
         loop {
-            self.directories.watch(&self.path, &self.told);
             tokio::select! {
                 _ = starts.tick() => {}
                 () = self.told.notified() => {}
@@ -243,7 +242,14 @@ impl Watch {
         let plain = self.judge.is_plain();
         let mut left = if self.failing { 1 } else { READINGS };
         loop {
-            let sight = self.reading.next(&self.path, plain, self.schedule.timeout).await;
+            let (directories, path, told) = (
+                self.directories.clone(),
+                self.path.clone(),
+                Arc::clone(&self.told),
+            );
+            let watch = move || directories.watch(&path, &told);
+            let reading = self.reading.next(&self.path, plain, self.schedule.timeout, watch);
+            let sight = reading.await;
             left -= 1;
             let whole = match &sight {
                 Ok(sight) => sight.is_whole(),
@@ -264,10 +270,20 @@ impl Watch {
 struct Reading(Option<JoinHandle<Result<Sight, Unread>>>);
 
 impl Reading {
-    async fn next(&mut self, path: &Path, plain: bool, within: Duration) -> Result<Sight, Unread> {
+    /// `watch` is called right before it is read, on the same thread, so that no change between the two is missed.
+    async fn next(
+        &mut self,
+        path: &Path,
+        plain: bool,
+        within: Duration,
+        watch: impl FnOnce() + Send + 'static,
+    ) -> Result<Sight, Unread> {
         let reading = self.0.get_or_insert_with(|| {
             let path = path.to_owned();
-            tokio::task::spawn_blocking(move || Sight::read(&path, plain))
+            tokio::task::spawn_blocking(move || {
+                watch();
+                Sight::read(&path, plain)
+            })
         });
         let Ok(done) = tokio::time::timeout(within, reading).await else {
             let why = format!("reading it has not ended within {within:?}");
