@@ -65,10 +65,21 @@ pub(super) struct Descriptors(Vec<RawFd>);
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
-        for descriptor in self.0.drain(..) {
-            if let Err(error) = nix::unistd::close(descriptor) {
-                tracing::debug!(%error, "a descriptor that was sent cannot be closed");
+        if self.0.is_empty() {
+            return;
+        }
+        let sent = std::mem::take(&mut self.0);
+        // To close one may take as long as its sender likes (SO_LINGER, a flush by FUSE): not on the event loop's thread.
+        let close = move || {
+            for descriptor in sent {
+                if let Err(error) = nix::unistd::close(descriptor) {
+                    tracing::debug!(%error, "a descriptor that was sent cannot be closed");
+                }
             }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(close)),
+            Err(_) => close(),
         }
     }
 }
