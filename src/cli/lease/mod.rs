@@ -182,7 +182,8 @@ impl Holding {
                 renewing.set(Some(desk.renew(self.tick)).into());
                 in_flight = true;
             }
-            let wait = self.due(in_flight).since(now);
+            // Timers stand still while the machine sleeps; the lease does not.
+            let wait = self.due(in_flight).since(now).min(Duration::from_secs(1));
             let woken = tokio::select! {
                 biased;
                 exited = running.exited() => {
@@ -277,7 +278,8 @@ impl Holding {
     /// Somebody else may have it already.
     fn lost(&mut self, reason: Option<String>, running: &Running) {
         let why = reason.unwrap_or_else(|| "somebody else has it".to_owned());
-        self.end(&why, self.clock.now() + self.grace, running);
+        let kill_at = (self.clock.now() + self.grace).min(self.until);
+        self.end(&why, kill_at, running);
     }
 
     fn end(&mut self, why: &str, kill_at: Time, running: &Running) {
