@@ -202,6 +202,9 @@ impl Keeper {
         if self.store.is_none() {
             return;
         }
+        // Who has stopped waiting to see keeps no renewal waiting. A release is made all the same.
+        self.strays
+            .retain(|stray| !stray.reply.is_closed() || matches!(stray.step, Step::Release(_)));
         let mut due: Vec<(Time, Arc<str>)> = self
             .entries
             .iter()
@@ -438,7 +441,7 @@ impl Keeper {
                 let claim = Claim {
                     key: Arc::clone(&key),
                     token: admitted.token,
-                    taking: Some(admitted.taking),
+                    taking: admitted.taking,
                 };
                 let anew = admitted.anew;
                 let mut entry = Entry::new(Lease::new(claim, admitted.ttl, admitted.keeping, anew, now));
@@ -457,6 +460,8 @@ impl Keeper {
             let _ = reply.send(Err(refusal));
             return;
         }
+        // However late it arrives, it ends nothing that is taken after it.
+        let taking = self.next_taking();
         let entry = self.entries.get_mut(&key);
         match entry.filter(|entry| *entry.lease.claim.token == *token && !entry.lease.is_lost()) {
             Some(entry) => {
@@ -467,7 +472,7 @@ impl Keeper {
                 let claim = Claim {
                     key,
                     token: token.into(),
-                    taking: None,
+                    taking,
                 };
                 self.stray(Step::Release(claim), reply, now);
             }

@@ -66,8 +66,8 @@ impl Local {
             Some(held) if held.token != claim.token => Done::Others(Some(held.until.since(now))),
             Some(held) => {
                 held.until = held.until.max(now + ttl);
-                if claim.taking.is_some_and(|taking| taking > held.taking) {
-                    held.taking = claim.taking.unwrap_or_default();
+                if claim.taking > held.taking {
+                    held.taking = claim.taking;
                     held.fence = next;
                     self.last_fence = next;
                 }
@@ -78,7 +78,7 @@ impl Local {
                 self.last_fence = next;
                 let held = Held {
                     token: Arc::clone(&claim.token),
-                    taking: claim.taking.unwrap_or_default(),
+                    taking: claim.taking,
                     fence: next,
                     until: now + ttl,
                 };
@@ -92,6 +92,6 @@ impl Local {
 impl Held {
     /// Of no later taking than that.
     fn is_of(&self, claim: &Claim) -> bool {
-        claim.taking.is_none_or(|taking| self.taking <= taking)
+        self.taking <= claim.taking
     }
 }

@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use super::store::{Anew, Claim, Done, Step};
+use super::store::{Anew, Done, Step};
 use super::{FENCE, preflight};
 use crate::redis_client::failure::{Failure, Loss};
 use crate::redis_client::resp::Value;
@@ -70,13 +70,13 @@ redis.call("pexpire", KEYS[2], ARGV[3])
 return 1
 "#;
 
-/// ARGV: token, number of the taking or nothing. The mark stays: the next fencing token is greater than it.
+/// ARGV: token, number of the taking. The mark stays: the next fencing token is greater than it.
 const RELEASE: &str = r#"
 if redis.call("get", KEYS[1]) ~= ARGV[1] then
   return 0
 end
 local mark = redis.call("get", KEYS[2])
-if ARGV[2] ~= "" and mark and (tonumber(string.match(mark, "%d+$")) or 0) > tonumber(ARGV[2]) then
+if mark and (tonumber(string.match(mark, "%d+$")) or 0) > tonumber(ARGV[2]) then
   return 0
 end
 return redis.call("del", KEYS[1])
@@ -125,7 +125,7 @@ impl Remote {
                 let arguments = [
                     claim.token.to_string(),
                     millis(*ttl),
-                    number(claim),
+                    claim.taking.to_string(),
                     millis(*ttl + FENCE_OUTLIVES),
                     if *anew == Anew::Yes { "yes" } else { "no" }.to_owned(),
                 ];
@@ -141,7 +141,7 @@ impl Remote {
                 self.eval(EXTEND, &claim.key, &arguments, within, extended).await
             }
             Step::Release(claim) => {
-                let arguments = [claim.token.to_string(), number(claim)];
+                let arguments = [claim.token.to_string(), claim.taking.to_string()];
                 let released = |value: &Value<'_>| yes(value, Done::Released, Done::Gone);
                 self.eval(RELEASE, &claim.key, &arguments, within, released).await
             }
@@ -178,10 +178,6 @@ impl Remote {
             other => other,
         }
     }
-}
-
-fn number(claim: &Claim) -> String {
-    claim.taking.map_or_else(String::new, |number| number.to_string())
 }
 
 fn millis(time: Duration) -> String {

@@ -22,7 +22,7 @@ pub(super) enum Step {
     Take(Claim, Duration, Anew),
     /// Let it last at least so long from now, if it is this token's.
     Extend(Claim, Duration),
-    /// Delete it if it is this token's and of no later taking; without a number, of any.
+    /// Delete it if it is this token's and of no later taking.
     Release(Claim),
     /// Is it held?
     Look(Arc<str>),
@@ -42,8 +42,8 @@ pub(super) struct Claim {
     pub(super) key: Arc<str>,
     /// The value of the key.
     pub(super) token: Arc<str>,
-    /// The number of the taking; `None` in a release: any.
-    pub(super) taking: Option<u64>,
+    /// The number of the taking.
+    pub(super) taking: u64,
 }
 
 /// What came of it.

@@ -25,7 +25,7 @@ fn claim(token: &str, taking: u64) -> Claim {
     Claim {
         key: "app:a".into(),
         token: token.into(),
-        taking: Some(taking),
+        taking,
     }
 }
 
