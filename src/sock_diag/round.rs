@@ -116,10 +116,13 @@ mod tests {
     #[tokio::test]
     async fn who_gives_up_or_panics_holds_up_nobody() {
         let rounds = Rounds::default();
-        let (first, second) = tokio::join!(
-            rounds.take_part(Duration::ZERO, |_| ()),
-            rounds.take_part(WITHIN, |_| 2)
-        );
+        let (given_up, wait) = std::sync::mpsc::channel::<()>();
+        let gives_up = async {
+            let first = rounds.take_part(Duration::ZERO, move |_| wait.recv()).await;
+            drop(given_up);
+            first
+        };
+        let (first, second) = tokio::join!(gives_up, rounds.take_part(WITHIN, |_| 2));
         assert!(first.unwrap_err().contains("has not ended"));
         assert_eq!(second, Ok(2));
         let fallen = rounds.take_part(WITHIN, |_| panic!("on purpose")).await;
