@@ -337,16 +337,18 @@ fn s38_a_socket_that_fails_in_any_way_is_unknown_and_told_and_comes_back() {
 
     // The events are followed again.
     until("its exit is seen again", || {
-        if container.is_running() {
-            container.crash();
+        let app = node.peer("app");
+        if app.remedies_granted > 0 {
+            return true;
         }
-        node.peer("app").remedies_granted > 0 || {
-            if node.peer("app").detail.contains("not seen") {
-                container.docker("start");
-                node.is_calm();
-            }
-            false
+        if app.detail.contains("not seen") {
+            container.docker("start");
+            node.is_calm();
+        } else {
+            // Unless it is down already, and being judged.
+            container.crash_if_it_runs();
         }
+        false
     });
     events.of("app", "recovered");
 }
