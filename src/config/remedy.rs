@@ -73,7 +73,7 @@ pub(super) fn remedy(
     let reader = peer.child("remedies", &node.origin, node, sections)?;
     let (causes, verify_within) = (reader.causes("for"), reader.time("verify_within"));
     reader.text("do")?;
-    let (kind, remedy, takes, restarts) = match kind {
+    let (kind, remedy, takes, restarts): Kind = match kind {
         "healthz" => (RemedyKind::Healthz, None, healthz_hold, true),
         "signal" => signal(&reader)?,
         "exec" => exec(&reader)?,
@@ -95,6 +95,7 @@ pub(super) fn remedy(
         verify_within: verify_within?,
         act_within: takes + SLACK,
         restarts,
+        needs_life: remedy.as_ref().is_some_and(Remedy::needs_life),
     };
     Ok((settings, remedy))
 }

@@ -284,6 +284,12 @@ fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {
             http.listen
         ));
     }
+    if let Some(kind) = helpless_after_exit(settings) {
+        out.push(format!(
+            "peer {name}: once it has exited, nothing of its ladder can be done (`{kind}` acts on what runs): somebody else \
+             must bring it back"
+        ));
+    }
     for remedy in &settings.remedies {
         if let Some(why) = unreachable(settings, remedy) {
             let kind = remedy.kind.as_str();
@@ -292,6 +298,21 @@ fn of_peer(peer: &Peer, http: &http::Settings, out: &mut Vec<String>) {
             ));
         }
     }
+}
+
+/// The first rung of a ladder all of whose rungs for an exit act on what runs.
+fn helpless_after_exit(peer: &PeerSettings) -> Option<&'static str> {
+    let exits = peer
+        .checks
+        .iter()
+        .any(|check| matches!(check.kind, CheckKind::Process { .. }));
+    let mut rungs = peer
+        .remedies
+        .iter()
+        .filter(|remedy| exits && remedy.is_for(Cause::PeerExited) && remedy.kind != RemedyKind::Log)
+        .peekable();
+    let first = rungs.peek()?.kind.as_str();
+    rungs.all(|remedy| remedy.needs_life).then_some(first)
 }
 
 /// Why this remedy of the peer can never follow, if it cannot.

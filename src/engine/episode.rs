@@ -32,6 +32,8 @@ pub(super) struct Episode {
     pub(super) fenced: u8,
     /// One of them restarts: everything that ever worked must work again.
     pub(super) restarted: bool,
+    /// It exited in answer to a remedy that restarts nothing: down by our hand until then, whatever follows.
+    pub(super) down_until: Option<Time>,
     /// When the last remedy ended: only what began after that proves recovery.
     pub(super) healed_at: Option<Time>,
     pub(super) refusal: Option<Refusal>,
@@ -65,6 +67,7 @@ impl Episode {
             failed: BTreeSet::new(),
             fenced: 0,
             restarted: false,
+            down_until: None,
             healed_at: None,
             refusal: None,
         }

@@ -788,7 +788,10 @@ impl Check {
             Why::NotExpected => "not expected now".to_owned(),
             Why::ExpectationUnknown => "cannot tell whether it is expected".to_owned(),
             Why::Held(state) => format!("on hold: {state}"),
-            Why::Settling => "on hold: the bus was away a moment ago".to_owned(),
+            Why::Settling => {
+                "on hold: the bus is settling (this node started, or the bus was away, a moment ago)"
+                    .to_owned()
+            }
             Why::InGrace => "starting: in its grace".to_owned(),
             Why::EmptyWindow => "not heard yet since the window began anew".to_owned(),
             Why::Silent => self.said.with_words(format!(

@@ -39,7 +39,7 @@ impl Engine {
         let rung = match self.step(id, peer, episode) {
             Step::Rung(rung) => rung,
             // Nothing was done, so nothing was tried in vain.
-            Step::Exhausted if self.settings.dry_run => {
+            Step::Exhausted | Step::Ended if self.settings.dry_run => {
                 let refusal = Refusal {
                     guard: GuardName::DryRun,
                     why: "everything else permitted it; whether it would have helped is not known".to_owned(),
@@ -49,6 +49,10 @@ impl Engine {
             }
             Step::Exhausted => {
                 let why = "every remedy for this cause was carried out on this life already";
+                return self.give_up(id, why);
+            }
+            Step::Ended => {
+                let why = "it has exited, and what is left of its ladder acts only on what runs";
                 return self.give_up(id, why);
             }
             Step::None => return,
@@ -314,7 +318,7 @@ impl Engine {
     fn not_acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
         self.unmark(id);
         let now = self.now;
-        self.group.down.remove(&id);
+        self.free_slot(id);
         self.breaker.healing_failed(id, now);
         let settings = &self.settings.peers[id.0 as usize];
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
@@ -414,10 +418,24 @@ impl Engine {
         episode
             .failed
             .extend(episode.remedy.take().map(|remedy| remedy.rung));
-        self.group.down.remove(&id);
+        self.free_slot(id);
         self.breaker.healing_failed(id, now);
         self.ask = true;
         self.saving.soon();
+    }
+
+    /// The remedy at work takes it down no longer; who exited in answer to an earlier one of this episode stays down by
+    /// our hand for that one's time.
+    fn free_slot(&mut self, id: PeerId) {
+        let held = self
+            .peer(id)
+            .and_then(|peer| peer.episode.as_ref())
+            .and_then(|episode| episode.down_until)
+            .filter(|until| self.now < *until);
+        match held {
+            Some(until) => self.group.down.insert(id, until),
+            None => self.group.down.remove(&id),
+        };
     }
 
     /// An own pause: deadlines that ran meanwhile are put off by its length.
@@ -555,7 +573,7 @@ impl Engine {
             return;
         }
         self.unmark(id);
-        self.group.down.remove(&id);
+        self.free_slot(id);
         self.breaker.healing_failed(id, self.now);
         self.saving.soon();
         let Some(episode) = self.peers[id.0 as usize].episode.as_mut() else {

@@ -18,7 +18,9 @@ pub(super) enum Step {
     Rung(u16),
     /// Every rung for this cause has been tried on this life.
     Exhausted,
-    /// There is none for this cause.
+    /// Something was done in this episode, the peer has ended, and what is left acts only on what runs.
+    Ended,
+    /// There is none for this cause, or none that can be done for what has ended.
     None,
 }
 
@@ -29,7 +31,7 @@ impl Engine {
             Some(remedy) => remedy.rung,
             None => match self.step(id, peer, episode) {
                 Step::Rung(rung) => rung,
-                Step::Exhausted | Step::None => return None,
+                Step::Exhausted | Step::Ended | Step::None => return None,
             },
         };
         self.settings
@@ -45,7 +47,7 @@ impl Engine {
             return Step::None;
         };
         let life = peer.life();
-        next(&settings.remedies, episode, |rung| {
+        next(&settings.remedies, episode, peer.exited, |rung| {
             peer.ledger.is_done(&life, rung)
         })
     }
@@ -108,10 +110,10 @@ impl Engine {
         };
         peer.ledger.charge(now + settings.budget.window);
         episode.restarted = true;
+        episode.down_until = Some(now + hold);
         self.group.not_before = Some(now + self.settings.group_budget.spacing);
         self.notice(Some(id), what);
         self.leave_rung(id);
-        self.group.down.insert(id, now + hold);
     }
 }
 
@@ -119,14 +121,22 @@ impl Engine {
 ///
 /// A rung that failed is not tried again in this episode while another is left. The last one is: a restart made a
 /// new life, and that one has not had it. (How often, the budget says.)
-fn next(remedies: &[RemedySettings], episode: &Episode, done: impl Fn(u16) -> bool) -> Step {
+///
+/// What acts on something that runs is passed over while the peer has `exited`: it could only answer, again and again,
+/// that nothing is there.
+fn next(remedies: &[RemedySettings], episode: &Episode, exited: bool, done: impl Fn(u16) -> bool) -> Step {
     let usable = |rung: u16, remedy: &RemedySettings| {
         let told = remedy.kind == RemedyKind::Log && episode.failed.contains(&rung);
         !told && !done(rung)
     };
     let mut last = None;
+    let mut passed_over = false;
     for (rung, remedy) in (0u16..).zip(remedies) {
         if !remedy.is_for(episode.cause) {
+            continue;
+        }
+        if exited && remedy.needs_life {
+            passed_over = true;
             continue;
         }
         if !episode.failed.contains(&rung) && usable(rung, remedy) {
@@ -137,6 +147,7 @@ fn next(remedies: &[RemedySettings], episode: &Episode, done: impl Fn(u16) -> bo
     match last {
         Some((rung, remedy)) if usable(rung, remedy) => Step::Rung(rung),
         Some(_) => Step::Exhausted,
+        None if passed_over && episode.remedies > 0 => Step::Ended,
         None => Step::None,
     }
 }

@@ -301,6 +301,8 @@ pub struct RemedySettings {
     pub act_within: Duration,
     /// It makes a new incarnation: charged to the budgets. False for `log` (and for a drain).
     pub restarts: bool,
+    /// It acts on something that runs: the ladder passes it over for a life that has ended.
+    pub needs_life: bool,
 }
 
 impl RemedySettings {

@@ -250,6 +250,16 @@ fn log(grant: &Grant) -> RemedyOutcome {
 }
 
 impl Remedy {
+    /// It acts on something that runs, and can do nothing for what has ended.
+    pub fn needs_life(&self) -> bool {
+        match self {
+            Self::Signal { .. } | Self::ClientKill { .. } | Self::SocketReset => true,
+            Self::Docker(act) => matches!(act.action, Action::Kill(_)),
+            Self::Systemd(act) => matches!(act.action, UnitAction::Kill(..)),
+            Self::Exec { .. } | Self::Http { .. } | Self::Log => false,
+        }
+    }
+
     /// Environment variables that hold secrets of its own.
     pub fn secret_variables(&self) -> Vec<String> {
         let secrets: Vec<&Secret> = match self {

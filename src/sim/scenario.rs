@@ -263,6 +263,7 @@ fn peer(rng: &mut Rng, name: &str, checks: Vec<CheckSettings>, kind: Option<Reme
         verify_within: 20 * S,
         act_within: 10 * S,
         restarts: kind != RemedyKind::Log,
+        needs_life: false,
     };
     PeerSettings {
         name: name.into(),

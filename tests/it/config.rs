@@ -913,6 +913,7 @@ fn explain_says_in_words_what_may_happen() {
 warning: dry_run is on: remedies are decided and shown, and none is carried out
 warning: http.listen (0.0.0.0:7337) is open to every machine that can reach this one; it shows status and metrics, and changes nothing
 warning: checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it
+warning: peer feed: once it has exited, nothing of its ladder can be done (`signal` acts on what runs): somebody else must bring it back
 
 The bus is inside this process, and nobody else can join it.
 This node says that it lives every 1s on `defib:base-station`, and judges others only while it hears itself.

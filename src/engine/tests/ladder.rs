@@ -403,3 +403,99 @@ fn the_life_that_was_ended_and_one_that_its_supervisor_brings_back_are_waited_fo
     world.run(50 * S);
     assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
 }
+
+#[test]
+fn what_acts_on_what_runs_is_passed_over_for_what_has_exited() {
+    let signal = |causes: &[Cause]| RemedySettings {
+        causes: causes.to_vec(),
+        needs_life: true,
+        ..remedy(RemedyKind::Signal)
+    };
+    // The next rung follows at once.
+    let mut app = process_peer();
+    app.peers[0].remedies = vec![signal(&[]), remedy(RemedyKind::Exec)];
+    let mut world = World::settled(app);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(2 * S);
+    assert_eq!(world.rungs(), [1], "{:?}", world.notices);
+
+    // Alone it is not granted again and again: nothing can be done, and `explain` says so.
+    let mut app = process_peer();
+    app.peers[0].remedies = vec![signal(&[])];
+    let mut world = World::settled(app);
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(1_000 * S);
+    assert_eq!(world.rungs(), [0u16; 0], "{:?}", world.notices);
+    assert!(!world.saw("given up"), "nothing was tried: {:?}", world.notices);
+    assert_eq!(world.view(0).episode.map(|episode| episode.remedy), Some(None));
+    // Its own supervisor brings it back.
+    world.running(0, "b");
+    world.looks(0, 0, 2);
+    assert!(world.view(0).episode.is_none(), "{:?}", world.notices);
+}
+
+#[test]
+fn who_exits_of_a_signal_and_does_not_come_back_is_given_up_loudly_and_re_armed_when_it_does() {
+    let mut world = laddered(&[(RemedyKind::Signal, &[], true)]);
+    world.engine.settings.peers[0].remedies[0].needs_life = true;
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0]);
+    world.exits(0, "a");
+    world.run(100 * S);
+    assert_eq!(world.rungs(), [0], "{:?}", world.notices);
+    assert!(world.saw("given up"), "{:?}", world.notices);
+    // Somebody brings it back: the episode is closed, and the next one has the whole ladder again.
+    world.running(0, "b");
+    world.well_for(20);
+    assert!(world.view(0).episode.is_none(), "{:?}", world.notices);
+    world.stuck_for(60);
+    assert_eq!(world.rungs(), [0, 0], "{:?}", world.notices);
+}
+
+#[test]
+fn who_exited_in_answer_stays_down_by_our_hand_while_the_next_rung_touches_nothing() {
+    let mut app = peer("app", true, vec![process_check(), http_check()], None);
+    app.remedies = vec![
+        RemedySettings {
+            causes: vec![Cause::PeerStuck],
+            restarts: false,
+            ..remedy(RemedyKind::SocketReset)
+        },
+        RemedySettings {
+            restarts: false,
+            ..remedy(RemedyKind::Http)
+        },
+    ];
+    app.backoff.initial = S;
+    let other = peer("other", true, vec![process_check()], Some(RemedyKind::Exec));
+    let mut all = settings(vec![app, other]);
+    all.group_budget.spacing = S;
+    let mut world = World::settled(all);
+    for id in 0..2 {
+        world.running(id, "a");
+        world.looks(id, 0, 2);
+    }
+    world.observe(0, 1, Outcome::Pass);
+    world.run(10 * S);
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0], "{:?}", world.notices);
+    world.outcome = Some(RemedyOutcome::NotActed {
+        detail: "connection refused".to_owned(),
+    });
+    world.exits(0, "a");
+    world.run(5 * S);
+    assert_eq!(
+        world.rungs().get(..2),
+        Some([0, 1].as_slice()),
+        "{:?}",
+        world.notices
+    );
+    world.exits(1, "a");
+    world.run(5 * S);
+    assert_eq!(world.refusal(1), Some(GuardName::Budget), "{:?}", world.notices);
+    assert!(world.grants.iter().all(|(_, grant)| grant.peer == PeerId(0)));
+}

@@ -91,6 +91,7 @@ fn remedy(kind: RemedyKind) -> RemedySettings {
         verify_within: 20 * S,
         act_within: 30 * S,
         restarts: kind != RemedyKind::Log,
+        needs_life: false,
     }
 }
 

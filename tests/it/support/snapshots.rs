@@ -157,6 +157,7 @@ fn peer_settings(peer: &PeerView) -> PeerSettings {
         verify_within: Duration::from_secs(60),
         act_within: Duration::from_secs(60),
         restarts: true,
+        needs_life: false,
     };
     PeerSettings {
         name: Arc::clone(&peer.name),
