@@ -17,6 +17,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::audit::{self, Recorder};
 use crate::bus::embedded::{Broker, Limits, Listener};
 use crate::bus::{self, Backend, Bus};
 use crate::checks;
@@ -29,7 +30,7 @@ use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
-use crate::http::{self, AppState, BindError, Bound, View};
+use crate::http::{self, AppState, BindError, Bound, Recent, View};
 use crate::lease_desk::LeaseDesk;
 use crate::leases::{self, Keeper};
 use crate::owner_table::OwnerTable;
@@ -37,7 +38,7 @@ use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::redis_client::{Endpoint, Redis, Server};
 use crate::remedies::{Executors, Remedy, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock, SleeplessClock};
-use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, Outlets, Progress};
+use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, OnNotice, Outlets, Progress};
 use crate::runtime::healing::Healer;
 use crate::runtime::heartbeat_file::Beats;
 use crate::runtime::netns;
@@ -119,6 +120,8 @@ struct Common {
     /// The same snapshots, for who needs no view.
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     leases: Option<LeaseDesk>,
+    recent: Arc<Recent>,
+    history: Option<PathBuf>,
     alive: Arc<AtomicU64>,
 }
 
@@ -155,6 +158,7 @@ impl App {
         let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         let redis = server(&config.bus, listener.as_ref(), &broker);
         let keeper = common.keeper(&config, &redis);
+        let (recorder, audit) = common.audit(&config, &settings).unzip();
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
@@ -166,7 +170,7 @@ impl App {
             written_down,
             on_snapshot: common.show_snapshots(),
             notices: common.notices.clone(),
-            on_notice: common.tell_notices(),
+            on_notice: common.tell_notices(recorder),
             progress,
             alive: Arc::clone(&common.alive),
         };
@@ -178,7 +182,7 @@ impl App {
             common.metrics.tasks.clone(),
         );
 
-        // The store ends when the loop has: it has the last word.
+        // The store and the audit end when the loop has: it has the last word.
         tasks.spawn_once(
             "store",
             store.run(
@@ -188,6 +192,9 @@ impl App {
                 common.metrics.store.clone(),
             ),
         );
+        if let Some(audit) = audit {
+            tasks.spawn_once("audit", audit.run());
+        }
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
         if let Some(keeper) = keeper {
@@ -343,6 +350,8 @@ impl Common {
             view,
             snapshots,
             leases: None,
+            recent: Arc::default(),
+            history: None,
             alive: Arc::default(),
         })
     }
@@ -351,12 +360,22 @@ impl Common {
         AppState {
             view: self.view.subscribe(),
             notices: self.notices.clone(),
+            recent: Arc::clone(&self.recent),
             events: self.events.clone(),
             clock: self.clock.clone(),
             loop_turned: Arc::clone(&self.alive),
+            history: self.history.clone(),
             leases: self.leases.clone(),
             metrics: self.metrics.clone(),
         }
+    }
+
+    /// Where notices are kept on disk, and what writes them there.
+    fn audit(&mut self, config: &Config, settings: &Settings) -> Option<(Recorder, audit::Writer)> {
+        let kept = config.audit.as_ref()?;
+        self.history = Some(kept.path.clone());
+        let (node, boot) = (Arc::clone(&settings.node), Arc::clone(&settings.boot));
+        Some(audit::audit(kept, node, boot, self.metrics.audit.clone()))
     }
 
     fn healer(
@@ -439,11 +458,16 @@ impl Common {
         })
     }
 
-    fn tell_notices(&self) -> Box<dyn Fn(&Notice) + Send> {
-        let metrics = self.metrics.engine.clone();
+    fn tell_notices(&self, audit: Option<Recorder>) -> OnNotice {
+        let (metrics, recent) = (self.metrics.engine.clone(), Arc::clone(&self.recent));
+        let clock = self.clock.clone();
         Box::new(move |notice| {
             logs::log_notice(notice);
             metrics.observe_notice(notice);
+            recent.keep(notice);
+            if let Some(audit) = &audit {
+                audit.take(clock.wall(), notice);
+            }
         })
     }
 

@@ -43,6 +43,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Say what is known of one peer, which guard said what, and what happens next.
     Explain(ExplainArgs),
+    /// Tell what was done and what forbade it, and who asked: the node's audit.
+    History(HistoryArgs),
     /// Do nothing for one peer, or for all, but go on judging.
     Pause(PauseArgs),
     /// End a pause early.
@@ -240,6 +242,31 @@ pub struct StatusArgs {
 pub struct ExplainArgs {
     /// The peer's name.
     pub peer: String,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: PublicArgs,
+}
+
+/// `defib history`
+#[derive(Clone, Debug, Default, Args)]
+pub struct HistoryArgs {
+    /// Only of this peer, and of the whole node.
+    pub peer: Option<String>,
+    /// Only what is younger, as in 2h.
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub since: Option<Duration>,
+    /// At most so many records: the newest.
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub limit: u16,
+    /// One JSON object a line.
+    #[arg(long)]
+    pub json: bool,
+    /// Go on with what happens, until interrupted.
+    #[arg(short, long, conflicts_with = "file")]
+    pub follow: bool,
+    /// Read this file instead of asking the node [default, if no node answers: audit.path of the configuration].
+    #[arg(long, value_name = "PATH", conflicts_with = "url")]
+    pub file: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it as help")]
     pub node: PublicArgs,

@@ -12,6 +12,7 @@ pub mod drill;
 pub mod explain;
 pub mod fault_proxy;
 mod follow;
+pub mod history;
 pub mod init;
 pub mod lease;
 pub mod probe;
@@ -60,6 +61,7 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::execute(&args),
         Command::Status(args) => status::execute(&args),
         Command::Explain(args) => explain::execute(&args),
+        Command::History(args) => history::execute(&args),
         Command::Pause(args) => admin::pause(&args),
         Command::Resume(args) => admin::resume(&args),
         Command::Forget(args) => admin::forget(&args),

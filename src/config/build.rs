@@ -9,14 +9,14 @@ use std::time::Duration;
 use super::dirs::Dirs;
 use super::peers::{Owner, Peer, Surroundings, peer};
 use super::questions::Expectations;
-use super::reader::{Read, Reader};
+use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
 use super::values::is_name;
 use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
 use crate::redis_client::{Address, Endpoint};
-use crate::{bus, checks, docker, http, leases, remedies, systemd};
+use crate::{audit, bus, checks, docker, http, leases, remedies, systemd};
 
 /// What stands even if the rest is wrong: `--on-bad-config=observe` needs somewhere to say so.
 pub(super) struct Base {
@@ -81,6 +81,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let store = root
         .open("store", &[&fields::STORE])
         .and_then(|reader| reader.maybe_path("path"));
+    let audit = root
+        .open("audit", &[&fields::AUDIT])
+        .and_then(|reader| audit(&reader));
     let deadline = root
         .open("shutdown", &[&fields::SHUTDOWN])
         .and_then(|reader| reader.time("deadline"));
@@ -149,6 +152,14 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
 
     let (own_channels, data_channels) = rules::named_channels(&peers);
     let numbered = Numbered::of(peers, &expectations);
+    let store = store?.unwrap_or_else(|| dirs.state.join("state.json"));
+    let audit = match audit? {
+        (Some(none), _) if none == "none" => None,
+        (path, max_bytes) => Some(audit::Settings {
+            path: path.map_or_else(|| store.with_extension("audit.jsonl"), PathBuf::from),
+            max_bytes,
+        }),
+    };
     Ok(Config {
         variables: super::variables(sources),
         node: node.clone(),
@@ -172,7 +183,8 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         },
         leases: leases?,
         heartbeat_file: file,
-        store: store?.unwrap_or_else(|| dirs.state.join("state.json")),
+        store,
+        audit,
         runtime_dir: dirs.runtime.clone(),
         log: base.log.clone(),
         shutdown_deadline: deadline?,
@@ -361,6 +373,12 @@ fn leases(reader: &Reader<'_>) -> Read<leases::Settings> {
         max_ttl: max_ttl?,
         max: max?,
     })
+}
+
+/// Where, or `none`; and how much.
+fn audit(reader: &Reader<'_>) -> Read<(Option<String>, u64)> {
+    let (path, max_bytes) = (reader.maybe_text("path"), reader.maybe_size("max_bytes"));
+    Ok((path?, max_bytes?.ok_or(Bad)?))
 }
 
 fn docker(reader: &Reader<'_>) -> Read<docker::Settings> {

@@ -71,6 +71,7 @@ pub const ROOT: Section = Section {
         "breaker",
         "log",
         "store",
+        "audit",
         "shutdown",
         "docker",
         "systemd",
@@ -308,6 +309,32 @@ pub const STORE: Section = Section {
         ),
         "The file. The state directory is $STATE_DIRECTORY, else $XDG_STATE_HOME/defib, else ~/.local/state/defib.",
     )],
+    tables: &[],
+    later: &[],
+};
+
+/// `[audit]`
+pub const AUDIT: Section = Section {
+    title: "[audit]",
+    sample: "[audit]",
+    about: "What acted and what forbade, and who asked for it: one JSON object a line, for `defib history`. Mode 0600.",
+    fields: &[
+        field(
+            "path",
+            Text(4096),
+            Derived(
+                "the store's, with `.audit.jsonl` for its ending",
+                "\"/var/lib/defib/state.audit.jsonl\"",
+            ),
+            "The file, or `none`. Older ones are beside it: `.1` to `.3`.",
+        ),
+        field(
+            "max_bytes",
+            Size(64 << 10, 256 << 20),
+            Is("\"4MiB\""),
+            "Of the four files together; the oldest records go first.",
+        ),
+    ],
     tables: &[],
     later: &[],
 };
@@ -1647,6 +1674,7 @@ pub const ALL: &[&Section] = &[
     &BREAKER,
     &LOG,
     &STORE,
+    &AUDIT,
     &SHUTDOWN,
     &DOCKER,
     &SYSTEMD,
@@ -1703,6 +1731,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &BREAKER,
         &LOG,
         &STORE,
+        &AUDIT,
         &SHUTDOWN,
         &DOCKER,
         &SYSTEMD,

@@ -145,6 +145,8 @@ pub struct Config {
     pub heartbeat_file: Option<PathBuf>,
     /// File of the store.
     pub store: PathBuf,
+    /// For `audit`; `None`: none is kept.
+    pub audit: Option<crate::audit::Settings>,
     /// Where sockets and locks go; not created yet.
     pub runtime_dir: PathBuf,
     /// How and what is logged.

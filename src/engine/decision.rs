@@ -60,6 +60,8 @@ pub struct Grant {
 /// An entry of the audit: what happened, to whom, when.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Notice {
+    /// Its number in this run of the node, from 1.
+    pub n: u64,
     /// When.
     pub at: Time,
     /// The peer concerned, if one is.

@@ -78,6 +78,8 @@ pub struct Engine {
     asked_at: Time,
     tokens: u64,
     episodes: u64,
+    /// Notices so far.
+    told: u64,
 
     saving: Saving,
     decisions: VecDeque<Decision>,
@@ -106,6 +108,7 @@ impl Engine {
             asked_at: now,
             tokens: 0,
             episodes: 0,
+            told: 0,
             saving: Saving::default(),
             decisions: VecDeque::new(),
             settings,
@@ -234,7 +237,9 @@ impl Engine {
         let peer = peer
             .and_then(|id| self.settings.peers.get(id.0 as usize))
             .map(|peer| Arc::clone(&peer.name));
+        self.told = self.told.saturating_add(1);
         self.decisions.push_back(Decision::Notice(Notice {
+            n: self.told,
             at: self.now,
             peer,
             what,

@@ -2,8 +2,10 @@
 //! what happens next. Pure text from a snapshot.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::decision::{Notice, What};
 use crate::engine::guards::{GuardName, Refusal};
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
@@ -12,11 +14,18 @@ use crate::engine::snapshot::{CheckView, EpisodePhase, EpisodeView, PauseView, P
 use crate::engine::time::Time;
 use crate::telemetry::logs::printable;
 
-/// The whole explanation of `peer` at `now`. `healthz_probes` is how often `/healthz` was asked about it.
-pub fn explain(peer: &PeerView, snapshot: &Snapshot, healthz_probes: u64, now: Time) -> String {
+/// The whole explanation of `peer` at `now`. `healthz_probes` is how often `/healthz` was asked about it; `story`, what
+/// was told of it in its open episode, or else in the last one.
+pub fn explain(
+    peer: &PeerView,
+    snapshot: &Snapshot,
+    healthz_probes: u64,
+    story: &[Arc<Notice>],
+    now: Time,
+) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail; the Result is dropped in this one place.
-    let _ = write(&mut text, peer, snapshot, healthz_probes, now);
+    let _ = write(&mut text, peer, snapshot, healthz_probes, story, now);
     text
 }
 
@@ -81,7 +90,10 @@ fn next_in_episode(episode: &EpisodeView, peer: &PeerView, now: Time) -> String 
                 .to_owned()
         }
         EpisodePhase::Waiting if episode.remedy.is_none() => {
-            format!("nothing: no remedy is for {}, somebody has to look", episode.cause)
+            format!(
+                "nothing: no remedy of its ladder can be done for {}, somebody has to look",
+                episode.cause
+            )
         }
         EpisodePhase::Waiting => match &episode.refusal {
             Some(Refusal { guard: GuardName::DryRun, .. }) => {
@@ -169,6 +181,7 @@ fn write(
     peer: &PeerView,
     snapshot: &Snapshot,
     healthz_probes: u64,
+    story: &[Arc<Notice>],
     now: Time,
 ) -> std::fmt::Result {
     write_verdict(out, peer, now)?;
@@ -181,8 +194,9 @@ fn write(
         writeln!(out, "  none: nothing can be said of this peer")?;
     }
     if let Some(episode) = &peer.episode {
-        write_episode(out, episode, now)?;
+        write_episode(out, episode, peer, now)?;
     }
+    write_story(out, story, peer.episode.is_some(), now)?;
     write_remedies(out, peer, snapshot, healthz_probes, now)?;
     write_node(out, snapshot, now)
 }
@@ -259,7 +273,7 @@ fn write_check(out: &mut String, check: &CheckView, now: Time) -> std::fmt::Resu
     writeln!(out)
 }
 
-fn write_episode(out: &mut String, episode: &EpisodeView, now: Time) -> std::fmt::Result {
+fn write_episode(out: &mut String, episode: &EpisodeView, peer: &PeerView, now: Time) -> std::fmt::Result {
     let by = episode
         .condemned_by
         .iter()
@@ -278,6 +292,10 @@ fn write_episode(out: &mut String, episode: &EpisodeView, now: Time) -> std::fmt
     }
     let phase = match &episode.phase {
         EpisodePhase::Suspected => "suspected, not condemned yet".to_owned(),
+        EpisodePhase::Waiting if peer.remedies.is_empty() => "condemned; no remedy is configured".to_owned(),
+        EpisodePhase::Waiting if episode.remedy.is_none() => {
+            format!("condemned; no remedy is left to do for {}", episode.cause)
+        }
         EpisodePhase::Waiting => "condemned, waiting for the guards' permission".to_owned(),
         EpisodePhase::Acting { token, since } => {
             format!(
@@ -305,6 +323,38 @@ fn write_episode(out: &mut String, episode: &EpisodeView, now: Time) -> std::fmt
         match refusal.until {
             Some(until) => writeln!(out, " (could change {})", ahead(until, now))?,
             None => writeln!(out, " (changes only when something happens)")?,
+        }
+    }
+    Ok(())
+}
+
+/// Lines of a story that are shown: its beginning, and its end.
+const BEGINNING: usize = 8;
+const END: usize = 16;
+
+/// An episode from its opening on: verdicts and their causes, each remedy and what came of it, each guard's no.
+fn write_story(out: &mut String, story: &[Arc<Notice>], is_open: bool, now: Time) -> std::fmt::Result {
+    if story.is_empty() {
+        return Ok(());
+    }
+    let title = if is_open { "so far" } else { "the last episode" };
+    writeln!(out, "\n{title}")?;
+    let left_out = story.len().saturating_sub(BEGINNING + END);
+    for (index, notice) in story.iter().enumerate() {
+        if left_out > 0 && index == BEGINNING {
+            writeln!(out, "  {:<15} {left_out} more: `defib history`", "…")?;
+        }
+        if (BEGINNING..BEGINNING + left_out).contains(&index) {
+            continue;
+        }
+        let words = notice.what.to_string();
+        write!(out, "  {:<15} {}", ago(notice.at, now), printable(&words))?;
+        match &notice.what {
+            What::Refused { refusal, .. } => match refusal.until.filter(|until| *until < Time::MAX) {
+                Some(until) => writeln!(out, " (for {})", span(until.since(notice.at)))?,
+                None => writeln!(out)?,
+            },
+            _ => writeln!(out)?,
         }
     }
     Ok(())

@@ -8,12 +8,14 @@ mod admin;
 mod beat;
 mod events;
 pub mod explain;
+mod history;
 mod leases;
 mod listen;
 mod long;
 mod patience;
 mod probes;
 mod public;
+mod recent;
 mod seats;
 mod serve;
 mod status;
@@ -37,6 +39,7 @@ use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
 pub use listen::{BindError, Bound, bind};
+pub use recent::Recent;
 pub use status::{Explanation, Status};
 pub use view::View;
 
@@ -78,12 +81,16 @@ pub struct AppState {
     pub view: watch::Receiver<Arc<View>>,
     /// Every notice, for `/api/v1/events`. Its capacity is how far a client may lag before it loses some.
     pub notices: broadcast::Sender<Arc<Notice>>,
+    /// The last of them, for who was cut off and for `explain`.
+    pub recent: Arc<Recent>,
     /// Where requests of operators go.
     pub events: mpsc::Sender<Event>,
     /// The node's clock.
     pub clock: Arc<dyn Clock>,
     /// [`Time::as_nanos`] of the event loop's last turn, stored by the loop at least once a second.
     pub loop_turned: Arc<AtomicU64>,
+    /// Where the audit is; `None`: there is none.
+    pub history: Option<PathBuf>,
     /// To the keeper of the leases; `None`: there are none.
     pub leases: Option<LeaseDesk>,
     /// Gathered by `/metrics`.
@@ -109,6 +116,7 @@ struct Face {
     app: AppState,
     sse_slots: Arc<Semaphore>,
     follower_slots: Arc<Semaphore>,
+    history_slots: Arc<Semaphore>,
     cancel: CancellationToken,
     status: Long,
     metrics: Long,
@@ -122,6 +130,7 @@ impl Face {
             beats: Beats::new(pushes),
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
             follower_slots: Arc::new(Semaphore::new(MAX_LEASE_FOLLOWERS)),
+            history_slots: Arc::new(Semaphore::new(history::READERS)),
             cancel,
             status: Long::default(),
             metrics: Long::default(),

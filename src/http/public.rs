@@ -15,8 +15,8 @@ use prometheus::{Encoder, TextEncoder};
 use serde::Serialize;
 
 use super::probes::{self, Answer};
-use super::status::Explanation;
-use super::{Face, View, events, explain};
+use super::status::{Entry, Explanation};
+use super::{Face, View, events, explain, history};
 use crate::engine::event::PeerId;
 
 /// Bodies of requests. Only the admin listener has a use for one.
@@ -46,6 +46,7 @@ pub(super) fn routes() -> Router<Arc<Face>> {
         .route("/api/v1/status", get(status))
         .route("/api/v1/events", get(events::follow))
         .route("/api/v1/explain/{*peer}", get(explain_peer))
+        .route("/api/v1/history", get(history::history))
         .route(
             "/",
             get(async || page("text/html; charset=utf-8", include_str!("page/index.html"))),
@@ -136,6 +137,8 @@ fn endpoint(path: &str) -> &'static str {
         "api" => match path {
             "api/v1/status" => "status",
             "api/v1/events" => "events",
+            "api/v1/history" => "history",
+            "api/v1/restart" => "restart",
             "api/v1/pause" => "pause",
             "api/v1/resume" => "resume",
             "api/v1/forget" => "forget",
@@ -297,7 +300,8 @@ async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: 
         return refusal(StatusCode::SERVICE_UNAVAILABLE, "the engine has not run yet");
     };
     let probes = face.app.metrics.http.healthz_probes(&peer.name);
-    let words = explain::explain(peer, snapshot, probes, now);
+    let story = face.app.recent.episode_of(&peer.name);
+    let words = explain::explain(peer, snapshot, probes, &story, now);
     let accept = headers
         .get(header::ACCEPT)
         .and_then(|value| value.to_str().ok())
@@ -310,6 +314,7 @@ async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: 
                 now,
                 next,
                 text: words,
+                story: story.iter().map(|notice| Entry::of(notice)).collect(),
                 peer: peer.clone(),
             },
         );

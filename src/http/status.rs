@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::explain;
 use super::view::View;
+use crate::engine::decision::Notice;
 use crate::engine::snapshot::{PeerView, Snapshot};
 use crate::engine::time::Time;
 
@@ -38,8 +39,31 @@ pub struct Explanation {
     pub next: String,
     /// The whole explanation, as a person gets it.
     pub text: String,
+    /// What was told of it in its open episode, or else in the last one, as far as that is kept.
+    pub story: Vec<Entry>,
     /// What it was made from.
     pub peer: PeerView,
+}
+
+/// One thing that was told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// When, on the node's own clock.
+    pub at: Time,
+    /// Its name, as in `/api/v1/events`.
+    pub event: String,
+    /// In words.
+    pub text: String,
+}
+
+impl Entry {
+    pub(super) fn of(notice: &Notice) -> Self {
+        Self {
+            at: notice.at,
+            event: notice.what.name().to_owned(),
+            text: notice.what.to_string(),
+        }
+    }
 }
 
 impl Status {

@@ -46,6 +46,9 @@ const SNAPSHOT_IDLE: Duration = Duration::from_secs(1);
 /// stays free.
 const SNAPSHOT_SHARE: u32 = 4;
 
+/// What is done with each notice, at once.
+pub type OnNotice = Box<dyn Fn(&Arc<Notice>) + Send>;
+
 /// Where the loop's knowledge and wishes go. The loop waits for none of them.
 pub struct Outlets {
     /// To the bus.
@@ -60,8 +63,8 @@ pub struct Outlets {
     pub on_snapshot: Box<dyn Fn(Arc<Snapshot>) + Send>,
     /// To the event stream.
     pub notices: broadcast::Sender<Arc<Notice>>,
-    /// To logs and metrics.
-    pub on_notice: Box<dyn Fn(&Notice) + Send>,
+    /// To logs, metrics and the audit.
+    pub on_notice: OnNotice,
     /// To whoever ends the node.
     pub progress: watch::Sender<Progress>,
     /// Nanoseconds on the clock at which the loop turned last.
@@ -318,9 +321,10 @@ impl EventLoop {
     }
 
     fn tell(&self, notice: Notice, began: Time) {
+        let notice = Arc::new(notice);
         (self.outlets.on_notice)(&notice);
         // An error means that nobody listens to the event stream: fine.
-        let _ = self.outlets.notices.send(Arc::new(notice));
+        let _ = self.outlets.notices.send(notice);
         self.metrics
             .fanned_out(FanOut::Notice, self.clock.now().since(began));
     }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 const LEAVES: &[&str] = &[
     "allowance",
+    "audit",
     "command",
     "condemned",
     "docker",
@@ -52,6 +53,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("preflight", &[]),
     ("command", &[&["owner_table", "preflight"]]),
     ("telemetry", &[&["engine", "http_client", "preflight"]]),
+    ("audit", &[&["engine", "telemetry"]]),
     ("bus", &[LEAVES, &["engine"]]),
     ("checks", &[LEAVES, &["engine"]]),
     ("http", &[LEAVES, &["engine"]]),

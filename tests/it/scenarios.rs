@@ -15,6 +15,7 @@ mod leaks;
 mod links;
 mod node;
 mod notify;
+mod operators;
 mod outage;
 mod sockets;
 

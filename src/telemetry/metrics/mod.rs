@@ -1,6 +1,7 @@
 //! Every metric that defib exports: one struct a module, registered in one place. Labels hold enums and names
 //! from the configuration, never an id, an address or an error text. docs/metrics.md lists them all.
 
+pub mod audit;
 pub mod broker;
 pub mod bus;
 pub mod checks;
@@ -19,6 +20,8 @@ use prometheus::Registry;
 pub struct Metrics {
     /// What `/metrics` gathers.
     pub registry: Registry,
+    /// Of `audit`.
+    pub audit: audit::AuditMetrics,
     /// Of the embedded broker.
     pub broker: broker::BrokerMetrics,
     /// Of `bus`.
@@ -46,6 +49,7 @@ impl Metrics {
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         Ok(Self {
+            audit: audit::AuditMetrics::register(&registry)?,
             broker: broker::BrokerMetrics::register(&registry)?,
             bus: bus::BusMetrics::register(&registry)?,
             checks: checks::CheckMetrics::register(&registry)?,

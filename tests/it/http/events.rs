@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use defib::engine::decision::What;
+use defib::engine::decision::{Notice, What};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -21,11 +21,14 @@ async fn read_until(stream: &mut TcpStream, seen: &mut String, end: &str) {
 }
 
 async fn follow(served: &Served) -> (TcpStream, String) {
+    follow_after(served, "").await
+}
+
+/// `header`: a line of the request, with its end.
+async fn follow_after(served: &Served, header: &str) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(served.address).await.unwrap();
-    stream
-        .write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\n\r\n")
-        .await
-        .unwrap();
+    let request = format!("GET /api/v1/events HTTP/1.1\r\nHost: x\r\n{header}\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut seen = String::new();
     read_until(&mut stream, &mut seen, ": following").await;
     (stream, seen)
@@ -99,4 +102,54 @@ async fn only_so_many_may_follow() {
     .await
     .unwrap();
     served.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_cut_off_gets_what_it_missed_once_and_is_told_what_is_lost() {
+    let served = Served::start(vec![peer("feed")]);
+    let boot = served.view.borrow().snapshot().unwrap().boot.to_string();
+    let tell = |for_ms: u64| {
+        let notice = Arc::new(Notice {
+            n: for_ms,
+            ..notice("feed", What::Stalled { for_ms })
+        });
+        served.recent.keep(&notice);
+        let _ = served.notices.send(notice);
+    };
+    let (mut first, mut seen) = follow(&served).await;
+    tell(1);
+    read_until(&mut first, &mut seen, &format!("id: {boot}-1")).await;
+    drop(first);
+    (2..=4).for_each(tell);
+    let (mut again, mut seen) = follow_after(&served, &format!("Last-Event-ID: {boot}-1\r\n")).await;
+    tell(5);
+    read_until(&mut again, &mut seen, &format!("id: {boot}-5")).await;
+    for n in 2..=5 {
+        assert_eq!(seen.matches(&format!("\"for_ms\":{n}")).count(), 1, "{seen}");
+    }
+    assert!(
+        !seen.contains("\"for_ms\":1,") && !seen.contains("lagged"),
+        "{seen}"
+    );
+    drop(again);
+
+    // More than is kept went by.
+    (6..=2000).for_each(tell);
+    let (mut late, mut seen) = follow_after(&served, &format!("Last-Event-ID: {boot}-5\r\n")).await;
+    read_until(&mut late, &mut seen, &format!("id: {boot}-2000")).await;
+    let kept = seen.matches("id: ").count();
+    let lost = 2000 - 5 - kept;
+    assert!(kept > 1000, "{kept}");
+    assert!(
+        seen.contains(&format!("event: lagged\ndata: {{\"missed\":{lost}}}")),
+        "{seen}"
+    );
+    drop(late);
+
+    // Of another run of the node, and nonsense: all that is kept, and that it is another run.
+    for id in ["another-3", "\"", "-", "99999999999999999999999"] {
+        let (mut other, mut seen) = follow_after(&served, &format!("Last-Event-ID: {id}\r\n")).await;
+        read_until(&mut other, &mut seen, &format!("id: {boot}-2000")).await;
+        assert!(seen.contains("event: restarted"), "{seen}");
+    }
 }

@@ -6,6 +6,7 @@ mod bind;
 mod command_line;
 mod events;
 mod flood;
+mod history;
 mod metrics;
 mod page;
 mod probes;
@@ -20,7 +21,7 @@ use defib::engine::decision::{Notice, What};
 use defib::engine::event::{Event, OperatorRequest};
 use defib::engine::snapshot::{PeerView, Snapshot};
 use defib::engine::time::{Clock, Time};
-use defib::http::{self, AppState, Settings, View};
+use defib::http::{self, AppState, Recent, Settings, View};
 use defib::secret::Secret;
 use defib::telemetry::metrics::Metrics;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -64,6 +65,7 @@ struct Served {
     turned: Arc<AtomicU64>,
     view: watch::Sender<Arc<View>>,
     notices: broadcast::Sender<Arc<Notice>>,
+    recent: Arc<Recent>,
     events: mpsc::Receiver<Event>,
     metrics: Metrics,
     cancel: CancellationToken,
@@ -111,12 +113,16 @@ impl Served {
         let (to_engine, events) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let metrics = Metrics::new().unwrap();
+        let recent = Arc::new(Recent::default());
+        let history = Some(directory.path().join("audit.jsonl"));
         let state = AppState {
             view: seen,
             notices: notices.clone(),
+            recent: Arc::clone(&recent),
             events: to_engine,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             loop_turned: Arc::clone(&turned),
+            history,
             leases: None,
             metrics: metrics.clone(),
         };
@@ -129,6 +135,7 @@ impl Served {
             turned,
             view,
             notices,
+            recent,
             events,
             metrics,
             cancel,
@@ -229,6 +236,7 @@ async fn talk(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &[u8]) -
 
 fn notice(peer: &str, what: What) -> Notice {
     Notice {
+        n: 1,
         at: at(100),
         peer: Some(peer.into()),
         what,
