@@ -390,7 +390,7 @@ impl Common {
         let view = self.view.subscribe();
         let latest = move |peer: PeerId| {
             let view = Arc::clone(&view.borrow());
-            view.snapshot()?.peers.get(peer.0 as usize)?.incarnation.clone()
+            view.snapshot()?.peer(peer)?.incarnation.clone()
         };
         let around = Surroundings {
             owners: owners.clone(),

@@ -106,6 +106,8 @@ fn is_kept(what: &What) -> bool {
         | What::MassSilenceTripped { .. }
         | What::MassSilenceEnded
         | What::DuplicateNode { .. }
+        | What::ConfigReloaded { .. }
+        | What::ConfigRefused { .. }
         | What::Operator { .. } => true,
         What::Liveness { .. } | What::Bus { .. } | What::Stalled { .. } | What::Goodbye => false,
     }

@@ -1,6 +1,6 @@
 //! Heartbeats: our own on their schedule, and whose life the others' are.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::decision::{Decision, What};
 use super::detector::Sent;
 use super::event::{Body, CheckId, Heartbeat, Incarnation, PeerClaim, PeerId};
 use super::pace::{Beat, Pace};
-use super::settings::{CheckKind, Settings, Source};
+use super::settings::{CheckKind, PeerSettings, Settings, Source};
 use super::time::Time;
 
 /// Names to places in a list. Only looked up, never walked, with a hasher that is the same in every run. What is
@@ -58,6 +58,8 @@ pub(super) struct Routes {
     names: Lookup,
     nodes: Vec<Node>,
     duplicate_told: Option<Time>,
+    /// The highest number that was given to a life without a name.
+    lives: u64,
 }
 
 /// A check that listens to a channel. Its sender is one, on however many channels.
@@ -122,6 +124,55 @@ impl Routes {
             }
         }
         routes
+    }
+
+    /// These, with what the ones of before know of the senders: of each check, which one it `was`.
+    pub(super) fn following(mut self, mut old: Self, was: impl Fn(CheckId) -> Option<CheckId>) -> Self {
+        self.duplicate_told = old.duplicate_told;
+        // No name of a life is given twice, whoever comes and goes.
+        let lives = old
+            .senders
+            .iter()
+            .chain(old.nodes.iter().map(|node| &node.sender));
+        self.lives = lives.map(|sender| sender.lives).fold(old.lives, u64::max);
+        let senders = old.listeners.iter().flatten();
+        let senders: BTreeMap<CheckId, usize> = senders.map(|heard| (heard.check, heard.sender)).collect();
+        let listeners: BTreeMap<usize, CheckId> = self
+            .listeners
+            .iter()
+            .flatten()
+            .map(|heard| (heard.sender, heard.check))
+            .collect();
+        for (place, sender) in self.senders.iter_mut().enumerate() {
+            let known = listeners.get(&place).and_then(|check| senders.get(&was(*check)?));
+            match known {
+                Some(known) => *sender = std::mem::take(&mut old.senders[*known]),
+                None => sender.lives = self.lives,
+            }
+        }
+        for (name, place) in &self.names {
+            let node = &mut self.nodes[*place];
+            let heard = node
+                .checks
+                .iter()
+                .chain(node.claims.iter().map(|(_, check)| check));
+            let newcomers = heard.copied().any(|check| was(check).is_none());
+            match old.names.get(name) {
+                // Who listens for the first time can be told of a life only if it has a name.
+                Some(known) if !newcomers || old.nodes[*known].sender.boot.is_some() => {
+                    node.sender = std::mem::take(&mut old.nodes[*known].sender);
+                }
+                Some(_) | None => node.sender.lives = self.lives,
+            }
+        }
+        self
+    }
+
+    /// The life that the node which this check listens to was last heard in, as far as it names one.
+    pub(super) fn life_of(&self, check: CheckId) -> Option<Incarnation> {
+        let node = self.nodes.iter().find(|node| node.checks.contains(&check))?;
+        let boot = node.sender.boot.as_ref()?;
+        Some(Incarnation(format!("boot:{boot}").into()))
     }
 
     fn listen(&mut self, channels: &[Arc<str>], check: CheckId) {
@@ -459,40 +510,10 @@ impl Engine {
         }
     }
 
-    /// Which of a peer's checks tells its lives apart is fixed by the configuration: its owner, else what an edge of
-    /// this machine was told by the peer, else what another node claims of it, else the first check that hears it.
+    /// Which of a peer's checks tells its lives apart is fixed by the configuration.
     pub(super) fn takes_lives_from(&self, id: CheckId) -> bool {
-        let Some(peer) = self.settings.peers.get(id.peer.0 as usize) else {
-            return false;
-        };
-        let rank = |kind: &CheckKind| match kind {
-            CheckKind::Process { .. } => 0,
-            CheckKind::Passive {
-                source: Source::Reported { names_lives: true },
-                ..
-            } => 1,
-            CheckKind::Passive {
-                source: Source::Claim { .. },
-                ..
-            } => 2,
-            CheckKind::Passive {
-                source: Source::Node(_),
-                ..
-            } => 3,
-            CheckKind::Passive {
-                source: Source::Channels(_),
-                ..
-            } => 4,
-            CheckKind::Active { .. }
-            | CheckKind::Passive {
-                source: Source::Reported { names_lives: false },
-                ..
-            } => 5,
-        };
-        let first = (0u16..)
-            .zip(&peer.checks)
-            .min_by_key(|(index, check)| (rank(&check.kind), *index));
-        first.is_some_and(|(index, _)| index == id.index)
+        let peer = self.settings.peers.get(id.peer.0 as usize);
+        peer.and_then(PeerSettings::life_teller) == Some(id.index)
     }
 
     fn duplicate(&mut self, name: &Arc<str>) {

@@ -49,6 +49,11 @@ impl Breaker {
         }
     }
 
+    /// Other bounds from now on.
+    pub(super) fn configure(&mut self, settings: BreakerSettings) {
+        self.settings = settings;
+    }
+
     /// It gave proof of life.
     pub(super) fn alive(&mut self, peer: PeerId, now: Time) -> Option<Flip> {
         self.expected.insert(peer);

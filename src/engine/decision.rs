@@ -202,6 +202,20 @@ pub enum What {
         /// The name.
         node: Arc<str>,
     },
+    /// Another configuration holds from now on.
+    ConfigReloaded {
+        /// Who asked.
+        by: String,
+        /// Who was added, removed and changed, in words.
+        detail: String,
+    },
+    /// Another configuration was refused as a whole; the one of before holds.
+    ConfigRefused {
+        /// Who asked.
+        by: String,
+        /// Why, in words: every mistake of it.
+        detail: String,
+    },
     /// An operator asked, and it was done.
     Operator {
         /// `pause`, `resume`, `forget` or `drain`.
@@ -234,6 +248,8 @@ impl What {
             Self::MassSilenceTripped { .. } => "mass_silence_tripped",
             Self::MassSilenceEnded => "mass_silence_ended",
             Self::DuplicateNode { .. } => "duplicate_node",
+            Self::ConfigReloaded { .. } => "config_reloaded",
+            Self::ConfigRefused { .. } => "config_refused",
             Self::Operator { .. } => "operator",
         }
     }
@@ -323,6 +339,11 @@ impl fmt::Display for What {
                     "another node of this group is called {node} too: give each its own `node`"
                 )
             }
+            Self::ConfigReloaded { by, detail } => write!(f, "configuration reloaded by {by}: {detail}"),
+            Self::ConfigRefused { by, detail } => write!(
+                f,
+                "configuration refused, asked by {by}; the one of before holds: {detail}"
+            ),
             Self::Operator { request, by, detail } => write!(f, "{request} by {by}: {detail}"),
         }
     }

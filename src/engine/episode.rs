@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::cause::Cause;
 use super::event::Incarnation;
 use super::guards::Refusal;
+use super::settings::RemedySettings;
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
@@ -44,6 +45,8 @@ pub(super) struct Episode {
 pub(super) struct Remedy {
     pub(super) token: u64,
     pub(super) rung: u16,
+    /// What that rung was when it was granted: its ladder may be another by the time it ends.
+    pub(super) granted: RemedySettings,
     pub(super) incarnation: Incarnation,
     /// Taken for failed if its executor has not answered by then.
     pub(super) lost_at: Time,

@@ -10,8 +10,9 @@ use super::cause::Cause;
 use super::peer::Liveness;
 use super::time::Time;
 
-/// A configured peer, as an index into [`Settings::peers`](super::settings::Settings::peers).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// A configured peer, as an index into [`Settings::peers`](super::settings::Settings::peers). A name keeps it for as long
+/// as it is configured, whatever a reload changes beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PeerId(pub u32);
 
 /// A configured check: its peer, and its index into [`PeerSettings::checks`](super::settings::PeerSettings::checks).

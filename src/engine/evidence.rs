@@ -308,6 +308,27 @@ impl Check {
         }
     }
 
+    /// Takes over from the check of before, which looked at the same. By the same rules: all of it. By others: what is
+    /// known of the peer, while what was counted, and the silence that was measured, begin anew.
+    pub(super) fn follow(&mut self, old: Self, same: bool, now: Time, mark: Coverage) {
+        let fresh = std::mem::replace(self, old);
+        self.grace = fresh.grace;
+        self.plane = fresh.plane;
+        if same {
+            return;
+        }
+        let owner = match &self.evidence {
+            Evidence::Process { owner, .. } => Some(owner.clone()),
+            Evidence::Passive { .. } | Evidence::Claim { .. } | Evidence::Active { .. } => None,
+        };
+        self.evidence = fresh.evidence;
+        if let (Evidence::Process { owner, .. }, Some(known)) = (&mut self.evidence, owner) {
+            *owner = known;
+        }
+        self.frozen = None;
+        self.restart_window(now, mark);
+    }
+
     pub(super) fn plane(&self) -> Plane {
         self.plane
     }

@@ -155,6 +155,7 @@ impl Engine {
         episode.remedy = Some(Remedy {
             token,
             rung,
+            granted: remedy.clone(),
             incarnation: incarnation.clone(),
             lost_at: now + act_within,
             ended: false,
@@ -248,6 +249,7 @@ impl Engine {
                 .and_then(|peer| peer.episode.as_ref())
                 .is_some_and(waits)
         }) else {
+            self.retired_remedy_ended(token, &outcome);
             return;
         };
         match outcome {
@@ -276,19 +278,11 @@ impl Engine {
     /// A remedy ended; from now on the peer's own proof of life counts.
     fn acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
         let now = self.now;
-        let settings = &self.settings.peers[id.0 as usize];
-        let Some(episode) = self
-            .peers
-            .get_mut(id.0 as usize)
-            .and_then(|peer| peer.episode.as_mut())
-        else {
+        let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;
         };
         let Some(remedy) = &episode.remedy else { return };
-        let rung = settings.remedies.get(usize::from(remedy.rung));
-        let (kind, verify_within) = rung.map_or((RemedyKind::Log, Duration::ZERO), |rung| {
-            (rung.kind, rung.verify_within)
-        });
+        let (kind, verify_within) = (remedy.granted.kind, remedy.granted.verify_within);
         let (number, token, ended) = (episode.id, remedy.token, remedy.ended);
         episode.remedies = episode.remedies.saturating_add(1);
         episode.healed_at = Some(now);
@@ -320,7 +314,6 @@ impl Engine {
         let now = self.now;
         self.free_slot(id);
         self.breaker.healing_failed(id, now);
-        let settings = &self.settings.peers[id.0 as usize];
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
@@ -334,9 +327,7 @@ impl Engine {
             episode.failed.insert(remedy.rung);
             episode.fenced = 0;
         }
-        let rung = settings.remedies.get(usize::from(remedy.rung));
-        let kind = rung.map_or(RemedyKind::Log, |rung| rung.kind);
-        if rung.is_some_and(|rung| rung.restarts) {
+        if remedy.granted.restarts {
             peer.ledger.refund();
         }
         episode.phase = EpisodePhase::Waiting;
@@ -344,7 +335,7 @@ impl Engine {
         let what = What::Acted {
             episode: episode.id,
             token: remedy.token,
-            kind,
+            kind: remedy.granted.kind,
             outcome,
             detail,
         };

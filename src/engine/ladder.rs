@@ -1,7 +1,5 @@
 //! The ladder: which remedy is next. Mildest first; a rung that did not help in this episode is left behind.
 
-use std::time::Duration;
-
 use super::Engine;
 use super::decision::What;
 use super::episode::Episode;
@@ -26,13 +24,18 @@ pub(super) enum Step {
 
 impl Engine {
     /// The remedy that is at work in this episode, or the next one.
-    pub(super) fn rung_of(&self, id: PeerId, peer: &Peer, episode: &Episode) -> Option<&RemedySettings> {
-        let rung = match &episode.remedy {
-            Some(remedy) => remedy.rung,
-            None => match self.step(id, peer, episode) {
-                Step::Rung(rung) => rung,
-                Step::Exhausted | Step::Ended | Step::None => return None,
-            },
+    pub(super) fn rung_of<'a>(
+        &'a self,
+        id: PeerId,
+        peer: &Peer,
+        episode: &'a Episode,
+    ) -> Option<&'a RemedySettings> {
+        if let Some(remedy) = &episode.remedy {
+            return Some(&remedy.granted);
+        }
+        let rung = match self.step(id, peer, episode) {
+            Step::Rung(rung) => rung,
+            Step::Exhausted | Step::Ended | Step::None => return None,
         };
         self.settings
             .peers
@@ -58,13 +61,11 @@ impl Engine {
         if self.settings.dry_run {
             return;
         }
-        let settings = &self.settings.peers[id.0 as usize];
         let Some(episode) = self.peers[id.0 as usize].episode.as_mut() else {
             return;
         };
         let Some(remedy) = &mut episode.remedy else { return };
-        let rung = settings.remedies.get(usize::from(remedy.rung));
-        let gentle = rung.is_some_and(|rung| !rung.restarts && rung.kind != RemedyKind::Log);
+        let gentle = !remedy.granted.restarts && remedy.granted.kind != RemedyKind::Log;
         if !gentle || remedy.incarnation != *life || remedy.ended {
             return;
         }
@@ -101,12 +102,11 @@ impl Engine {
         let peer = &mut self.peers[id.0 as usize];
         let Some(episode) = &mut peer.episode else { return };
         let Some(remedy) = &episode.remedy else { return };
-        let rung = settings.remedies.get(usize::from(remedy.rung));
-        let hold = rung.map_or(Duration::ZERO, |rung| rung.verify_within) + SLOT_SLACK;
+        let hold = remedy.granted.verify_within + SLOT_SLACK;
         let what = What::ExitedInstead {
             episode: episode.id,
             token: remedy.token,
-            kind: rung.map_or(RemedyKind::Log, |rung| rung.kind),
+            kind: remedy.granted.kind,
         };
         peer.ledger.charge(now + settings.budget.window);
         episode.restarted = true;

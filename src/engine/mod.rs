@@ -11,6 +11,7 @@ pub mod event;
 pub mod guards;
 pub mod peer;
 pub mod persist;
+pub mod reload;
 pub mod self_trust;
 pub mod settings;
 pub mod snapshot;
@@ -27,6 +28,7 @@ mod operate;
 mod pace;
 mod report;
 mod restore;
+mod retired;
 mod said;
 #[cfg(test)]
 mod tests;
@@ -45,6 +47,7 @@ use guards::GroupLedger;
 use peer::{Pause, Peer};
 use persist::Restored;
 use restore::Saving;
+use retired::Retired;
 use self_trust::{Changed, SelfTrust, TICK};
 use settings::Settings;
 use time::Time;
@@ -81,6 +84,9 @@ pub struct Engine {
     /// Notices so far.
     told: u64,
 
+    /// What is kept of those that are configured no longer.
+    retired: Retired,
+    reloads: u64,
     saving: Saving,
     decisions: VecDeque<Decision>,
 }
@@ -100,7 +106,7 @@ impl Engine {
             routes: Routes::new(&settings),
             own: OwnBeats::new(now),
             uncovered: BTreeSet::new(),
-            group: GroupLedger::default(),
+            group: GroupLedger::of(&settings),
             node_pause: None,
             draining: false,
             waiting: BTreeSet::new(),
@@ -109,6 +115,8 @@ impl Engine {
             tokens: 0,
             episodes: 0,
             told: 0,
+            retired: Retired::default(),
+            reloads: 0,
             saving: Saving::default(),
             decisions: VecDeque::new(),
             settings,
@@ -216,7 +224,7 @@ impl Engine {
         self.decisions.pop_front()
     }
 
-    /// Its settings, as it was made with.
+    /// Its settings, as it was last given them.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -237,6 +245,10 @@ impl Engine {
         let peer = peer
             .and_then(|id| self.settings.peers.get(id.0 as usize))
             .map(|peer| Arc::clone(&peer.name));
+        self.notice_of(peer, what);
+    }
+
+    fn notice_of(&mut self, peer: Option<Arc<str>>, what: What) {
         self.told = self.told.saturating_add(1);
         self.decisions.push_back(Decision::Notice(Notice {
             n: self.told,

@@ -1,6 +1,6 @@
 //! A peer: its liveness, the one table of its transitions, and what is kept about it.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::episode::Episode;
 use super::event::Incarnation;
 use super::evidence::{Check, Verdict};
 use super::report::Leaving;
-use super::settings::PeerSettings;
+use super::settings::{Budget, PeerSettings};
 use super::time::Time;
 
 /// What the engine holds a peer to be.
@@ -97,6 +97,9 @@ pub(super) struct Ledger {
 /// Done-marks that are kept for each peer; more than any budget allows within its window.
 const DONE_MARKS: usize = 32;
 
+/// The rung of a remedy at work that the ladder has no longer.
+const NO_RUNG: u16 = u16::MAX;
+
 impl Ledger {
     /// A restart that counts until then.
     pub(super) fn charge(&mut self, counts_until: Time) {
@@ -121,6 +124,31 @@ impl Ledger {
             .filter(|until| **until > now)
             .map(|until| until.since(now))
             .collect()
+    }
+
+    /// As if every restart had been used up at `at`.
+    pub(super) fn spend(&mut self, budget: Budget, at: Time, now: Time) {
+        let until = at + budget.window;
+        if now < until {
+            for _ in 0..budget.count {
+                self.charge(until);
+            }
+        }
+    }
+
+    /// A restart counts for another time from now on: also one that was.
+    pub(super) fn rewindow(&mut self, before: Duration, window: Duration) {
+        for until in &mut self.counts_until {
+            *until = *until - before + window;
+        }
+    }
+
+    /// Rungs have other numbers now; those that are no more take their marks with them.
+    fn renumber(&mut self, rung_now: impl Fn(u16) -> Option<u16>) {
+        let done = std::mem::take(&mut self.done).into_iter();
+        self.done = done
+            .filter_map(|(life, rung)| Some((life, rung_now(rung)?)))
+            .collect();
     }
 
     /// The latest charge is taken back: nothing was touched.
@@ -184,6 +212,8 @@ pub(super) struct Peer {
     pub(super) pause: Option<Pause>,
     pub(super) episode: Option<Episode>,
     pub(super) ledger: Ledger,
+    /// In a dry run that began while the node ran: what had really been done before.
+    pub(super) real: Option<Ledger>,
     /// `/healthz/{peer}` answers 503 until then.
     pub(super) pulse_until: Option<Time>,
     pub(super) granted: u64,
@@ -215,8 +245,28 @@ impl Peer {
             pause: None,
             episode: None,
             ledger: Ledger::default(),
+            real: None,
             pulse_until: None,
             granted: 0,
+        }
+    }
+
+    /// Its checks and rungs have other numbers now: `is_now` of each check that is still there.
+    pub(super) fn renumber(&mut self, is_now: &BTreeMap<u16, u16>, rung_now: impl Fn(u16) -> Option<u16>) {
+        let checks = |of: &BTreeSet<u16>| of.iter().filter_map(|was| is_now.get(was).copied()).collect();
+        self.because = self
+            .because
+            .and_then(|(was, verdict)| Some((*is_now.get(&was)?, verdict)));
+        self.ledger.renumber(&rung_now);
+        if let Some(real) = &mut self.real {
+            real.renumber(&rung_now);
+        }
+        let Some(episode) = &mut self.episode else { return };
+        episode.condemned = checks(&episode.condemned);
+        episode.against = checks(&episode.against);
+        episode.failed = episode.failed.iter().filter_map(|was| rung_now(*was)).collect();
+        if let Some(remedy) = &mut episode.remedy {
+            remedy.rung = rung_now(remedy.rung).unwrap_or(NO_RUNG);
         }
     }
 

@@ -59,6 +59,9 @@ pub struct PersistedPeer {
     pub episode: Option<PersistedEpisode>,
     /// Its own pause.
     pub pause: Option<PersistedPause>,
+    /// It is not configured, and has not been for so long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Duration>,
 }
 
 /// A peer said that it leaves on purpose.

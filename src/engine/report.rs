@@ -154,7 +154,7 @@ impl Engine {
             let of = CheckId { index, ..id };
             self.decides(of) && check.said.failed().is_some()
         });
-        if failed || !self.decides(id) || self.is_our_doing(id.peer, peer) {
+        if failed || !self.decides(id) || self.is_our_doing(peer) {
             return;
         }
         let first = peer.leaving.is_none();
@@ -175,7 +175,7 @@ impl Engine {
 
     /// A remedy of ours is at work on this life. Also one that is not meant to end it: a client whose connection is
     /// cut may well take its leave in good order.
-    fn is_our_doing(&self, id: PeerId, peer: &Peer) -> bool {
+    fn is_our_doing(&self, peer: &Peer) -> bool {
         let Some(episode) = peer.episode.as_ref().filter(|_| !self.settings.dry_run) else {
             return false;
         };
@@ -186,10 +186,7 @@ impl Engine {
             return true;
         }
         episode.remedy.as_ref().is_some_and(|remedy| {
-            let rung = self.settings.peers[id.0 as usize]
-                .remedies
-                .get(usize::from(remedy.rung));
-            Some(&remedy.incarnation) == current && rung.is_some_and(|rung| rung.kind != RemedyKind::Log)
+            Some(&remedy.incarnation) == current && remedy.granted.kind != RemedyKind::Log
         })
     }
 

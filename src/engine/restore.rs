@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::Engine;
 use super::decision::Decision;
 use super::episode::Episode;
-use super::guards::UNTOLD;
 use super::peer::{Pause, Peer};
 use super::persist::{Persisted, PersistedEpisode, PersistedPause, PersistedPeer, Restored, VERSION};
 use super::report::Leaving;
@@ -66,18 +65,18 @@ impl Engine {
             peers: peers
                 .map(|(settings, peer)| (settings.name.to_string(), peer.persisted(settings, now)))
                 .filter(|(_, peer)| *peer != PersistedPeer::default())
+                .chain(self.retired.persisted(now))
                 .collect(),
         }
     }
 
     pub(super) fn restore(&mut self, restored: &Restored, now: Time) {
         match restored {
-            Restored::Missing => self.group.untold_until = Some(now + UNTOLD),
+            Restored::Missing => self.group.untold(now),
             Restored::Corrupt => {
+                self.retired.spent_at = Some(now);
                 for (peer, settings) in self.peers.iter_mut().zip(&self.settings.peers) {
-                    for _ in 0..settings.budget.count {
-                        peer.ledger.charge(now + settings.budget.window);
-                    }
+                    peer.ledger.spend(settings.budget, now, now);
                 }
             }
             Restored::Found(persisted, elapsed) => self.restore_found(persisted, *elapsed, now),
@@ -96,7 +95,7 @@ impl Engine {
         let binding = persisted.dry_run == self.settings.dry_run;
         if !binding && !self.settings.dry_run {
             // What was really done before the dry run is no longer known.
-            self.group.untold_until = Some(now + UNTOLD);
+            self.group.untold(now);
         }
         if binding {
             self.group.not_before = persisted.group_wait.map(|wait| now + left(wait));
@@ -106,11 +105,15 @@ impl Engine {
                 peer.restore(settings, kept, binding, elapsed, now);
             }
         }
+        let others = persisted.peers.iter().filter(|_| binding);
+        for (name, kept) in others.filter(|(name, _)| self.settings.peer_id(name).is_none()) {
+            self.retired.restore(name, kept, elapsed, now);
+        }
     }
 }
 
 impl Peer {
-    fn persisted(&self, settings: &PeerSettings, now: Time) -> PersistedPeer {
+    pub(super) fn persisted(&self, settings: &PeerSettings, now: Time) -> PersistedPeer {
         let passed = settings
             .checks
             .iter()
@@ -149,10 +152,11 @@ impl Peer {
                 gave_up: matches!(episode.phase, EpisodePhase::GaveUp { .. }),
             }),
             pause: self.pause.as_ref().map(|pause| pause.persisted(now)),
+            removed: None,
         }
     }
 
-    fn restore(
+    pub(super) fn restore(
         &mut self,
         settings: &PeerSettings,
         kept: &PersistedPeer,

@@ -260,6 +260,11 @@ impl SelfTrust {
         }
     }
 
+    /// Another `bus_settle`; a settling time that has begun ends as it would have.
+    pub(super) fn configure(&mut self, settle: Duration) {
+        self.settle = settle;
+    }
+
     pub(super) fn state(&self) -> BusState {
         self.state
     }

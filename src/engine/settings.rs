@@ -31,16 +31,17 @@ pub struct Settings {
     pub group_budget: GroupBudget,
     /// Mass silence: when it trips and how it ends.
     pub breaker: BreakerSettings,
-    /// Names of the expectations, indexed by [`ExpectationId`].
+    /// Names of the expectations, indexed by [`ExpectationId`]; empty where a reload left a gap.
     pub expectations: Vec<Arc<str>>,
-    /// The peers, indexed by [`PeerId`].
+    /// The peers, indexed by [`PeerId`]. Where a reload left a gap, [`PeerSettings::vacant`].
     pub peers: Vec<PeerSettings>,
 }
 
 impl Settings {
-    /// Ids and settings of all peers.
+    /// Ids and settings of all peers; the gaps are left out.
     pub fn peers(&self) -> impl Iterator<Item = (PeerId, &PeerSettings)> {
-        (0u32..).map(PeerId).zip(&self.peers)
+        let all = (0u32..).map(PeerId).zip(&self.peers);
+        all.filter(|(_, peer)| !peer.is_vacant())
     }
 
     /// The peer of that name.
@@ -73,6 +74,60 @@ pub struct PeerSettings {
     pub budget: Budget,
     /// How long `/healthz/{peer}` may answer 503 for one pulse. Default 45 s.
     pub healthz_hold: Duration,
+}
+
+impl PeerSettings {
+    /// What stands in place of a peer that was removed while the node ran: nobody, watched by nothing.
+    pub fn vacant() -> Self {
+        Self {
+            name: "".into(),
+            local: false,
+            grace: Duration::ZERO,
+            single_observer: false,
+            checks: Vec::new(),
+            remedies: Vec::new(),
+            backoff: BackoffSettings::default(),
+            budget: Budget::default(),
+            healthz_hold: Duration::ZERO,
+        }
+    }
+
+    /// Which of its checks tells its lives apart: that of its owner, else what an edge of this machine was told by the
+    /// peer, else what another node claims of it, else the first check that hears it.
+    pub(super) fn life_teller(&self) -> Option<u16> {
+        let rank = |kind: &CheckKind| match kind {
+            CheckKind::Process { .. } => 0,
+            CheckKind::Passive {
+                source: Source::Reported { names_lives: true },
+                ..
+            } => 1,
+            CheckKind::Passive {
+                source: Source::Claim { .. },
+                ..
+            } => 2,
+            CheckKind::Passive {
+                source: Source::Node(_),
+                ..
+            } => 3,
+            CheckKind::Passive {
+                source: Source::Channels(_),
+                ..
+            } => 4,
+            CheckKind::Active { .. }
+            | CheckKind::Passive {
+                source: Source::Reported { names_lives: false },
+                ..
+            } => 5,
+        };
+        let all = (0u16..).zip(&self.checks);
+        all.min_by_key(|(index, check)| (rank(&check.kind), *index))
+            .map(|(index, _)| index)
+    }
+
+    /// It is nobody.
+    pub fn is_vacant(&self) -> bool {
+        self.name.is_empty()
+    }
 }
 
 /// One check.
@@ -123,6 +178,15 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
+    /// The evidence comes from the same source, whatever is concluded from it.
+    pub(super) fn looks_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Passive { source: one, .. }, Self::Passive { source: other, .. }) => one == other,
+            (Self::Active { .. }, Self::Active { .. }) | (Self::Process { .. }, Self::Process { .. }) => true,
+            (Self::Passive { .. } | Self::Active { .. } | Self::Process { .. }, _) => false,
+        }
+    }
+
     /// The peer itself reports to it, and may tell it its own pace.
     pub(super) const fn is_told(&self) -> bool {
         matches!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
-use super::event::{Incarnation, Role};
+use super::event::{Incarnation, PeerId, Role};
 use super::guards::Refusal;
 use super::peer::Liveness;
 use super::self_trust::BusState;
@@ -36,8 +36,19 @@ pub struct Snapshot {
     pub trust: TrustView,
     /// Mass silence, while it holds.
     pub mass_silence: Option<MassSilenceView>,
-    /// All peers, in the order of the configuration.
+    /// How often the configuration was changed since the start.
+    #[serde(default)]
+    pub reloads: u64,
+    /// All peers, by their ids: in the order in which they were first configured.
     pub peers: Vec<PeerView>,
+}
+
+impl Snapshot {
+    /// That peer, if it is configured.
+    pub fn peer(&self, id: PeerId) -> Option<&PeerView> {
+        let place = self.peers.binary_search_by_key(&id, |peer| peer.id).ok()?;
+        self.peers.get(place)
+    }
 }
 
 /// The node's trust in itself.
@@ -105,6 +116,9 @@ pub struct PauseView {
 /// One peer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PeerView {
+    /// Its number on this node; not told outside.
+    #[serde(skip)]
+    pub id: PeerId,
     /// Its name.
     pub name: Arc<str>,
     /// It has an owner or a check on this machine.

@@ -25,6 +25,11 @@ impl Timers {
         }
     }
 
+    /// There are so many peers from now on, not fewer than before.
+    pub(super) fn make_room(&mut self, peers: usize) {
+        self.armed.resize(peers.max(self.armed.len()), None);
+    }
+
     /// Wakes `peer` at `at` at the latest.
     pub(super) fn arm(&mut self, peer: PeerId, at: Time) {
         let Some(slot) = self.armed.get_mut(peer.0 as usize) else {

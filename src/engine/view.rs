@@ -34,7 +34,12 @@ impl Engine {
                     canary: canary.and_then(|id| self.name(id)),
                     canary_at: canary.is_none().then_some(canary_at),
                 }),
-            peers: self.ids().filter_map(|id| self.peer_view(id, now)).collect(),
+            reloads: self.reloads,
+            peers: self
+                .settings
+                .peers()
+                .filter_map(|(id, _)| self.peer_view(id, now))
+                .collect(),
         }
     }
 
@@ -80,6 +85,7 @@ impl Engine {
             .iter()
             .any(|remedy| remedy.kind == RemedyKind::Healthz);
         Some(PeerView {
+            id,
             name: Arc::clone(&settings.name),
             local: settings.local,
             liveness: peer.liveness,

@@ -1,15 +1,15 @@
 //! What the listeners show: the last snapshot, and what is known before there is one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::engine::event::PeerId;
-use crate::engine::settings::{RemedyKind, Settings};
+use crate::engine::settings::{PeerSettings, RemedyKind, Settings};
 use crate::engine::snapshot::{PeerView, Snapshot};
 use crate::preflight::Item;
 
 /// What every answer is made from. The runtime publishes a new one when the snapshot changed; names are looked
-/// up in an index that is built once, so an answer costs the same with ten peers and with ten thousand.
+/// up in an index that is built once a configuration, so an answer costs the same with ten peers and with ten thousand.
 #[derive(Clone, Debug)]
 pub struct View {
     snapshot: Option<Arc<Snapshot>>,
@@ -18,33 +18,38 @@ pub struct View {
     names: Arc<Names>,
 }
 
-/// The configured peers; they do not change while the node runs.
+/// The configured peers.
 #[derive(Debug, Default)]
 struct Names {
-    all: Vec<Arc<str>>,
+    /// Of which configuration: [`Snapshot::reloads`].
+    reloads: u64,
+    all: BTreeMap<PeerId, Arc<str>>,
     ids: HashMap<Arc<str>, PeerId>,
     with_healthz: Vec<PeerId>,
+}
+
+impl Names {
+    /// Of each peer: its id, its name, and whether it has a `healthz` remedy.
+    fn of<'p>(reloads: u64, peers: impl Iterator<Item = (PeerId, &'p Arc<str>, bool)>) -> Self {
+        let mut names = Self {
+            reloads,
+            ..Self::default()
+        };
+        for (id, name, pulses) in peers {
+            names.all.insert(id, Arc::clone(name));
+            names.ids.insert(Arc::clone(name), id);
+            names.with_healthz.extend(pulses.then_some(id));
+        }
+        names
+    }
 }
 
 impl View {
     /// Before the engine's first snapshot.
     pub fn starting(settings: &Settings) -> Self {
-        let has_healthz = |id: PeerId| {
-            let peer = settings.peers.get(id.0 as usize);
-            peer.is_some_and(|peer| peer.remedies.iter().any(|rung| rung.kind == RemedyKind::Healthz))
-        };
-        let names = Names {
-            all: settings.peers.iter().map(|peer| Arc::clone(&peer.name)).collect(),
-            ids: settings
-                .peers()
-                .map(|(id, peer)| (Arc::clone(&peer.name), id))
-                .collect(),
-            with_healthz: settings
-                .peers()
-                .map(|(id, _)| id)
-                .filter(|id| has_healthz(*id))
-                .collect(),
-        };
+        let pulses = |peer: &PeerSettings| peer.remedies.iter().any(|rung| rung.kind == RemedyKind::Healthz);
+        let peers = settings.peers();
+        let names = Names::of(0, peers.map(|(id, peer)| (id, &peer.name, pulses(peer))));
         Self {
             snapshot: None,
             config_error: None,
@@ -64,11 +69,19 @@ impl View {
         }
     }
 
-    /// The same peers at a later moment.
+    /// The same at a later moment; other peers, if the configuration is another by then.
     #[must_use]
     pub fn with_snapshot(&self, snapshot: Arc<Snapshot>) -> Self {
+        let names = if snapshot.reloads == self.names.reloads {
+            Arc::clone(&self.names)
+        } else {
+            let peers = snapshot.peers.iter();
+            let peers = peers.map(|peer| (peer.id, &peer.name, peer.healthz.is_some()));
+            Arc::new(Names::of(snapshot.reloads, peers))
+        };
         Self {
             snapshot: Some(snapshot),
+            names,
             ..self.clone()
         }
     }
@@ -102,11 +115,11 @@ impl View {
     }
 
     pub(super) fn peer(&self, id: PeerId) -> Option<&PeerView> {
-        self.snapshot.as_ref()?.peers.get(id.0 as usize)
+        self.snapshot.as_ref()?.peer(id)
     }
 
     pub(super) fn name(&self, id: PeerId) -> &str {
-        self.names.all.get(id.0 as usize).map_or("?", |name| name)
+        self.names.all.get(&id).map_or("?", |name| name)
     }
 
     /// Peers with a `healthz` remedy.
@@ -121,7 +134,7 @@ impl View {
         let known = self
             .names
             .all
-            .iter()
+            .values()
             .take(SHOWN)
             .map(|name| &**name)
             .collect::<Vec<_>>()

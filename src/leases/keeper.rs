@@ -282,10 +282,13 @@ impl Keeper {
             return;
         };
         for entry in self.entries.values_mut() {
-            let peer = entry.lease.peer();
-            let view = peer.and_then(|PeerId(id)| snapshot.peers.get(id as usize));
-            let Some(view) = view else { continue };
-            entry.lease.peer_is(view, now);
+            let Some((id, name)) = entry.lease.peer() else {
+                continue;
+            };
+            match snapshot.peer(id).filter(|view| view.name == *name) {
+                Some(view) => entry.lease.peer_is(view, now),
+                None => entry.lease.peer_is_unknown(),
+            }
         }
     }
 
@@ -386,7 +389,8 @@ impl Keeper {
         let snapshot = self.around.snapshots.borrow();
         let view = snapshot
             .as_ref()
-            .and_then(|snapshot| snapshot.peers.get(id.0 as usize));
+            .and_then(|snapshot| snapshot.peer(id))
+            .filter(|view| view.name == name);
         let life = view.and_then(|view| view.incarnation.clone());
         match view.map(|view| fitness(view, None)) {
             Some(Fitness::Ended) => Err(Refusal::PeerDead(format!(

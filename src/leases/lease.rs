@@ -290,11 +290,18 @@ impl Lease {
         }
     }
 
-    /// Its peer's number.
-    pub(super) const fn peer(&self) -> Option<PeerId> {
-        match self.keeping {
+    /// A reload took its peer away: it is renewed no more, and ends by itself.
+    pub(super) fn peer_is_unknown(&mut self) {
+        if let Keeping::Peer { withheld, .. } = &mut self.keeping {
+            *withheld = Some("its peer is configured no longer");
+        }
+    }
+
+    /// Its peer's number and name.
+    pub(super) const fn peer(&self) -> Option<(PeerId, &Arc<str>)> {
+        match &self.keeping {
             Keeping::Holder => None,
-            Keeping::Peer { id, .. } => Some(id),
+            Keeping::Peer { id, name, .. } => Some((*id, name)),
         }
     }
 

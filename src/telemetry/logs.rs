@@ -131,7 +131,7 @@ pub fn log_notice(notice: &Notice) {
 /// How loud: `error`, somebody has to look; `warn`, somebody may have to; `info`, the audit.
 fn level(what: &What) -> Level {
     match what {
-        What::GaveUp { .. } => Level::ERROR,
+        What::GaveUp { .. } | What::ConfigRefused { .. } => Level::ERROR,
         What::Liveness {
             to: Liveness::Dead, ..
         }
@@ -163,6 +163,7 @@ fn level(what: &What) -> Level {
         | What::Recovered { .. }
         | What::EpisodeClosed { .. }
         | What::MassSilenceEnded
+        | What::ConfigReloaded { .. }
         | What::Operator { .. } => Level::INFO,
     }
 }

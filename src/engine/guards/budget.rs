@@ -6,21 +6,37 @@ use std::time::Duration;
 use super::{Asked, GuardName, Refusal};
 use crate::engine::event::PeerId;
 use crate::engine::peer::Peer;
-use crate::engine::settings::PeerSettings;
+use crate::engine::settings::{PeerSettings, Settings};
 use crate::engine::time::Time;
 
 /// With no store to say what was done before, each peer gets one restart in this time after the start.
-pub(in crate::engine) const UNTOLD: Duration = Duration::from_secs(600);
+const UNTOLD: Duration = Duration::from_secs(600);
 
 /// What the group has suffered by this node's hand.
 #[derive(Clone, Debug, Default)]
 pub(in crate::engine) struct GroupLedger {
+    /// Peers that are configured.
+    pub(in crate::engine) peers: usize,
     /// No restart of anybody before this.
     pub(in crate::engine) not_before: Option<Time>,
     /// Ended by our hand, and not proven alive yet; and until when that counts at most.
     pub(in crate::engine) down: BTreeMap<PeerId, Time>,
     /// No store was found: until then each peer gets one restart only.
     pub(in crate::engine) untold_until: Option<Time>,
+}
+
+impl GroupLedger {
+    pub(in crate::engine) fn of(settings: &Settings) -> Self {
+        Self {
+            peers: settings.peers().count(),
+            ..Self::default()
+        }
+    }
+
+    /// What was done before is not known.
+    pub(in crate::engine) fn untold(&mut self, now: Time) {
+        self.untold_until = Some(now + UNTOLD);
+    }
 }
 
 /// Restarts that `peer` may still suffer now.
@@ -57,7 +73,7 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     if let Some(until) = asked.group.not_before.filter(|until| asked.now < *until) {
         return GuardName::Budget.refuses("another peer was restarted a moment ago", Some(until));
     }
-    let share = asked.settings.peers.len() * usize::from(asked.settings.group_budget.down_percent) / 100;
+    let share = asked.group.peers * usize::from(asked.settings.group_budget.down_percent) / 100;
     let others = asked
         .group
         .down

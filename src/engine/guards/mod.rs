@@ -12,7 +12,7 @@ mod paused;
 mod quorum;
 mod self_trust;
 
-pub(super) use budget::{GroupLedger, UNTOLD, peer_budget_left};
+pub(super) use budget::{GroupLedger, peer_budget_left};
 
 use std::fmt;
 

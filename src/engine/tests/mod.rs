@@ -11,6 +11,7 @@ mod lives;
 mod mass_silence;
 mod owner;
 mod persist;
+mod reload;
 mod reports;
 mod self_trust;
 mod silence;

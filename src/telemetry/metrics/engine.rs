@@ -309,6 +309,8 @@ impl EngineMetrics {
             What::DuplicateNode { .. } => self.duplicate_node.inc(),
             // `WouldHeal` is counted by what follows it: `Acted`, whose outcome is `dry_run`.
             What::WouldHeal { .. } | What::Bus { .. } | What::MassSilenceEnded => {}
+            // Counted by who reloads: also what changed nothing.
+            What::ConfigReloaded { .. } | What::ConfigRefused { .. } => {}
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use defib::engine::cause::Cause;
-use defib::engine::event::{Incarnation, Role};
+use defib::engine::event::{Incarnation, PeerId, Role};
 use defib::engine::peer::Liveness;
 use defib::engine::self_trust::BusState;
 use defib::engine::settings::{
@@ -51,13 +51,19 @@ pub(crate) fn snapshot(peers: Vec<PeerView>) -> Snapshot {
             stalls: 0,
         },
         mass_silence: None,
-        peers,
+        reloads: 0,
+        peers: (0u32..)
+            .map(PeerId)
+            .zip(peers)
+            .map(|(id, peer)| PeerView { id, ..peer })
+            .collect(),
     }
 }
 
 /// A local peer that is alive, with one `heartbeat` check and no remedy.
 pub(crate) fn peer(name: &str) -> PeerView {
     PeerView {
+        id: PeerId(0),
         name: name.into(),
         local: true,
         liveness: Liveness::Alive,
