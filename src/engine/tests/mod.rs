@@ -7,6 +7,7 @@ mod episodes;
 mod guards;
 mod healing;
 mod ladder;
+mod ledger;
 mod lives;
 mod mass_silence;
 mod owner;
@@ -15,6 +16,8 @@ mod reload;
 mod reports;
 mod self_trust;
 mod silence;
+mod trust;
+mod words;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
