@@ -26,7 +26,7 @@ const EARLIER_BOOTS: usize = 4;
 const FRESH_AGAIN: u8 = 3;
 
 /// Our own heartbeats.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct OwnBeats {
     started: Time,
     next: Time,
@@ -48,7 +48,7 @@ impl OwnBeats {
 }
 
 /// Whose life a message is. One look-up by name a message; from there on, places in lists.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Routes {
     channels: Lookup,
     /// Who listens to each channel.
@@ -70,7 +70,7 @@ struct Listener {
 }
 
 /// Another node of the group.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Node {
     sender: Sender,
     checks: Vec<CheckId>,
@@ -78,7 +78,7 @@ struct Node {
 }
 
 /// Who sends on a channel, or for a node.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Sender {
     boot: Option<Arc<str>>,
     pace: Option<Pace>,
@@ -89,7 +89,7 @@ struct Sender {
 }
 
 /// A life that another one seemed to succeed.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Earlier {
     boot: Arc<str>,
     pace: Option<Pace>,

@@ -54,7 +54,7 @@ use time::Time;
 use timers::Timers;
 
 /// The engine of one node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     settings: Settings,
     started: Time,

@@ -17,7 +17,7 @@ use super::time::Time;
 const EVERY: Duration = Duration::from_secs(1);
 
 /// When to write.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Saving {
     wanted: bool,
     last: Option<Time>,

@@ -11,7 +11,7 @@ use super::time::Time;
 /// Re-arming is lazy: life moves a deadline *later* a million times a second, so the heap keeps the earlier
 /// alarm, and whoever is woken by it looks at its real deadline and arms it anew. Alarms that were overtaken by
 /// an earlier one are left in the heap and dropped when they surface.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Timers {
     heap: BinaryHeap<Reverse<(Time, PeerId)>>,
     armed: Vec<Option<Time>>,
