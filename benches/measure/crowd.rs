@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use defib::bus::heartbeat;
-use defib::engine::event::Heartbeat;
+use defib::engine::event::{Ballot, Heartbeat};
 
 pub(crate) const GROUP: &str = "measured";
 pub(crate) const CHANNEL: &str = "defib:measured";
@@ -33,6 +33,7 @@ pub(crate) fn beat(index: usize, slot: u64, interval_ms: u64) -> Heartbeat {
         interval_ms: Some(interval_ms),
         goodbye: false,
         peers: Vec::new(),
+        ballot: Ballot::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use defib::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
 use defib::engine::persist::Restored;
 use defib::engine::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, CheckSettings, Decides, DetectorSettings,
-    GroupBudget, PeerSettings, Plane, Settings, Source,
+    GroupBudget, PeerSettings, Plane, QuorumSettings, Settings, Source,
 };
 use defib::engine::time::Time;
 
@@ -135,6 +135,7 @@ fn settings(by: By, peers: usize, detector: DetectorSettings) -> Settings {
         group_channel: crowd::CHANNEL.into(),
         group_budget: GroupBudget::default(),
         breaker: BreakerSettings::default(),
+        quorum: QuorumSettings::default(),
         expectations: Vec::new(),
         peers: (0..peers).map(|index| peer(by, index, detector)).collect(),
     }

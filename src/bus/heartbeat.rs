@@ -6,12 +6,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::event::{Body, Heartbeat, Incarnation, PeerClaim};
+use crate::engine::event::{Ballot, Body, Heartbeat, Incarnation, PeerClaim, Vote};
 use crate::engine::peer::Liveness;
 
 /// Largest body in bytes, written or read. A longer one is not parsed.
@@ -20,6 +21,10 @@ pub const MAX_BYTES: usize = 4096;
 pub const MAX_NAME_BYTES: usize = 253;
 /// Most claims about peers that are read from one heartbeat; what follows is ignored.
 pub const MAX_CLAIMS: usize = 128;
+
+/// Bytes of `votes` that are written at most, and of `hears`: claims must fit, too.
+const VOTES_BYTES: usize = 1536;
+const HEARS_BYTES: usize = 1024;
 
 /// Version of the format; written as `v`, not asked for.
 const VERSION: u32 = 1;
@@ -71,7 +76,8 @@ impl Unreadable {
 /// Writes a heartbeat: at most [`MAX_BYTES`], whatever is in it.
 ///
 /// Claims that do not fit are left out and counted in `peers_left_out`; which ones changes from slot to slot,
-/// so that none is left out for ever. `wall_ts` is the sender's wall clock in seconds, for display.
+/// so that none is left out for ever. Votes and names of nodes that are heard come before them, in the order given, up
+/// to bounds of their own. `wall_ts` is the sender's wall clock in seconds, for display.
 pub fn encode(heartbeat: &Heartbeat, wall_ts: f64) -> Vec<u8> {
     let mut wire = Written {
         v: VERSION,
@@ -84,9 +90,13 @@ pub fn encode(heartbeat: &Heartbeat, wall_ts: f64) -> Vec<u8> {
         wall_ts,
         interval_ms: heartbeat.interval_ms,
         goodbye: heartbeat.goodbye,
+        hears: fitting(&heartbeat.ballot.hears, HEARS_BYTES, |name| usable(Some(name))),
+        votes: fitting(&heartbeat.ballot.votes, VOTES_BYTES, WrittenVote::of),
         peers: Vec::new(),
         peers_left_out: heartbeat.peers.len(),
     };
+    wire.hears.truncate(Ballot::MAX_HEARS);
+    wire.votes.truncate(Ballot::MAX_VOTES);
     let mut room = MAX_BYTES.saturating_sub(to_json(&wire).len() + r#","peers":[]"#.len());
     let count = heartbeat.peers.len();
     let first = match heartbeat.slot {
@@ -157,6 +167,15 @@ fn read_with(body: &[u8], mut share: impl FnMut(&str) -> Arc<str>) -> Result<Hea
             .into_iter()
             .map(|claim| claim.shared(&mut share))
             .collect(),
+        ballot: Ballot {
+            hears: read.hears.0.into_iter().map(|name| share(&name.0)).collect(),
+            votes: read
+                .votes
+                .0
+                .into_iter()
+                .filter_map(|vote| vote.shared(&mut share))
+                .collect(),
+        },
     })
 }
 
@@ -210,6 +229,18 @@ fn usable(name: Option<&str>) -> Option<&str> {
     name.filter(|name| !name.is_empty() && name.len() <= MAX_NAME_BYTES && printable(name))
 }
 
+/// What of `all` can be written, and fits into `room` bytes with its commas.
+fn fitting<'a, T, W: Serialize>(all: &'a [T], room: usize, write: impl Fn(&'a T) -> Option<W>) -> Vec<W> {
+    let mut left = room;
+    let fits = |written: &W| {
+        let size = to_json(written).len() + 1;
+        let fits = size <= left;
+        left -= if fits { size } else { 0 };
+        fits
+    };
+    all.iter().filter_map(write).filter(fits).collect()
+}
+
 /// Bytes that a claim takes in a list, its comma included.
 fn claim_size(claim: &PeerClaim) -> usize {
     to_json(&WrittenClaim::from(claim)).len() + 1
@@ -245,6 +276,10 @@ struct Written<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     goodbye: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    hears: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    votes: Vec<WrittenVote<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     peers: Vec<WrittenClaim<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
     peers_left_out: usize,
@@ -273,6 +308,26 @@ impl<'a> From<&'a PeerClaim> for WrittenClaim<'a> {
     }
 }
 
+#[derive(Serialize)]
+struct WrittenVote<'a> {
+    about: &'a str,
+    liveness: Liveness,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    incarnation: Option<&'a str>,
+    silent_ms: u64,
+}
+
+impl<'a> WrittenVote<'a> {
+    fn of(vote: &'a Vote) -> Option<Self> {
+        Some(Self {
+            about: usable(Some(&vote.about))?,
+            liveness: vote.liveness,
+            incarnation: usable(vote.incarnation.as_ref().map(|life| &*life.0)),
+            silent_ms: vote.silent_ms,
+        })
+    }
+}
+
 #[derive(Deserialize)]
 struct Read<'a> {
     #[serde(default, borrow)]
@@ -295,6 +350,10 @@ struct Read<'a> {
     goodbye: bool,
     #[serde(default, borrow)]
     peers: Claims<'a>,
+    #[serde(default, borrow)]
+    hears: Few<Name<'a>, { Ballot::MAX_HEARS }>,
+    #[serde(default, borrow)]
+    votes: Few<ReadVote<'a>, { Ballot::MAX_VOTES }>,
 }
 
 /// A bounded, printable name. (Only one with an escape in it is copied.)
@@ -326,6 +385,64 @@ impl<'de: 'a, 'a> Deserialize<'de> for Name<'a> {
             }
         }
         deserializer.deserialize_str(Text)
+    }
+}
+
+/// The first of a list; what follows is ignored.
+struct Few<T, const MOST: usize>(Vec<T>);
+
+impl<T, const MOST: usize> Default for Few<T, MOST> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for List<T, MOST> {
+            type Value = Few<T, MOST>;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Few<T, MOST>, A::Error> {
+                let mut few = Vec::new();
+                while few.len() < MOST {
+                    match list.next_element()? {
+                        Some(one) => few.push(one),
+                        None => return Ok(Few(few)),
+                    }
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Few(few))
+            }
+        }
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
+/// A vote. One that lacks something, or has a word for a liveness that this version does not know, is skipped.
+#[derive(Deserialize)]
+struct ReadVote<'a> {
+    #[serde(default, borrow)]
+    about: Option<Name<'a>>,
+    #[serde(default, borrow)]
+    liveness: Option<Name<'a>>,
+    #[serde(default, borrow)]
+    incarnation: Option<Name<'a>>,
+    #[serde(default)]
+    silent_ms: Option<u64>,
+}
+
+impl ReadVote<'_> {
+    fn shared(self, share: &mut impl FnMut(&str) -> Arc<str>) -> Option<Vote> {
+        let liveness = liveness_of(&self.liveness?.0).filter(|liveness| *liveness != Liveness::Unknown)?;
+        Some(Vote {
+            about: share(&self.about?.0),
+            liveness,
+            incarnation: self.incarnation.map(|life| Incarnation(share(&life.0))),
+            silent_ms: self.silent_ms?,
+        })
     }
 }
 
@@ -443,6 +560,7 @@ mod tests {
                 liveness: Liveness::Alive,
                 incarnation: Some(Incarnation("proc:x:1:2".into())),
             }],
+            ballot: Ballot::default(),
         }
     }
 
@@ -554,6 +672,85 @@ mod tests {
         assert_eq!(told.len(), 300);
     }
 
+    fn vote(about: &str, liveness: Liveness) -> Vote {
+        Vote {
+            about: about.into(),
+            liveness,
+            incarnation: Some(Incarnation("boot:b8".into())),
+            silent_ms: 2300,
+        }
+    }
+
+    #[test]
+    fn votes_are_written_as_documented_and_read_again() {
+        let mut heartbeat = plain();
+        heartbeat.peers = Vec::new();
+        heartbeat.ballot = Ballot {
+            hears: vec!["node-a".into(), "node-c".into()],
+            votes: vec![
+                vote("node:node-b", Liveness::Suspect),
+                vote("channel:x", Liveness::Alive),
+            ],
+        };
+        let text = String::from_utf8(encode(&heartbeat, 1.0)).unwrap();
+        assert!(
+            text.ends_with(
+                r#""hears":["node-a","node-c"],"votes":[{"about":"node:node-b","liveness":"suspect","incarnation":"boot:b8","silent_ms":2300},{"about":"channel:x","liveness":"alive","incarnation":"boot:b8","silent_ms":2300}]}"#
+            ),
+            "{text}"
+        );
+        assert_eq!(read(text.as_bytes()), Ok(heartbeat));
+    }
+
+    #[test]
+    fn votes_that_lack_something_are_skipped_and_wrong_ones_are_no_heartbeat() {
+        let heartbeat = read(
+            br#"{"uptime_s": 5, "hears": [], "votes": [{"about": "node:x", "liveness": "zombie", "silent_ms": 1},
+                {"about": "node:x", "liveness": "unknown", "silent_ms": 1}, {"liveness": "dead", "silent_ms": 1},
+                {"about": "node:x", "liveness": "dead"}, {"about": "node:y", "liveness": "dead", "silent_ms": 1, "more": 2}]}"#,
+        )
+        .unwrap();
+        assert_eq!(heartbeat.ballot.votes.len(), 1);
+        assert_eq!(heartbeat.ballot.votes[0].incarnation, None);
+        for wrong in [
+            r#""hears": 1"#,
+            r#""hears": [""]"#,
+            r#""hears": ["a\u0007"]"#,
+            r#""votes": {}"#,
+            r#""votes": [{"about": "x", "liveness": "dead", "silent_ms": -1}]"#,
+            r#""votes": [{"about": 7}]"#,
+        ] {
+            let body = format!(r#"{{"uptime_s": 1, {wrong}}}"#);
+            assert_eq!(read(body.as_bytes()), Err(Unreadable::BadField), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn many_votes_and_names_leave_room_for_claims_and_no_more_are_read_than_are_written() {
+        let mut heartbeat = plain();
+        let names = (0..500).map(|number| Arc::from(format!("node-{number}")));
+        heartbeat.ballot = Ballot {
+            hears: names.collect(),
+            votes: (0..500)
+                .map(|number| vote(&format!("node:{number}"), Liveness::Dead))
+                .collect(),
+        };
+        let written = encode(&heartbeat, 1.0);
+        assert!(written.len() <= MAX_BYTES);
+        let read = read(&written).unwrap();
+        assert_eq!(read.peers, heartbeat.peers);
+        assert_eq!(read.ballot.hears, heartbeat.ballot.hears[..Ballot::MAX_HEARS]);
+        assert_eq!(
+            read.ballot.votes,
+            heartbeat.ballot.votes[..read.ballot.votes.len()]
+        );
+        assert!((12..=Ballot::MAX_VOTES).contains(&read.ballot.votes.len()));
+
+        let many = vec![r#""x""#; 1_000].join(",");
+        let heartbeat = self::read(format!(r#"{{"uptime_s": 1, "hears": [{many}]}}"#).as_bytes()).unwrap();
+        assert_eq!(heartbeat.ballot.hears.len(), Ballot::MAX_HEARS);
+    }
+
     fn name() -> impl Strategy<Value = Option<Arc<str>>> {
         proptest::option::of("[^\\p{Cc}]{1,40}".prop_map(Arc::from))
     }
@@ -567,6 +764,21 @@ mod tests {
     }
 
     prop_compose! {
+        fn ballot()(
+            hears in proptest::collection::vec("[a-z0-9.-]{1,12}".prop_map(Arc::from), 0..8),
+            votes in proptest::collection::vec(("[a-z:/]{1,20}", 1..4usize, name(), any::<u64>()), 0..5),
+        ) -> Ballot {
+            let votes = votes.into_iter().map(|(about, liveness, life, silent_ms)| Vote {
+                about: about.into(),
+                liveness: Liveness::ALL[liveness],
+                incarnation: life.map(Incarnation),
+                silent_ms,
+            });
+            Ballot { hears, votes: votes.collect() }
+        }
+    }
+
+    prop_compose! {
         fn heartbeat()(
             node in name(),
             group in name(),
@@ -577,8 +789,9 @@ mod tests {
             interval_ms in proptest::option::of(any::<u64>()),
             goodbye in any::<bool>(),
             peers in proptest::collection::vec(claim(), 0..8),
+            ballot in ballot(),
         ) -> Heartbeat {
-            Heartbeat { node, group, boot, slot, late_ms, uptime_s, interval_ms, goodbye, peers }
+            Heartbeat { node, group, boot, slot, late_ms, uptime_s, interval_ms, goodbye, peers, ballot }
         }
     }
 
@@ -650,6 +863,7 @@ mod tests {
                 interval_ms: Some(u64::MAX),
                 goodbye: true,
                 peers: vec![claim; count],
+                ballot: Ballot::default(),
             };
             prop_assert!(encode(&heartbeat, f64::MAX).len() <= MAX_BYTES);
         }

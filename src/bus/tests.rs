@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Bus, Command, Settings};
-use crate::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
+use crate::engine::event::{Ballot, Body, Event, Heartbeat, Link, LinkStatus, Role};
 use crate::engine::time::{Clock, Time};
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::telemetry::metrics::Metrics;
@@ -180,6 +180,7 @@ fn beat(slot: u64) -> Command {
         interval_ms: None,
         goodbye: false,
         peers: Vec::new(),
+        ballot: Ballot::default(),
     })
 }
 

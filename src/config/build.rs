@@ -11,10 +11,11 @@ use super::peers::{Owner, Peer, Surroundings, peer};
 use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
+use super::schema::time;
 use super::values::is_name;
 use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
-use crate::engine::settings::{BreakerSettings, GroupBudget, Settings, Source};
+use crate::engine::settings::{BreakerSettings, GroupBudget, QuorumSettings, Settings, Source};
 use crate::redis_client::{Address, Endpoint};
 use crate::{audit, bus, checks, docker, http, leases, remedies, systemd};
 
@@ -78,6 +79,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let breaker = root
         .open("breaker", &[&fields::BREAKER])
         .and_then(|reader| breaker(&reader));
+    let quorum = root
+        .open("quorum", &[&fields::QUORUM])
+        .and_then(|reader| quorum(&reader, &heartbeat));
     let store = root
         .open("store", &[&fields::STORE])
         .and_then(|reader| reader.maybe_path("path"));
@@ -201,6 +205,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             group_channel,
             group_budget: group_budget?,
             breaker: breaker?,
+            quorum: quorum?,
             expectations: expectations.names().map(Arc::from).collect(),
             peers: numbered.peers,
         },
@@ -318,6 +323,31 @@ fn breaker(reader: &Reader<'_>) -> Read<BreakerSettings> {
         min: min?,
         percent: percent?,
         canary_after: canary_after?,
+    })
+}
+
+fn quorum(reader: &Reader<'_>, beats: &Read<Beats>) -> Read<QuorumSettings> {
+    let (k, fast, lifetime) = (
+        reader.int("k"),
+        reader.bool("fast"),
+        reader.maybe_time("lifetime"),
+    );
+    // An interval that is wrong was told.
+    let interval = beats.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
+    let lifetime = lifetime?.unwrap_or(interval.saturating_mul(3));
+    if lifetime < interval.saturating_mul(2) {
+        let message = format!(
+            "`lifetime` ({}) must be at least twice `heartbeat.interval` ({})",
+            time(lifetime),
+            time(interval)
+        );
+        let help = "votes come with heartbeats: one that is lost must not undo them";
+        return Err(reader.wrong(&reader.at("lifetime"), "vote_lifetime", message, help));
+    }
+    Ok(QuorumSettings {
+        k: k?,
+        fast: fast?,
+        lifetime,
     })
 }
 

@@ -627,12 +627,15 @@ fn never(out: &mut String, engine: &Settings) {
          - is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen\n\
          - is every peer healed at once: more than max({}, {} %) of the remote peers, or all of them, silent within {} are \
          held, and one is tried after {}\n\
+         - is a remote peer restarted unless {} observers agree and no node of the group hears it, but for one with \
+         `single_observer`\n\
          - is a remedy applied to a later life of a peer than the one that was condemned",
         time(engine.bus_settle),
         breaker.min,
         breaker.percent,
         time(breaker.window),
-        time(breaker.canary_after)
+        time(breaker.canary_after),
+        engine.quorum.k
     );
 }
 

@@ -69,6 +69,7 @@ pub const ROOT: Section = Section {
         "http",
         "budget",
         "breaker",
+        "quorum",
         "log",
         "store",
         "audit",
@@ -79,7 +80,7 @@ pub const ROOT: Section = Section {
         "when",
         "peer",
     ],
-    later: &["fleet", "topology", "notify", "quorum"],
+    later: &["fleet", "topology", "notify"],
 };
 
 /// `[bus]`
@@ -270,6 +271,39 @@ pub const BREAKER: Section = Section {
     ],
     tables: &[],
     later: &[],
+};
+
+/// `[quorum]`
+pub const QUORUM: Section = Section {
+    title: "[quorum]",
+    sample: "[quorum]",
+    about: "Agreement of observers: nodes that hear the heartbeats of each other, and listen to the same peer.",
+    fields: &[
+        field(
+            "k",
+            Int(2, 32),
+            Is("2"),
+            "So many observers, this node among them, must agree before a remote peer is restarted. None may have heard it \
+             since, and more than half of the nodes known of the group must be heard. With fewer it is alerted on, unless \
+             `single_observer = true`. A local peer needs no vote.",
+        ),
+        field(
+            "fast",
+            Bool,
+            Is("true"),
+            "So many that agree are also enough to hold a silent peer dead before `dead_after`, if every check that looks at \
+             the peer itself fails, too. Never before `suspect_after`, never during mass silence.",
+        ),
+        field(
+            "lifetime",
+            Time(ms(200), HOUR),
+            Derived("three times `heartbeat.interval`", "\"3s\""),
+            "How long a vote counts after it was heard, and how long a node is heard after its heartbeat. At least twice \
+             `heartbeat.interval`.",
+        ),
+    ],
+    tables: &[],
+    later: &["ask"],
 };
 
 /// `[log]`
@@ -1672,6 +1706,7 @@ pub const ALL: &[&Section] = &[
     &HTTP,
     &GROUP_BUDGET,
     &BREAKER,
+    &QUORUM,
     &LOG,
     &STORE,
     &AUDIT,
@@ -1729,6 +1764,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &HTTP,
         &GROUP_BUDGET,
         &BREAKER,
+        &QUORUM,
         &LOG,
         &STORE,
         &AUDIT,

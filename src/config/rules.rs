@@ -14,7 +14,9 @@ use crate::checks::keys::key::RedisKey;
 use crate::checks::keys::lock::RedisLock;
 use crate::checks::{Probe, When};
 use crate::engine::cause::Cause;
-use crate::engine::settings::{CheckKind, Decides, PeerSettings, RemedyKind, RemedySettings, Source};
+use crate::engine::settings::{
+    CheckKind, CheckSettings, Decides, PeerSettings, RemedyKind, RemedySettings, Source,
+};
 use crate::{bus, http};
 
 /// The peers' own channels, and those of data.
@@ -325,9 +327,11 @@ pub(super) fn unreachable(peer: &PeerSettings, remedy: &RemedySettings) -> Optio
     if deciding.is_empty() {
         return Some("none of its checks decides liveness".to_owned());
     }
-    if !peer.local && !peer.single_observer && remedy.kind != RemedyKind::Log {
+    let voted_on = |check: &&CheckSettings| matches!(check.kind, CheckKind::Passive { .. });
+    if !peer.local && !peer.single_observer && remedy.restarts && !deciding.iter().any(voted_on) {
         return Some(
-            "it is known by the bus alone, votes of other nodes are not in this version, and single_observer is false"
+            "other observers vote on heartbeats and messages, none of which decides whether this peer lives, and \
+             single_observer is false"
                 .to_owned(),
         );
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Engine;
 use super::decision::{Decision, What};
 use super::detector::Sent;
-use super::event::{Body, CheckId, Heartbeat, Incarnation, PeerClaim, PeerId};
+use super::event::{Ballot, Body, CheckId, Heartbeat, Incarnation, PeerClaim, PeerId};
 use super::pace::{Beat, Pace};
 use super::settings::{CheckKind, PeerSettings, Settings, Source};
 use super::time::Time;
@@ -79,7 +79,7 @@ struct Node {
 
 /// Who sends on a channel, or for a node.
 #[derive(Clone, Debug, Default)]
-struct Sender {
+pub(super) struct Sender {
     boot: Option<Arc<str>>,
     pace: Option<Pace>,
     earlier: Vec<Earlier>,
@@ -99,7 +99,7 @@ struct Earlier {
 
 /// What one heartbeat says of its sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Heard {
+pub(super) enum Heard {
     /// Fresh life; a new one if an incarnation is named.
     Life(Option<Incarnation>),
     /// Late, repeated, or of an earlier life.
@@ -199,7 +199,7 @@ fn place<'a, T: Default>(places: &mut Lookup, list: &'a mut Vec<T>, name: &Arc<s
 
 impl Sender {
     /// `own` tells lives apart that name no boot, and must differ between runs of this node.
-    fn hear(&mut self, beat: &Heartbeat, own: &str, now: Time) -> Heard {
+    pub(super) fn hear(&mut self, beat: &Heartbeat, own: &str, now: Time) -> Heard {
         if let Some(boot) = &beat.boot
             && self.boot.as_ref() != Some(boot)
         {
@@ -354,6 +354,11 @@ impl Engine {
             interval_ms: Some(millis(self.settings.interval)),
             goodbye,
             peers: self.claims(),
+            ballot: if goodbye {
+                Ballot::default()
+            } else {
+                self.ballot(slot)
+            },
         };
         self.own.last_sent = Some(self.now);
         self.trust.sent(slot, self.now);
@@ -423,6 +428,7 @@ impl Engine {
             self.duplicate(name);
             return;
         }
+        self.hear_votes(beat);
         let Some(&node) = self.routes.names.get(name) else {
             return;
         };
@@ -463,6 +469,8 @@ impl Engine {
         let first = check.last_pass.is_none();
         check.life(now, mark, sent);
         let overdue = now + check.fresh_window();
+        self.answer_if_asked(id);
+        let peer = &self.peers[id.peer.0 as usize];
         // What was alive and goes on living needs no judgement: its alarm finds the new deadline, or is moved to it, if
         // what was learned makes that an earlier one.
         if first || !peer.is_quietly_alive() {

@@ -187,6 +187,11 @@ impl Breaker {
         }
     }
 
+    /// Mass silence holds.
+    pub(super) fn is_tripped(&self) -> bool {
+        self.tripped.is_some()
+    }
+
     /// Since when it holds, who is silent, who is the canary, when there may be one.
     pub(super) fn tripped(&self) -> Option<(Time, Vec<PeerId>, Option<PeerId>, Time)> {
         let tripped = self.tripped?;

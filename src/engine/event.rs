@@ -120,6 +120,39 @@ pub struct Heartbeat {
     pub goodbye: bool,
     /// What the sender says of the peers it watches.
     pub peers: Vec<PeerClaim>,
+    /// What the sender says of peers that somebody suspects; empty while it has nothing to say of any.
+    pub ballot: Ballot,
+}
+
+/// A node's votes, and whom it hears: what they are worth to somebody whom it does not hear is nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ballot {
+    /// Names of nodes that the voter hears. At most [`Ballot::MAX_HEARS`]; others are named the next time.
+    pub hears: Vec<Arc<str>>,
+    /// At most [`Ballot::MAX_VOTES`]. As long as there are fewer, what is not among them is withdrawn.
+    pub votes: Vec<Vote>,
+}
+
+impl Ballot {
+    /// Most votes in one heartbeat.
+    pub const MAX_VOTES: usize = 16;
+    /// Most names of nodes that are heard, in one heartbeat.
+    pub const MAX_HEARS: usize = 64;
+}
+
+/// A node's word about something that it, or another one, suspects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vote {
+    /// What was listened to: `node:NAME`, `channel:NAME`, or `claim:NODE/PEER`. (A peer's name is each
+    /// configuration's own.)
+    pub about: Arc<str>,
+    /// `suspect` or `dead`: silent to the voter, covered by its own echoes, or so says the peer's own node. `alive`:
+    /// the voter hears it.
+    pub liveness: Liveness,
+    /// The life that was judged.
+    pub incarnation: Option<Incarnation>,
+    /// Since its last sign of life that reached the voter, in milliseconds.
+    pub silent_ms: u64,
 }
 
 /// One entry of a heartbeat's `peers`: another node's word about a peer of its own.

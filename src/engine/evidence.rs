@@ -3,6 +3,7 @@
 //! A check judges for itself alone. Whether its word decides anything is up to its `decides`, and whether
 //! anything is done about it, to the guards.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::Cause;
@@ -39,6 +40,8 @@ pub(super) enum Why {
     /// The window began anew (after an outage) and nothing was heard in it yet.
     EmptyWindow,
     Silent,
+    /// Silent, not for `dead_after` yet, and so say other observers.
+    Confirmed,
     /// Silent, but our echoes do not cover the silence yet.
     Uncovered,
     Failing,
@@ -158,6 +161,8 @@ pub(super) struct Check {
     mark: Coverage,
     /// The sender said goodbye, or an operator that it is gone for good; or its owner was stopped on purpose.
     gone: Option<Why>,
+    /// Other observers, by name, who confirmed this silence before `dead_after`.
+    confirmed_by: Option<Arc<str>>,
     /// Where the verdict of before an own pause is kept until a fresh window has gone by.
     frozen: Option<(Verdict, Time)>,
     /// What the peer said of itself.
@@ -303,6 +308,7 @@ impl Check {
             since: now,
             mark: Coverage::default(),
             gone: None,
+            confirmed_by: None,
             frozen: None,
             said: Said::default(),
         }
@@ -344,6 +350,7 @@ impl Check {
             detector.arrived(at, sent, unbroken);
         }
         self.mark = mark;
+        self.confirmed_by = None;
         self.passed(at);
     }
 
@@ -375,6 +382,7 @@ impl Check {
         if !weaker {
             self.gone = Some(why);
         }
+        self.confirmed_by = None;
         self.frozen = None;
         if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
             runs.clear();
@@ -514,6 +522,7 @@ impl Check {
     pub(super) fn restart_window(&mut self, now: Time, mark: Coverage) {
         self.since = now;
         self.mark = mark;
+        self.confirmed_by = None;
         if let Evidence::Active { runs, .. } | Evidence::Process { runs, .. } = &mut self.evidence {
             runs.clear();
         }
@@ -529,6 +538,7 @@ impl Check {
     pub(super) fn freeze(&mut self, verdict: Verdict, now: Time, mark: Coverage) {
         self.since = now;
         self.mark = mark;
+        self.confirmed_by = None;
         self.frozen = Some((verdict, now + self.fresh_window()));
     }
 
@@ -552,6 +562,44 @@ impl Check {
     /// Passed in a run begun (a message received) at `at` or later.
     pub(super) fn passed_since(&self, at: Time) -> bool {
         self.last_pass.is_some_and(|pass| pass >= at)
+    }
+
+    /// Since when there is no life: the last sign of it, or when the window began anew.
+    pub(super) fn silent_since(&self) -> Time {
+        self.last_pass.map_or(self.since, |pass| pass.max(self.since))
+    }
+
+    /// Silent, and covered by our echoes, or so says the peer's own node; and not only kept so over a pause of our
+    /// own. What others may be told.
+    pub(super) fn accuses(&self, light: Light<'_>) -> Option<Liveness> {
+        let verdict = self.verdict(light);
+        let bad = matches!(verdict.liveness, Liveness::Suspect | Liveness::Dead);
+        let told = matches!(verdict.why, Why::Silent | Why::Confirmed | Why::Claimed);
+        (bad && told && self.is_thawed(light.now)).then_some(verdict.liveness)
+    }
+
+    /// When it last was heard, if that is recent enough for it to live.
+    pub(super) fn hears(&self, light: Light<'_>) -> Option<Time> {
+        let verdict = self.verdict(light);
+        let lives = verdict.liveness == Liveness::Alive && verdict.why == Why::Passed;
+        self.last_pass.filter(|_| lives && self.is_thawed(light.now))
+    }
+
+    /// Suspect by covered silence, and nothing else: what votes may confirm.
+    pub(super) fn is_suspect_by_silence(&self, light: Light<'_>) -> bool {
+        let verdict = self.verdict(light);
+        let silent = verdict.liveness == Liveness::Suspect && verdict.why == Why::Silent;
+        silent && self.is_thawed(light.now)
+    }
+
+    /// Other observers confirm its silence.
+    pub(super) fn confirm(&mut self, by: Arc<str>) {
+        self.confirmed_by = Some(by);
+    }
+
+    fn is_thawed(&self, now: Time) -> bool {
+        self.frozen
+            .is_none_or(|(_, until)| now >= until || self.passed_since(self.since))
     }
 
     /// What follows from the evidence.
@@ -631,8 +679,7 @@ impl Check {
             };
         }
         let detector = self.said.detector(detector);
-        let base = self.last_pass.map_or(self.since, |pass| pass.max(self.since));
-        let age = light.now.since(base);
+        let age = light.now.since(self.silent_since());
         let fresh = self
             .last_pass
             .is_some_and(|pass| light.now.since(pass) < detector.suspect_after());
@@ -662,6 +709,9 @@ impl Check {
         }
         if age >= detector.dead_after() && (!bus || light.trust.covers(self.mark, detector.dead_after())) {
             return Verdict::bad(Liveness::Dead, cause, Why::Silent);
+        }
+        if self.confirmed_by.is_some() {
+            return Verdict::bad(Liveness::Dead, cause, Why::Confirmed);
         }
         Verdict::bad(Liveness::Suspect, cause, Why::Silent)
     }
@@ -773,7 +823,7 @@ impl Check {
         match &self.evidence {
             Evidence::Passive { detector, .. } if self.ever_passed && !self.said.promises_nothing() => {
                 let detector = self.said.detector(detector);
-                let base = self.last_pass.map_or(self.since, |pass| pass.max(self.since));
+                let base = self.silent_since();
                 consider(base + detector.suspect_after());
                 consider(base + detector.dead_after());
                 if let Some(pass) = self.last_pass {
@@ -820,6 +870,11 @@ impl Check {
                 age(now.since(self.last_pass.unwrap_or(self.since))),
                 self.learned()
             )),
+            Why::Confirmed => format!(
+                "silent for {}, to {} as well",
+                age(now.since(self.silent_since())),
+                self.confirmed_by.as_deref().unwrap_or("others")
+            ),
             Why::Said | Why::Leaving => self.said.against(),
             Why::Uncovered => "overdue, and our own echoes do not cover the silence yet".to_owned(),
             Why::Failing | Why::Stopped | Why::Unmeasured => self.run_detail(),

@@ -72,6 +72,7 @@ impl Engine {
             episode,
             remedy: &remedy,
             expectations: &self.expectations,
+            tally: &|| self.tally_of(id, &episode.against),
         };
         match guards::permit(&asked) {
             Ok(()) => self.grant(id, rung, &remedy, incarnation, false),

@@ -59,6 +59,7 @@ impl Engine {
 
     /// Judges `id` anew and sees to what follows.
     pub(super) fn judge(&mut self, id: PeerId) {
+        self.confirm_by_votes(id);
         let Some(judged) = self.judged(id) else { return };
         if judged.uncovered {
             self.uncovered.insert(id);
@@ -68,6 +69,7 @@ impl Engine {
         self.tell_liveness(id, &judged);
         self.tell_breaker(id);
         self.follow_episode(id, judged.liveness, judged.against);
+        self.follow_votes(id);
         self.arm(id);
     }
 
@@ -426,7 +428,8 @@ impl Engine {
             .as_ref()
             .and_then(Episode::next_change)
             .map(|at| at.max(soon));
-        let next = [checks, pause, episode, peer.pulse_until];
+        let votes = self.quorum.next_change(id, self.now);
+        let next = [checks, pause, episode, peer.pulse_until, votes];
         next.into_iter().flatten().filter(|at| *at > self.now).min()
     }
 

@@ -26,6 +26,7 @@ mod judge;
 mod ladder;
 mod operate;
 mod pace;
+mod quorum;
 mod report;
 mod restore;
 mod retired;
@@ -34,6 +35,7 @@ mod said;
 mod tests;
 mod timers;
 mod view;
+mod votes;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -46,6 +48,7 @@ use evidence::Expectation;
 use guards::GroupLedger;
 use peer::{Pause, Peer};
 use persist::Restored;
+use quorum::Quorum;
 use restore::Saving;
 use retired::Retired;
 use self_trust::{Changed, SelfTrust, TICK};
@@ -63,6 +66,7 @@ pub struct Engine {
 
     trust: SelfTrust,
     breaker: Breaker,
+    quorum: Quorum,
     expectations: Vec<Expectation>,
     peers: Vec<Peer>,
     timers: Timers,
@@ -100,6 +104,7 @@ impl Engine {
             seed,
             trust: SelfTrust::new(settings.interval, settings.bus_settle, now),
             breaker: Breaker::new(settings.breaker),
+            quorum: Quorum::new(&settings),
             expectations: vec![Expectation::default(); settings.expectations.len()],
             peers: settings.peers.iter().map(|peer| Peer::new(peer, now)).collect(),
             timers: Timers::new(settings.peers.len()),
@@ -201,6 +206,7 @@ impl Engine {
         while let Some(id) = self.timers.pop_due(now) {
             self.peer_due(id);
         }
+        self.speak_if_due();
         if self
             .node_pause
             .as_ref()
@@ -216,6 +222,7 @@ impl Engine {
             .next_turn()
             .min(self.own.next_due())
             .min(self.timers.next())
+            .min(self.quorum.speaks_at())
             .max(self.now + std::time::Duration::from_nanos(1))
     }
 
@@ -264,6 +271,7 @@ impl Engine {
         self.notice(None, What::Stalled { for_ms });
         let now = self.now;
         let mark = self.trust.mark(now);
+        self.quorum.withdraw_all();
         for id in self.ids() {
             for index in 0..self.settings.peers[id.0 as usize].checks.len() {
                 let check = CheckId {

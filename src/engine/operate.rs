@@ -7,6 +7,7 @@ use super::decision::What;
 use super::event::{OperatorRequest, PeerId};
 use super::evidence::{Why, age};
 use super::peer::{Ledger, Pause};
+use super::settings::{CheckKind, Source};
 
 impl Engine {
     pub(super) fn operator(&mut self, request: OperatorRequest, by: String) {
@@ -95,6 +96,15 @@ impl Engine {
         for check in &mut peer.checks {
             check.ever_passed = false;
             check.leave(Why::Forgotten);
+        }
+        for check in &self.settings.peers[id.0 as usize].checks {
+            if let CheckKind::Passive {
+                source: Source::Node(node),
+                ..
+            } = &check.kind
+            {
+                self.quorum.forget(node);
+            }
         }
         let detail = "no longer expected, until it is heard again".to_owned();
         self.notice(

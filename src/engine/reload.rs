@@ -165,6 +165,7 @@ impl Engine {
         }
         self.take_node_wide(&old, &reload);
         self.follow_routes(&adapted, &change);
+        self.quorum.reload(&self.settings);
         self.reloads = self.reloads.saturating_add(1);
         let node = node_wide(&old) != node_wide(&self.settings);
         let what = What::ConfigReloaded {

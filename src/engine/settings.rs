@@ -31,6 +31,8 @@ pub struct Settings {
     pub group_budget: GroupBudget,
     /// Mass silence: when it trips and how it ends.
     pub breaker: BreakerSettings,
+    /// The votes of other observers.
+    pub quorum: QuorumSettings,
     /// Names of the expectations, indexed by [`ExpectationId`]; empty where a reload left a gap.
     pub expectations: Vec<Arc<str>>,
     /// The peers, indexed by [`PeerId`]. Where a reload left a gap, [`PeerSettings::vacant`].
@@ -351,6 +353,18 @@ pub struct BreakerSettings {
     pub canary_after: Duration,
 }
 
+/// The votes of other observers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuorumSettings {
+    /// So many observers, this node among them, must agree before a remote peer is restarted; 2 ..= 32. Default 2.
+    pub k: u8,
+    /// So many may also shorten `dead_after`. Default true.
+    pub fast: bool,
+    /// A vote counts for so long after it was heard, and a node is heard for so long after its heartbeat; at least
+    /// twice the interval of heartbeats. Default 3 s.
+    pub lifetime: Duration,
+}
+
 /// One rung of a ladder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemedySettings {
@@ -505,6 +519,16 @@ impl Default for GroupBudget {
         Self {
             spacing: Duration::from_secs(10),
             down_percent: 5,
+        }
+    }
+}
+
+impl Default for QuorumSettings {
+    fn default() -> Self {
+        Self {
+            k: 2,
+            fast: true,
+            lifetime: Duration::from_secs(3),
         }
     }
 }

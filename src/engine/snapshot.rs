@@ -1,5 +1,6 @@
 //! What the engine shows: plain data, taken at one moment, for endpoints, tables and explanations.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::cause::Cause;
 use super::event::{Incarnation, PeerId, Role};
 use super::guards::Refusal;
 use super::peer::Liveness;
+pub use super::quorum::Void;
 use super::self_trust::BusState;
 use super::settings::{Decides, Plane, RemedyKind};
 use super::time::Time;
@@ -36,6 +38,8 @@ pub struct Snapshot {
     pub trust: TrustView,
     /// Mass silence, while it holds.
     pub mass_silence: Option<MassSilenceView>,
+    /// The other observers of the group.
+    pub quorum: QuorumView,
     /// How often the configuration was changed since the start.
     #[serde(default)]
     pub reloads: u64,
@@ -102,6 +106,36 @@ pub struct MassSilenceView {
     pub canary_at: Option<Time>,
 }
 
+/// The group as an observer, and what was counted of its votes since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumView {
+    /// So many observers must agree.
+    pub k: u8,
+    /// Nodes of the group that are heard now, this one among them.
+    pub live: usize,
+    /// Nodes of the group that are known: heard once, and neither gone with a goodbye nor forgotten.
+    pub known: usize,
+    /// Votes against a peer that were heard, each time.
+    pub heard: u64,
+    /// Those of them that counted for nothing, by the reason.
+    pub void: BTreeMap<Void, u64>,
+    /// Silences that votes confirmed before `dead_after`.
+    pub confirmed: u64,
+}
+
+/// How the group votes on a peer that this node suspects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VotesView {
+    /// Nodes that say the same as this one.
+    pub agree: Vec<Arc<str>>,
+    /// Nodes that have heard it since this one last did.
+    pub hear_it: Vec<Arc<str>>,
+    /// Nodes whose vote counts for nothing, and why.
+    pub void: BTreeMap<Arc<str>, Void>,
+    /// Nodes of the group that are heard now, and were after it fell silent; this one among them.
+    pub live: usize,
+}
+
 /// A pause in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseView {
@@ -151,6 +185,8 @@ pub struct PeerView {
     pub remedies: Vec<RemedyKind>,
     /// Its own pause.
     pub pause: Option<PauseView>,
+    /// How the group votes on it, while this node says that it is suspect or dead.
+    pub votes: Option<VotesView>,
     /// The open episode, or one given up.
     pub episode: Option<EpisodeView>,
     /// The pulse of `/healthz/{peer}`; `None` if it has no `healthz` remedy.

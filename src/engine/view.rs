@@ -34,6 +34,7 @@ impl Engine {
                     canary: canary.and_then(|id| self.name(id)),
                     canary_at: canary.is_none().then_some(canary_at),
                 }),
+            quorum: self.quorum_view(now),
             reloads: self.reloads,
             peers: self
                 .settings
@@ -102,6 +103,7 @@ impl Engine {
             checks,
             remedies: settings.remedies.iter().map(|remedy| remedy.kind).collect(),
             pause: peer.pause.as_ref().map(Pause::view),
+            votes: self.votes_view(id, now),
             episode: peer.episode.as_ref().map(|episode| EpisodeView {
                 id: episode.id,
                 since: episode.opened,

@@ -10,7 +10,9 @@ use crate::engine::guards::{GuardName, Refusal};
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
 use crate::engine::settings::{Decides, Plane, RemedyKind};
-use crate::engine::snapshot::{CheckView, EpisodePhase, EpisodeView, PauseView, PeerView, Snapshot};
+use crate::engine::snapshot::{
+    CheckView, EpisodePhase, EpisodeView, PauseView, PeerView, QuorumView, Snapshot, Void, VotesView,
+};
 use crate::engine::time::Time;
 use crate::telemetry::logs::printable;
 
@@ -193,6 +195,9 @@ fn write(
     if peer.checks.is_empty() {
         writeln!(out, "  none: nothing can be said of this peer")?;
     }
+    if let Some(votes) = &peer.votes {
+        write_votes(out, votes, &snapshot.quorum)?;
+    }
     if let Some(episode) = &peer.episode {
         write_episode(out, episode, peer, now)?;
     }
@@ -271,6 +276,40 @@ fn write_check(out: &mut String, check: &CheckView, now: Time) -> std::fmt::Resu
         write!(out, "; {}", judged(at, now))?;
     }
     writeln!(out)
+}
+
+fn write_votes(out: &mut String, votes: &VotesView, quorum: &QuorumView) -> std::fmt::Result {
+    let names = |of: &[Arc<str>]| {
+        of.iter()
+            .map(|name| printable(name).to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    writeln!(
+        out,
+        "\nvotes: {} say so, {} must; {} of the {} nodes of the group are heard since",
+        1 + votes.agree.len(),
+        quorum.k,
+        votes.live,
+        quorum.known
+    )?;
+    if !votes.agree.is_empty() {
+        writeln!(out, "  agree         {}", names(&votes.agree))?;
+    }
+    if !votes.hear_it.is_empty() {
+        writeln!(out, "  hear it       {}", names(&votes.hear_it))?;
+    }
+    for (node, why) in &votes.void {
+        let why = match why {
+            Void::Stale => "its heartbeats come late",
+            Void::Deaf => "it does not say that it hears this node",
+            Void::Incarnation => "it speaks of another life, or names none",
+            Void::OwnNode => "it is the peer's own node, whose word is its claim",
+            Void::Unwatched => "nothing here listens to what it speaks of",
+        };
+        writeln!(out, "  void          {}: {why}", printable(node))?;
+    }
+    Ok(())
 }
 
 fn write_episode(out: &mut String, episode: &EpisodeView, peer: &PeerView, now: Time) -> std::fmt::Result {

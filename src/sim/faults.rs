@@ -49,7 +49,7 @@ pub(super) enum End {
 type Injector = fn(&mut World);
 
 /// Their names, and how often each is drawn.
-const FAULTS: [(&str, usize, Injector); 26] = [
+const FAULTS: [(&str, usize, Injector); 27] = [
     ("process_crash", 12, World::crash_process),
     ("process_stop", 6, World::stop_process),
     ("process_stuck", 6, World::stick_process),
@@ -69,6 +69,7 @@ const FAULTS: [(&str, usize, Injector); 26] = [
     ("message_loss", 3, World::lose_messages),
     ("queue_overflow", 3, World::overflow),
     ("lying_bus", 4, World::lie),
+    ("channel_forgotten", 3, World::forget_channel),
     ("node_stopped", 7, World::stop_node),
     ("node_suspended", 3, World::suspend_node),
     ("node_crash", 5, World::crash_node),
@@ -376,8 +377,24 @@ impl World {
         }
     }
 
+    /// Some of those that listen to a process are deaf to it, and to nothing else, at the same time.
+    fn forget_channel(&mut self) {
+        let process = self.any_process();
+        let channel = self.scenario.processes[process].channel.clone();
+        for node in 0..self.nodes.len() {
+            if self.nodes[node].listens_to(&channel) && self.rng.chance(60) {
+                self.lie_to_node(node);
+                self.nodes[node].lie.forgets = Some(channel.clone());
+            }
+        }
+    }
+
     fn lie_to(&mut self) -> (usize, u64) {
         let node = self.any_node();
+        self.lie_to_node(node)
+    }
+
+    fn lie_to_node(&mut self, node: usize) -> (usize, u64) {
         let lasting = self.lasting(3_000, 60_000);
         let serial = self.serial();
         self.tell(format!("the bus lies to n{node} for {lasting:?}"));

@@ -2,15 +2,17 @@
 
 use std::time::Duration;
 
+use super::node::Node;
 use super::oracle::{Charge, UNTOLD};
 use super::process::State;
-use super::scenario::{Look, Target, Voice};
+use super::scenario::{Look, Target, Voice, Watched};
 use super::world::{MS, World};
+use crate::engine::cause::Cause;
 use crate::engine::decision::{Grant, Notice, What};
 use crate::engine::event::Incarnation;
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
-use crate::engine::settings::RemedyKind;
+use crate::engine::settings::{PeerSettings, RemedyKind};
 use crate::engine::snapshot::{PeerView, Snapshot};
 use crate::engine::time::Time;
 
@@ -20,6 +22,8 @@ const FRESH: Duration = Duration::from_secs(2);
 /// three steady ones after a suspension, up to 3.5 s of delay, a claim on top of all).
 const KNOWN_LOCALLY: Duration = Duration::from_secs(5);
 const KNOWN_BY_BUS: Duration = Duration::from_secs(15);
+/// A vote counts 3 s after it was heard, and is up to 3.5 s on its way, or waits for as long as a node sleeps unnoticed.
+const VOTE_LASTS: Duration = Duration::from_secs(8);
 /// No message of a silent sender is under way any more, nor fresh.
 const LONG_SILENT: Duration = Duration::from_secs(12);
 
@@ -27,15 +31,32 @@ impl World {
     pub(super) fn judge_notice(&mut self, node: usize, peer: Option<usize>, notice: &Notice) {
         let Some(peer) = peer else { return };
         let now = self.now;
+        if let What::Liveness { to, detail, .. } = &notice.what {
+            let of = &mut self.oracle.nodes[node].peers[peer];
+            let doubts = matches!(to, Liveness::Suspect | Liveness::Dead);
+            if of.doubts || doubts {
+                of.doubted = Some(now);
+            }
+            of.doubts = doubts;
+            if detail.ends_with(" as well") {
+                self.check_early(node, peer);
+            }
+        }
         match &notice.what {
             What::Liveness {
-                to: Liveness::Dead, ..
+                to: Liveness::Dead,
+                cause,
+                ..
             } => {
                 let of = &mut self.oracle.nodes[node];
                 let before = of.peers[peer].dead_at.unwrap_or(of.started);
                 // Never shorter than what the engine may take for its life.
                 of.peers[peer].lived = Some(now.since(before));
                 of.peers[peer].dead_at = Some(now);
+                if *cause == Some(Cause::PeerExited) {
+                    // It lived again, and what came has ended as well: the remedy is over.
+                    of.down.remove(&peer);
+                }
                 self.check_doubt(node, peer, "false_death");
             }
             What::Liveness {
@@ -294,14 +315,7 @@ impl World {
         if self.nodes[node].settings.dry_run {
             self.violate(node, "dry_run", format!("{} is healed", view.name));
         }
-        let settings = &self.nodes[node].settings.peers[peer];
-        if !settings.local && !settings.single_observer && kind != RemedyKind::Log {
-            self.violate(
-                node,
-                "quorum",
-                format!("{} is remote and needs two observers", view.name),
-            );
-        }
+        self.check_quorum(node, peer, kind, view);
         if kind == RemedyKind::Log {
             return;
         }
@@ -318,6 +332,72 @@ impl World {
         }
         if young && !exited {
             self.violate(node, "grace", format!("{} has only begun to live", view.name));
+        }
+    }
+
+    /// `quorum`: a remote peer is restarted only if others doubted it as well, a moment ago at the earliest.
+    fn check_quorum(&mut self, node: usize, peer: usize, kind: RemedyKind, view: &PeerView) {
+        let of = &self.nodes[node];
+        let settings = &of.settings.peers[peer];
+        if settings.local || settings.single_observer || kind == RemedyKind::Log {
+            return;
+        }
+        let target = of.watched[peer].target;
+        let lately = |at: Time| self.now < at + VOTE_LASTS;
+        // (Whose owner is not watched may be anywhere.)
+        let votes = |watched: &Watched, settings: &PeerSettings| {
+            watched.target == target && !(settings.local && watched.checks.contains(&Look::Process))
+        };
+        let doubts = |other: usize| {
+            let (of, record) = (&self.nodes[other], &self.oracle.nodes[other]);
+            let watched = of.watched.iter().zip(&of.settings.peers).zip(&record.peers);
+            let mut remote = watched.filter(|((watched, peer), _)| votes(watched, peer));
+            let runs = of.engine.is_some() || lately(of.changed);
+            runs && remote.any(|(_, record)| record.doubts || record.doubted.is_some_and(lately))
+        };
+        let others = (0..self.nodes.len()).filter(|other| *other != node && Target::Node(*other) != target);
+        let agree = 1 + others.filter(|other| doubts(*other)).count();
+        let k = usize::from(self.nodes[node].settings.quorum.k);
+        if agree < k {
+            let detail = format!("{} is remote: {agree} of {k} observers doubt it", view.name);
+            self.violate(node, "quorum", detail);
+        }
+    }
+
+    /// `early`: nobody who is healthy is confirmed dead by votes while a node without any trouble of its own hears it,
+    /// and hears those that vote.
+    fn check_early(&mut self, node: usize, peer: usize) {
+        let (healthy, since) = self.knowable(node, peer);
+        let clean = |of: &Node, now: Time| of.troubled + KNOWN_BY_BUS < now || of.troubled == Time::ZERO;
+        let us = &self.nodes[node];
+        let told = us.lie.only_forgets(self.now) && clean(us, self.now);
+        if !healthy || self.now.since(since) < KNOWN_BY_BUS || !told || self.troubled_lately() {
+            return;
+        }
+        let (target, look) = (us.watched[peer].target, us.watched[peer].checks[0]);
+        let hears = |other: usize| {
+            let of = &self.nodes[other];
+            let calm = of.changed + KNOWN_BY_BUS < self.now && of.healthy(self.now);
+            let truthful = of.lie.until == Time::ZERO || of.lie.until + KNOWN_BY_BUS < self.now;
+            let Some(engine) = of
+                .engine
+                .as_ref()
+                .filter(|_| calm && truthful && clean(of, self.now))
+            else {
+                return false;
+            };
+            let watched = of
+                .watched
+                .iter()
+                .position(|watched| watched.target == target && watched.checks == [look]);
+            let view = engine.snapshot(of.local(self.now));
+            let trusted = view.trust.bus == BusState::Trusted;
+            trusted && watched.is_some_and(|peer| view.peers[peer].liveness == Liveness::Alive)
+        };
+        if let Some(other) = (0..self.nodes.len()).find(|other| *other != node && hears(*other)) {
+            let name = self.nodes[node].settings.peers[peer].name.clone();
+            let detail = format!("{name} is healthy since {since}, and n{other} hears it");
+            self.violate(node, "early", detail);
         }
     }
 

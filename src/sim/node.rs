@@ -70,6 +70,14 @@ pub(super) struct Lie {
     pub(super) until: Time,
 }
 
+impl Lie {
+    /// Nothing but a channel that it forgot is wrong with what it hears, now and lately.
+    pub(super) fn only_forgets(&self, now: Time) -> bool {
+        let told_before = self.until == Time::ZERO || now > self.until + 20 * S;
+        told_before || (self.forgets.is_some() && self.loss == 0 && !self.reorders)
+    }
+}
+
 /// The last writes, the latest last, with their numbers.
 #[derive(Debug, Default)]
 pub(super) struct Store {

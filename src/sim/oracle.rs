@@ -99,6 +99,9 @@ pub(super) struct Pause {
 #[derive(Clone, Debug, Default)]
 pub(super) struct PeerRecord {
     pub(super) passed: Vec<bool>,
+    /// Held suspect or dead now; and when that last was so.
+    pub(super) doubts: bool,
+    pub(super) doubted: Option<Time>,
     pub(super) dead_at: Option<Time>,
     pub(super) lived: Option<Duration>,
     pub(super) charges: Vec<Charge>,
@@ -244,6 +247,9 @@ impl Oracle {
             of.peers[peer].used.pop();
         }
         for peer in &mut of.peers {
+            if std::mem::take(&mut peer.doubts) {
+                peer.doubted = Some(now);
+            }
             peer.dead_at = None;
             peer.lived = None;
             peer.current = None;

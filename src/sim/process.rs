@@ -7,7 +7,7 @@ use super::broker::{Parcel, Sender};
 use super::node::Arrival;
 use super::scenario::{OnOutage, Voice};
 use super::world::{Happening, S, World};
-use crate::engine::event::{Body, Event, Heartbeat, Incarnation, OwnerSeen};
+use crate::engine::event::{Ballot, Body, Event, Heartbeat, Incarnation, OwnerSeen};
 use crate::engine::time::Time;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,6 +234,7 @@ impl World {
             interval_ms: None,
             goodbye: false,
             peers: Vec::new(),
+            ballot: Ballot::default(),
         };
         let body = match plan.voice {
             Voice::Booted => {

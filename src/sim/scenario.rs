@@ -8,8 +8,8 @@ use crate::engine::cause::Cause;
 use crate::engine::event::ExpectationId;
 use crate::engine::settings::{
     BackoffSettings, Bounds, BreakerSettings, Budget, CheckKind, CheckSettings, ChenSettings, Decides,
-    DetectorSettings, FailAfter, GroupBudget, PeerSettings, PhiSettings, Plane, RemedyKind, RemedySettings,
-    Settings, Source,
+    DetectorSettings, FailAfter, GroupBudget, PeerSettings, PhiSettings, Plane, QuorumSettings, RemedyKind,
+    RemedySettings, Settings, Source,
 };
 
 pub(super) const GROUP: &str = "defib:g";
@@ -102,6 +102,7 @@ impl Scenario {
             .map(|node| draw_node(rng, node, count, settle, &processes))
             .collect();
         draw_detectors(&mut chooser, &mut nodes);
+        draw_quorums(&mut chooser, &mut nodes);
         Self {
             settle,
             role_every: if rng.chance(50) { S } else { 5 * S },
@@ -171,6 +172,7 @@ fn draw_node(
         group_channel: GROUP.into(),
         group_budget: GroupBudget::default(),
         breaker: BreakerSettings::default(),
+        quorum: QuorumSettings::default(),
         expectations: vec!["car".into()],
         peers,
     };
@@ -300,6 +302,15 @@ fn draw_detectors(rng: &mut Rng, nodes: &mut [NodePlan]) {
                 _ => *detector,
             };
         }
+    }
+}
+
+/// Most votes are fast; some groups ask for three.
+fn draw_quorums(rng: &mut Rng, nodes: &mut [NodePlan]) {
+    let k = if rng.chance(80) { 2 } else { 3 };
+    for node in nodes {
+        node.settings.quorum.k = k;
+        node.settings.quorum.fast = rng.chance(90);
     }
 }
 

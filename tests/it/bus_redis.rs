@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use defib::bus::{Backend, Bus, Command, Settings};
 use defib::cli::fault_proxy::{Direction, FaultProxy, Which};
-use defib::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
+use defib::engine::event::{Ballot, Body, Event, Heartbeat, Link, LinkStatus, Role};
 use defib::engine::time::{Clock, Time};
 use defib::redis_client::dial::Dial;
 use defib::redis_client::{Address, Endpoint, Probed, Redis};
@@ -208,6 +208,7 @@ fn beat(slot: u64) -> Heartbeat {
         interval_ms: Some(1000),
         goodbye: false,
         peers: Vec::new(),
+        ballot: Ballot::default(),
     }
 }
 

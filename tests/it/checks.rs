@@ -543,6 +543,7 @@ impl Running {
             group_channel: "c".into(),
             group_budget: GroupBudget::default(),
             breaker: BreakerSettings::default(),
+            quorum: engine::settings::QuorumSettings::default(),
             expectations: vec!["car".into()],
             peers: Vec::new(),
         };

@@ -16,7 +16,7 @@ use defib::docker::{Host, Identity, Selector};
 use defib::engine::event::PeerId;
 use defib::engine::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, ChenSettings, Decides, DetectorSettings, FailAfter,
-    GroupBudget, PhiSettings, Plane, RemedyKind, Source,
+    GroupBudget, PhiSettings, Plane, QuorumSettings, RemedyKind, Source,
 };
 use defib::http_client::Expect;
 use defib::redis_client::Address;
@@ -328,6 +328,7 @@ fn defaults_are_those_of_the_engine() {
     assert_eq!(engine.bus_settle, Duration::from_secs(60));
     assert_eq!(engine.group_budget, GroupBudget::default());
     assert_eq!(engine.breaker, BreakerSettings::default());
+    assert_eq!(engine.quorum, QuorumSettings::default());
     let peer = &engine.peers[0];
     assert_eq!(
         (peer.backoff, peer.budget),
@@ -804,7 +805,8 @@ healthz_hold = "5s"
 checks.process = { decides = "nothing" }
 remedies = [{ do = "healthz" }]
 [peer.b]
-checks.heartbeat = { channel = "x" }
+checks.heartbeat = { channel = "x", decides = "readiness" }
+checks.key = { type = "redis_key", key = "k" }
 remedies = [{ do = "exec", command = ["x"] }]
 [peer.c]
 owner = { pid = 1 }
@@ -818,9 +820,10 @@ remedies = [{ do = "log", for = ["peer_silent"] }]
             "http.listen (0.0.0.0:7337) is open to every machine that can reach this one; it shows status and metrics, and changes nothing",
             "[when.unused] is needed by no check",
             "checks listen to channels, but the embedded bus has no bus.listen: no other process can publish on it",
+            "peer b: its check `key` reads keys, and the embedded bus has none: it will say unknown. Set bus.url to a Redis, or its `redis`",
             "peer a: healthz_hold (5s) is less than a kubelet's default period × failureThreshold (30s): such a probe would not see the pulse",
             "peer a: its remedy `healthz` will never be used: none of its checks decides liveness",
-            "peer b: its remedy `exec` will never be used: it is known by the bus alone, votes of other nodes are not in this version, and single_observer is false",
+            "peer b: its remedy `exec` will never be used: other observers vote on heartbeats and messages, none of which decides whether this peer lives, and single_observer is false",
             "peer c: its remedy `log` will never be used: it is for peer_silent, which none of its checks can prove",
         ]
     );
@@ -940,6 +943,7 @@ Never:
 - is any remedy carried out while the bus is away, nor for 1m after it is back or this node has started
 - is a failed measurement taken for a death, or a peer restarted that never lived, unless its exit was seen
 - is every peer healed at once: more than max(2, 5 %) of the remote peers, or all of them, silent within 1m are held, and one is tried after 5m
+- is a remote peer restarted unless 2 observers agree and no node of the group hears it, but for one with `single_observer`
 - is a remedy applied to a later life of a peer than the one that was condemned
 ";
     assert_eq!(out, expected);

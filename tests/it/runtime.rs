@@ -15,7 +15,7 @@ use defib::engine::Engine;
 use defib::engine::decision::Grant;
 use defib::engine::event::{Event, ExpectationId, Link, LinkStatus, OperatorRequest, RemedyOutcome, Role};
 use defib::engine::persist::Restored;
-use defib::engine::settings::{BreakerSettings, GroupBudget, Settings};
+use defib::engine::settings::{BreakerSettings, GroupBudget, QuorumSettings, Settings};
 use defib::engine::snapshot::Snapshot;
 use defib::engine::time::{Clock, Time};
 use defib::http::View;
@@ -255,6 +255,7 @@ fn settings() -> Settings {
         group_channel: "defib:g".into(),
         group_budget: GroupBudget::default(),
         breaker: BreakerSettings::default(),
+        quorum: QuorumSettings::default(),
         expectations: Vec::new(),
         peers: Vec::new(),
     }

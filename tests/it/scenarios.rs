@@ -18,6 +18,7 @@ mod notify;
 mod operators;
 mod outage;
 mod sockets;
+mod votes;
 
 use crate::support::python::Python;
 use crate::support::redis_server;

@@ -23,6 +23,7 @@ use crate::engine::episode::Episode;
 use crate::engine::event::PeerId;
 use crate::engine::evidence::Expectation;
 use crate::engine::peer::{Pause, Peer};
+use crate::engine::quorum::Tally;
 use crate::engine::self_trust::SelfTrust;
 use crate::engine::settings::{PeerSettings, RemedySettings, Settings};
 use crate::engine::time::Time;
@@ -41,7 +42,7 @@ pub enum GuardName {
     BusSettle,
     /// Too many fell silent together.
     MassSilence,
-    /// Too few observers for a remote peer.
+    /// Too few observers agree about a remote peer.
     Quorum,
     /// An outside condition forbids it. (Not asked yet.)
     Blockers,
@@ -121,6 +122,8 @@ pub(super) struct Asked<'a> {
     pub(super) episode: &'a Episode,
     pub(super) remedy: &'a RemedySettings,
     pub(super) expectations: &'a [Expectation],
+    /// How others vote on what condemns it. Worked out when it is asked for: few are.
+    pub(super) tally: &'a dyn Fn() -> Tally,
 }
 
 impl Asked<'_> {

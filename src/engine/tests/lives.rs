@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{S, World, heartbeat_check, http_check, peer, process_check, process_peer, settings};
 use crate::engine::cause::Cause;
-use crate::engine::event::{Body, Event, Heartbeat, Incarnation, OperatorRequest, OwnerSeen, PeerId};
+use crate::engine::event::{Ballot, Body, Event, Heartbeat, Incarnation, OperatorRequest, OwnerSeen, PeerId};
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
 use crate::engine::persist::{Persisted, Restored};
@@ -90,6 +90,7 @@ fn a_forged_boot_does_not_make_the_true_one_a_straggler_for_ever() {
             interval_ms: Some(1_000),
             goodbye: false,
             peers: Vec::new(),
+            ballot: Ballot::default(),
         };
         world.feed(Event::Message {
             channel: "defib:g".into(),
@@ -160,6 +161,7 @@ fn one_replayed_beat_of_an_earlier_boot_does_not_silence_the_living_for_good() {
             interval_ms: Some(1_000),
             goodbye: false,
             peers: Vec::new(),
+            ballot: Ballot::default(),
         }),
     };
     for slot in 0..5 {

@@ -17,6 +17,7 @@ mod reports;
 mod self_trust;
 mod silence;
 mod trust;
+mod votes;
 mod words;
 
 use std::collections::VecDeque;
@@ -27,8 +28,8 @@ use super::Engine;
 use super::cause::Cause;
 use super::decision::{Decision, Grant, What};
 use super::event::{
-    Body, CheckId, Event, Heartbeat, Incarnation, Link, LinkStatus, Next, Observation, Outcome, OwnerSeen,
-    PeerId, RemedyOutcome, Report, Role, Word,
+    Ballot, Body, CheckId, Event, Heartbeat, Incarnation, Link, LinkStatus, Next, Observation, Outcome,
+    OwnerSeen, PeerId, RemedyOutcome, Report, Role, Word,
 };
 use super::guards::GuardName;
 use super::peer::Liveness;
@@ -36,7 +37,7 @@ use super::persist::{Persisted, Restored};
 use super::self_trust::BusState;
 use super::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter,
-    GroupBudget, PeerSettings, Plane, RemedyKind, RemedySettings, Settings, Source,
+    GroupBudget, PeerSettings, Plane, QuorumSettings, RemedyKind, RemedySettings, Settings, Source,
 };
 use super::snapshot::PeerView;
 use super::time::Time;
@@ -127,6 +128,7 @@ fn settings(peers: Vec<PeerSettings>) -> Settings {
             down_percent: 5,
         },
         breaker: BreakerSettings::default(),
+        quorum: QuorumSettings::default(),
         expectations: vec!["car".into()],
         peers,
     }
@@ -150,6 +152,7 @@ struct World {
     /// What an executor answers, at once.
     outcome: Option<RemedyOutcome>,
     replaced: Vec<(Time, Link)>,
+    published: Vec<(Time, Heartbeat)>,
     suspended: Duration,
 }
 
@@ -176,6 +179,7 @@ impl World {
                 detail: "done".into(),
             }),
             replaced: Vec::new(),
+            published: Vec::new(),
             suspended: Duration::ZERO,
         };
         world.links(true);
@@ -225,6 +229,9 @@ impl World {
 
     fn drain(&mut self) {
         while let Some(decision) = self.engine.poll_decision() {
+            if let Decision::Publish(beat) = &decision {
+                self.published.push((self.now, beat.clone()));
+            }
             match decision {
                 Decision::Publish(beat) if self.bus => {
                     let slot = beat.slot.unwrap();
@@ -340,6 +347,7 @@ impl World {
             interval_ms: None,
             goodbye: false,
             peers: Vec::new(),
+            ballot: Ballot::default(),
         };
         self.feed(Event::Message {
             channel: channel.into(),
@@ -439,6 +447,7 @@ fn node_beat(node: &str, boot: &str, slot: u64, goodbye: bool) -> Event {
             interval_ms: Some(1_000),
             goodbye,
             peers: Vec::new(),
+            ballot: Ballot::default(),
         }),
     }
 }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{MS, S, World, heartbeat_check, http_check, peer, process_check, process_peer, settings};
 use crate::engine::cause::Cause;
 use crate::engine::decision::What;
-use crate::engine::event::{Body, Event, Heartbeat, Incarnation, Link, LinkStatus, Outcome, PeerClaim, Role};
+use crate::engine::event::{
+    Ballot, Body, Event, Heartbeat, Incarnation, Link, LinkStatus, Outcome, PeerClaim, Role,
+};
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::{BusState, SelfTrust};
@@ -312,6 +314,7 @@ fn claims_alive(slot: u64) -> Event {
                 liveness: Liveness::Alive,
                 incarnation: Some(Incarnation("a".into())),
             }],
+            ballot: Ballot::default(),
         }),
     }
 }

@@ -18,7 +18,7 @@ use crate::engine::event::Link;
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
-use crate::engine::snapshot::{EpisodePhase, PeerView, Snapshot, TrustView};
+use crate::engine::snapshot::{EpisodePhase, PeerView, QuorumView, Snapshot, TrustView, Void};
 use crate::engine::time::Time;
 
 /// Metrics of `engine`.
@@ -40,6 +40,10 @@ pub struct EngineMetrics {
     stalled: prometheus::Counter,
     mass_silence: IntGauge,
     mass_silence_trips: IntCounter,
+    group_nodes: IntGaugeVec,
+    votes: IntCounter,
+    votes_void: IntCounterVec,
+    confirmed: IntCounter,
     liveness: IntGaugeVec,
     cause: IntGaugeVec,
     ready: IntGaugeVec,
@@ -159,6 +163,24 @@ impl EngineMetrics {
                 "defib_mass_silence_trips_total",
                 "Times that many peers fell silent together.",
             )?,
+            group_nodes: make.gauges(
+                "defib_group_nodes",
+                "Nodes of the group, this one among them: `live` are heard now, `known` were and did not leave.",
+                &["state"],
+            )?,
+            votes: make.counter(
+                "defib_votes_total",
+                "Votes against a peer that other nodes sent, each time one was heard.",
+            )?,
+            votes_void: make.counters(
+                "defib_votes_void_total",
+                "Those of them that counted for nothing.",
+                &["reason"],
+            )?,
+            confirmed: make.counter(
+                "defib_confirmed_by_votes_total",
+                "Silences that the votes of others confirmed before `dead_after`.",
+            )?,
             liveness: make.gauges(
                 "defib_peer_liveness",
                 "1 for the state that the peer is in.",
@@ -248,6 +270,9 @@ impl EngineMetrics {
     fn with_zeroes(self) -> Self {
         for guard in GuardName::ALL {
             self.refusals.with_label_values(&[guard.as_str()]);
+        }
+        for reason in Void::ALL {
+            self.votes_void.with_label_values(&[reason.as_str()]);
         }
         for link in Link::ALL {
             self.link_replaced.with_label_values(&[link.as_str()]);
@@ -348,6 +373,7 @@ impl EngineMetrics {
         self.paused
             .with_label_values(&["node", ""])
             .set(snapshot.pause.is_some().into());
+        self.observe_quorum(&snapshot.quorum);
         // A cause and an age may have gone since the last scrape.
         self.cause.reset();
         self.last_life.reset();
@@ -360,6 +386,20 @@ impl EngineMetrics {
             .filter(|peer| peer.episode.is_some())
             .count();
         self.episodes_open.set(i64::try_from(open).unwrap_or(i64::MAX));
+    }
+
+    fn observe_quorum(&self, quorum: &QuorumView) {
+        for (state, nodes) in [("live", quorum.live), ("known", quorum.known)] {
+            let nodes = i64::try_from(nodes).unwrap_or(i64::MAX);
+            self.group_nodes.with_label_values(&[state]).set(nodes);
+        }
+        self.votes.inc_by(quorum.heard.saturating_sub(self.votes.get()));
+        for (reason, count) in &quorum.void {
+            let void = self.votes_void.with_label_values(&[reason.as_str()]);
+            void.inc_by(count.saturating_sub(void.get()));
+        }
+        self.confirmed
+            .inc_by(quorum.confirmed.saturating_sub(self.confirmed.get()));
     }
 
     fn observe_peer(&self, peer: &PeerView, now: Time) {

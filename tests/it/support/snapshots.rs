@@ -8,11 +8,11 @@ use defib::engine::event::{Incarnation, PeerId, Role};
 use defib::engine::peer::Liveness;
 use defib::engine::self_trust::BusState;
 use defib::engine::settings::{
-    BackoffSettings, BreakerSettings, Budget, Decides, GroupBudget, PeerSettings, Plane, RemedyKind,
-    RemedySettings, Settings,
+    BackoffSettings, BreakerSettings, Budget, Decides, GroupBudget, PeerSettings, Plane, QuorumSettings,
+    RemedyKind, RemedySettings, Settings,
 };
 use defib::engine::snapshot::{
-    CheckView, EpisodePhase, EpisodeView, HealthzView, LinkView, PeerView, Snapshot, TrustView,
+    CheckView, EpisodePhase, EpisodeView, HealthzView, LinkView, PeerView, QuorumView, Snapshot, TrustView,
 };
 use defib::engine::time::Time;
 
@@ -51,6 +51,12 @@ pub(crate) fn snapshot(peers: Vec<PeerView>) -> Snapshot {
             stalls: 0,
         },
         mass_silence: None,
+        quorum: QuorumView {
+            k: 2,
+            live: 1,
+            known: 1,
+            ..QuorumView::default()
+        },
         reloads: 0,
         peers: (0u32..)
             .map(PeerId)
@@ -89,6 +95,7 @@ pub(crate) fn peer(name: &str) -> PeerView {
         }],
         remedies: Vec::new(),
         pause: None,
+        votes: None,
         episode: None,
         healthz: None,
         budget_left: 3,
@@ -151,6 +158,7 @@ pub(crate) fn settings(snapshot: &Snapshot) -> Settings {
         group_channel: "defib".into(),
         group_budget: GroupBudget::default(),
         breaker: BreakerSettings::default(),
+        quorum: QuorumSettings::default(),
         expectations: Vec::new(),
         peers: snapshot.peers.iter().map(peer_settings).collect(),
     }

@@ -1,0 +1,635 @@
+//! The other observers of the group: whom we hear, who hears us, and what they say of what is suspected.
+//!
+//! Here is what was said and what it is worth. What is done about it is `votes`' business, and the guard's. Votes make
+//! nothing dead that this node does not suspect itself, by silence that its own echoes cover.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::beats::{Heard, Sender};
+use super::event::{Ballot, CheckId, Heartbeat, Incarnation, PeerId, Vote};
+use super::peer::Liveness;
+use super::settings::{
+    CheckKind, CheckSettings, Decides, PeerSettings, Plane, QuorumSettings, Settings, Source,
+};
+use super::time::Time;
+
+/// Nodes that are remembered. Whoever can publish can invent names: past this, the one that has been silent for longest
+/// makes room, if it is not heard any more.
+const MAX_OBSERVERS: usize = 256;
+/// A node that fell silent without a goodbye is counted as one of the group for so long: a half that was cut off must
+/// not take itself for the whole.
+const REMEMBERED: Duration = Duration::from_secs(3_600);
+
+/// Why a vote counts for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Void {
+    /// In a heartbeat that was late, repeated, or of an earlier life of the voter.
+    Stale,
+    /// The voter does not say that it hears us.
+    Deaf,
+    /// About another life than the one that we judge, or none is named.
+    Incarnation,
+    /// The voter is the peer's own node, whose word is its claim.
+    OwnNode,
+    /// Nothing here listens to what it is about.
+    Unwatched,
+}
+
+impl Void {
+    /// Every reason.
+    pub const ALL: [Self; 5] = [
+        Self::Stale,
+        Self::Deaf,
+        Self::Incarnation,
+        Self::OwnNode,
+        Self::Unwatched,
+    ];
+
+    /// As written in labels and messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stale => "stale",
+            Self::Deaf => "deaf",
+            Self::Incarnation => "incarnation",
+            Self::OwnNode => "own_node",
+            Self::Unwatched => "unwatched",
+        }
+    }
+}
+
+impl fmt::Display for Void {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What was counted since the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    /// Votes against a peer that were heard, each time.
+    pub(super) heard: u64,
+    /// Those of them that counted for nothing.
+    pub(super) void: BTreeMap<Void, u64>,
+    /// Silences that votes confirmed before `dead_after`.
+    pub(super) confirmed: u64,
+}
+
+/// How the others vote on one peer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// They hold it suspect or dead, as we do.
+    pub(super) agree: BTreeSet<Arc<str>>,
+    /// They have heard it since we last did.
+    pub(super) hear_it: BTreeSet<Arc<str>>,
+    /// Their votes count for nothing.
+    pub(super) void: BTreeMap<Arc<str>, Void>,
+    /// Nodes of the group that are heard now and were since it fell silent, this one among them.
+    pub(super) live: usize,
+    /// Nodes of the group that were heard, and neither said goodbye nor were forgotten; this one among them.
+    pub(super) known: usize,
+}
+
+/// Why it is not agreed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// Somebody hears it.
+    Heard,
+    /// Too few agree.
+    Votes,
+    /// Those that we hear may be the smaller half of a group that was cut in two.
+    Majority,
+}
+
+impl Tally {
+    /// Whether this node and those that agree with it are enough.
+    pub(super) fn agreed(&self, k: u8) -> Result<(), Missing> {
+        if !self.hear_it.is_empty() {
+            return Err(Missing::Heard);
+        }
+        if 1 + self.agree.len() < usize::from(k) {
+            return Err(Missing::Votes);
+        }
+        if 2 * self.live <= self.known {
+            return Err(Missing::Majority);
+        }
+        Ok(())
+    }
+
+    pub(super) fn add(&mut self, other: Self) {
+        self.agree.extend(other.agree);
+        self.hear_it.extend(other.hear_it);
+        self.void.extend(other.void);
+    }
+}
+
+/// What a check listens to, by a name that is the same on every node.
+#[derive(Clone, Debug)]
+pub(super) struct Subject {
+    pub(super) about: Arc<str>,
+    /// The node whose own word about it is no vote.
+    node: Option<Arc<str>>,
+    /// This node may vote against it: not about an application whose owner it watches.
+    pub(super) accuses: bool,
+}
+
+/// Another node of the group, as an observer.
+#[derive(Clone, Debug, Default)]
+struct Observer {
+    sender: Sender,
+    boot: Option<Arc<str>>,
+    /// Its last fresh heartbeat: its slot, and when it came.
+    fresh: Option<(u64, Time)>,
+    hears_us: Option<Time>,
+    words: BTreeMap<Arc<str>, Word>,
+}
+
+#[derive(Clone, Debug)]
+struct Word {
+    liveness: Liveness,
+    life: Option<Incarnation>,
+    /// When the subject last gave it a sign of life, by our clock.
+    life_at: Time,
+    until: Time,
+}
+
+/// What somebody wants to know.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    until: Time,
+    /// When it last heard it itself.
+    life_at: Time,
+    /// We have said since that we hear it.
+    answered: bool,
+}
+
+/// The observers, their votes and ours.
+#[derive(Clone, Debug)]
+pub(super) struct Quorum {
+    pub(super) settings: QuorumSettings,
+    node: Arc<str>,
+    interval: Duration,
+    subjects: BTreeMap<CheckId, Subject>,
+    listeners: BTreeMap<Arc<str>, Vec<CheckId>>,
+    observers: BTreeMap<Arc<str>, Observer>,
+    /// Whom we vote against, and when that first went out.
+    own: BTreeMap<CheckId, Option<Time>>,
+    asked: BTreeMap<Arc<str>, Asked>,
+    /// There is something to say that cannot wait for the next heartbeat.
+    urgent: bool,
+    spoken: Option<Time>,
+    pub(super) counts: Counts,
+}
+
+impl Quorum {
+    pub(super) fn new(settings: &Settings) -> Self {
+        let mut subjects = BTreeMap::new();
+        let mut listeners: BTreeMap<Arc<str>, Vec<CheckId>> = BTreeMap::new();
+        for (peer, of) in settings.peers() {
+            for (index, check) in (0u16..).zip(&of.checks) {
+                if let Some(subject) = Subject::of(of, check) {
+                    let id = CheckId { peer, index };
+                    listeners.entry(Arc::clone(&subject.about)).or_default().push(id);
+                    subjects.insert(id, subject);
+                }
+            }
+        }
+        Self {
+            settings: settings.quorum,
+            node: Arc::clone(&settings.node),
+            interval: settings.interval,
+            subjects,
+            listeners,
+            observers: BTreeMap::new(),
+            own: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            urgent: false,
+            spoken: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The same observers under another configuration. Whom we suspected by a check that listens to the same as before, we
+    /// suspect.
+    pub(super) fn reload(&mut self, settings: &Settings) {
+        let new = Self::new(settings);
+        self.settings = new.settings;
+        let old = std::mem::replace(&mut self.subjects, new.subjects);
+        self.listeners = new.listeners;
+        let about = |of: &BTreeMap<CheckId, Subject>, check: &CheckId| {
+            of.get(check).map(|subject| Arc::clone(&subject.about))
+        };
+        self.own
+            .retain(|check, _| about(&self.subjects, check) == about(&old, check));
+    }
+
+    /// What two nodes hear at the same moment they do not date to the same moment.
+    fn slack(&self) -> Duration {
+        self.interval / 2
+    }
+
+    /// How long others have to contradict, once they were told whom we suspect.
+    pub(super) fn objection(&self) -> Duration {
+        self.interval / 2
+    }
+
+    pub(super) fn subjects_of(&self, peer: PeerId) -> impl Iterator<Item = (CheckId, &Subject)> {
+        let place = |index| CheckId { peer, index };
+        self.subjects
+            .range(place(0)..=place(u16::MAX))
+            .map(|(id, subject)| (*id, subject))
+    }
+
+    pub(super) fn listeners(&self, about: &str) -> &[CheckId] {
+        self.listeners.get(about).map_or(&[], Vec::as_slice)
+    }
+
+    /// Opens or ends our own vote against it.
+    pub(super) fn vote(&mut self, check: CheckId, against: bool) {
+        if !against {
+            self.own.remove(&check);
+        } else if let Entry::Vacant(place) = self.own.entry(check) {
+            place.insert(None);
+            self.urgent = true;
+        }
+    }
+
+    /// We vote against it.
+    pub(super) fn votes_on(&self, check: CheckId) -> bool {
+        self.own.contains_key(&check)
+    }
+
+    /// We vote against somebody.
+    pub(super) fn votes(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// What we held against others was of before a pause of our own.
+    pub(super) fn withdraw_all(&mut self) {
+        self.own.clear();
+    }
+
+    /// When our vote against it went out, if there is one and it did.
+    pub(super) fn voted(&self, check: CheckId) -> Option<Time> {
+        self.own.get(&check).copied().flatten()
+    }
+
+    /// When a vote of this peer's may first be looked at, if that is still to come.
+    pub(super) fn next_change(&self, peer: PeerId, now: Time) -> Option<Time> {
+        let votes = self.subjects_of(peer).filter_map(|(check, _)| self.voted(check));
+        votes
+            .map(|sent| sent + self.objection())
+            .filter(|at| *at > now)
+            .min()
+    }
+
+    pub(super) fn speak_soon(&mut self) {
+        self.urgent = true;
+    }
+
+    /// When a heartbeat out of turn is due, if one is.
+    pub(super) fn speaks_at(&self) -> Time {
+        match self.spoken {
+            _ if !self.urgent => Time::MAX,
+            None => Time::ZERO,
+            Some(spoken) => spoken + self.interval / 4,
+        }
+    }
+
+    /// A heartbeat goes out, or cannot.
+    pub(super) fn spoke(&mut self, now: Time) {
+        self.urgent = false;
+        self.spoken = Some(now);
+    }
+
+    /// Our votes go out.
+    pub(super) fn sent(&mut self, checks: &[CheckId], now: Time) {
+        for check in checks {
+            if let Some(sent) = self.own.get_mut(check) {
+                sent.get_or_insert(now);
+            }
+        }
+    }
+
+    pub(super) fn own(&self) -> impl Iterator<Item = CheckId> {
+        self.own.keys().copied()
+    }
+
+    pub(super) fn subject(&self, check: CheckId) -> Option<&Subject> {
+        self.subjects.get(&check)
+    }
+
+    /// What others want to know of, and when the first of them last heard it.
+    pub(super) fn asked(&mut self, now: Time) -> Vec<(Arc<str>, Time)> {
+        self.asked.retain(|_, asked| now < asked.until);
+        let asked = self.asked.iter();
+        asked
+            .map(|(about, asked)| (Arc::clone(about), asked.life_at))
+            .collect()
+    }
+
+    /// The same of what `check` listens to, if we have not said yet that we hear it.
+    pub(super) fn unanswered(&self, check: CheckId, now: Time) -> Option<Time> {
+        if self.asked.is_empty() {
+            return None;
+        }
+        let asked = self.asked.get(&self.subjects.get(&check)?.about)?;
+        (now < asked.until && !asked.answered).then_some(asked.life_at)
+    }
+
+    /// We say that we hear it.
+    pub(super) fn answered(&mut self, about: &str) {
+        if let Some(asked) = self.asked.get_mut(about) {
+            asked.answered = true;
+        }
+    }
+
+    /// A life of ours at `life_at` is news to somebody who last heard it at `theirs`.
+    pub(super) fn is_news(&self, life_at: Time, theirs: Time) -> bool {
+        life_at > theirs + self.slack()
+    }
+
+    /// Names of nodes that we hear; with more than a ballot holds, others at each slot.
+    pub(super) fn hears(&self, slot: u64, now: Time) -> Vec<Arc<str>> {
+        let heard = || self.observers.iter().filter(|(_, of)| self.is_live(of, now));
+        let count = heard().count();
+        let turns = count.div_ceil(Ballot::MAX_HEARS).max(1);
+        let turn = usize::try_from(slot).unwrap_or(0) % turns;
+        heard()
+            .skip(turn * Ballot::MAX_HEARS)
+            .take(Ballot::MAX_HEARS)
+            .map(|(name, _)| Arc::clone(name))
+            .collect()
+    }
+
+    /// It left for good, as its goodbye or an operator says.
+    pub(super) fn forget(&mut self, node: &str) {
+        self.observers.remove(node);
+    }
+
+    /// Takes in another node's heartbeat. Returns those of our checks that it votes on. `life` is the one that we judge;
+    /// `own` our boot.
+    pub(super) fn hear<'a>(
+        &mut self,
+        beat: &Heartbeat,
+        own: &str,
+        now: Time,
+        life: impl Fn(CheckId) -> Option<&'a Incarnation>,
+    ) -> Vec<CheckId> {
+        let (Some(name), Some(boot), Some(slot), Some(_)) =
+            (&beat.node, &beat.boot, beat.slot, beat.interval_ms)
+        else {
+            return Vec::new();
+        };
+        if !self.make_room(name, now) {
+            return Vec::new();
+        }
+        let observer = self.observers.entry(Arc::clone(name)).or_default();
+        match observer.sender.hear(beat, own, now) {
+            Heard::Life(_) if beat.goodbye => {
+                self.observers.remove(name);
+                return Vec::new();
+            }
+            Heard::Life(_) => {
+                if observer.boot.as_ref() != Some(boot) {
+                    *observer = Observer {
+                        sender: std::mem::take(&mut observer.sender),
+                        boot: Some(Arc::clone(boot)),
+                        ..Observer::default()
+                    };
+                }
+                observer.fresh = Some((slot, now));
+            }
+            Heard::Stale if observer.repeats(boot, slot, now, self.settings.lifetime) => {}
+            Heard::Stale => {
+                let votes = beat.ballot.votes.iter().filter(|vote| accuses(vote)).count() as u64;
+                self.counts.heard += votes;
+                if votes > 0 {
+                    *self.counts.void.entry(Void::Stale).or_default() += votes;
+                }
+                return Vec::new();
+            }
+        }
+        self.take_ballot(name, &beat.ballot, now, life)
+    }
+
+    fn take_ballot<'a>(
+        &mut self,
+        name: &Arc<str>,
+        ballot: &Ballot,
+        now: Time,
+        life: impl Fn(CheckId) -> Option<&'a Incarnation>,
+    ) -> Vec<CheckId> {
+        let Some(observer) = self.observers.get_mut(name) else {
+            return Vec::new();
+        };
+        if ballot.hears.contains(&self.node) {
+            observer.hears_us = Some(now);
+        }
+        if ballot.votes.len() < Ballot::MAX_VOTES {
+            observer.words.clear();
+        }
+        let mut concerned = Vec::new();
+        for vote in ballot.votes.iter().take(Ballot::MAX_VOTES) {
+            let against = accuses(vote);
+            self.counts.heard += u64::from(against);
+            let Some(checks) = self.listeners.get(&vote.about) else {
+                if against {
+                    *self.counts.void.entry(Void::Unwatched).or_default() += 1;
+                }
+                continue;
+            };
+            let life_at = now - Duration::from_millis(vote.silent_ms);
+            let word = Word {
+                liveness: vote.liveness,
+                life: vote.incarnation.clone(),
+                life_at,
+                until: now + self.settings.lifetime,
+            };
+            for check in checks {
+                let worth = self.observers.get(name).zip(self.subjects.get(check));
+                let void = worth.and_then(|(of, subject)| {
+                    of.void(&word, name, subject, life(*check), now, self.settings.lifetime)
+                });
+                if let Some(void) = void.filter(|_| against) {
+                    *self.counts.void.entry(void).or_default() += 1;
+                }
+                concerned.push(*check);
+            }
+            if against {
+                self.ask(&vote.about, life_at, now);
+            }
+            if let Some(observer) = self.observers.get_mut(name) {
+                observer.words.insert(Arc::clone(&vote.about), word);
+            }
+        }
+        concerned
+    }
+
+    /// Somebody wants to know of it.
+    fn ask(&mut self, about: &Arc<str>, life_at: Time, now: Time) {
+        let until = now + self.settings.lifetime;
+        let new = Asked {
+            until,
+            life_at,
+            answered: false,
+        };
+        let asked = self.asked.entry(Arc::clone(about)).or_insert(new);
+        if now >= asked.until {
+            *asked = new;
+        }
+        asked.until = until;
+        asked.life_at = asked.life_at.min(life_at);
+    }
+
+    fn make_room(&mut self, name: &str, now: Time) -> bool {
+        if self.observers.len() < MAX_OBSERVERS || self.observers.contains_key(name) {
+            return true;
+        }
+        let quietest = self
+            .observers
+            .iter()
+            .min_by_key(|(_, of)| of.fresh.map(|(_, at)| at));
+        match quietest {
+            Some((quietest, of)) if !self.is_live(of, now) => {
+                let quietest = Arc::clone(quietest);
+                self.observers.remove(&quietest);
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    fn is_live(&self, of: &Observer, now: Time) -> bool {
+        of.heard_within(now, self.settings.lifetime)
+    }
+
+    /// Nodes of the group: heard now, and after `since`; and known. `expected` are those that the configuration names and
+    /// that were heard once, perhaps by an earlier run of this node.
+    pub(super) fn members(
+        &self,
+        expected: impl Iterator<Item = Arc<str>>,
+        since: Option<Time>,
+        now: Time,
+    ) -> (usize, usize) {
+        // Who fell silent together with the peer may be beyond the same cut, and is still fresh when we suspect it.
+        let after = since.map_or(Time::ZERO, |since| since + self.interval);
+        let heard = |of: &&Observer| self.is_live(of, now) && of.fresh.is_some_and(|(_, at)| at >= after);
+        let live = self.observers.values().filter(heard).count();
+        let remembered = self.observers.iter();
+        let known: BTreeSet<Arc<str>> = remembered
+            .filter(|(_, of)| of.heard_within(now, REMEMBERED))
+            .map(|(name, _)| Arc::clone(name))
+            .chain(expected)
+            .collect();
+        (1 + live, 1 + known.len())
+    }
+
+    /// How the others vote on what `check` listens to. `life` is the one that we judge, `life_at` its last sign of life
+    /// here.
+    pub(super) fn tally(
+        &self,
+        check: CheckId,
+        life: Option<&Incarnation>,
+        life_at: Time,
+        now: Time,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        let Some(subject) = self.subjects.get(&check) else {
+            return tally;
+        };
+        for (name, of) in &self.observers {
+            let word = of.words.get(&subject.about).filter(|word| now < word.until);
+            let Some(word) = word else { continue };
+            if word.liveness == Liveness::Alive {
+                if self.is_news(word.life_at, life_at) {
+                    tally.hear_it.insert(Arc::clone(name));
+                }
+                continue;
+            }
+            match of.void(word, name, subject, life, now, self.settings.lifetime) {
+                None => {
+                    tally.agree.insert(Arc::clone(name));
+                }
+                Some(void) => {
+                    tally.void.insert(Arc::clone(name), void);
+                }
+            }
+        }
+        tally
+    }
+}
+
+impl Observer {
+    fn heard_within(&self, now: Time, lifetime: Duration) -> bool {
+        self.fresh.is_some_and(|(_, at)| now.since(at) < lifetime)
+    }
+
+    /// Said out of turn: in the slot of its last fresh heartbeat.
+    fn repeats(&self, boot: &Arc<str>, slot: u64, now: Time, lifetime: Duration) -> bool {
+        self.boot.as_ref() == Some(boot)
+            && self
+                .fresh
+                .is_some_and(|(last, at)| last == slot && now.since(at) < lifetime)
+    }
+
+    /// Why this vote against `subject` counts for nothing, if it does.
+    fn void(
+        &self,
+        word: &Word,
+        name: &Arc<str>,
+        subject: &Subject,
+        life: Option<&Incarnation>,
+        now: Time,
+        lifetime: Duration,
+    ) -> Option<Void> {
+        if subject.node.as_ref() == Some(name) {
+            return Some(Void::OwnNode);
+        }
+        if word.life.is_none() || word.life.as_ref() != life {
+            return Some(Void::Incarnation);
+        }
+        let hears_us = self.hears_us.is_some_and(|at| now.since(at) < lifetime);
+        if !hears_us || !self.heard_within(now, lifetime) {
+            return Some(Void::Deaf);
+        }
+        None
+    }
+}
+
+impl Subject {
+    /// What of a peer others can vote on: what comes over the bus, and decides whether it lives.
+    fn of(peer: &PeerSettings, check: &CheckSettings) -> Option<Self> {
+        let CheckKind::Passive { source, .. } = &check.kind else {
+            return None;
+        };
+        if check.plane != Plane::Bus || check.decides != Decides::Liveness {
+            return None;
+        }
+        let (about, node) = match source {
+            Source::Channels(channels) => (format!("channel:{}", channels.join(",")), None),
+            Source::Node(node) => (format!("node:{node}"), Some(node)),
+            Source::Claim { node, peer } => (format!("claim:{node}/{peer}"), Some(node)),
+            Source::Reported { .. } => return None,
+        };
+        let owned = peer
+            .checks
+            .iter()
+            .any(|check| matches!(check.kind, CheckKind::Process { .. }));
+        Some(Self {
+            about: about.into(),
+            node: node.cloned(),
+            accuses: !owned,
+        })
+    }
+}
+
+fn accuses(vote: &Vote) -> bool {
+    matches!(vote.liveness, Liveness::Suspect | Liveness::Dead)
+}
