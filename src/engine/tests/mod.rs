@@ -4,6 +4,7 @@
 mod detectors;
 mod doubts;
 mod episodes;
+mod evidence;
 mod guards;
 mod healing;
 mod ladder;
