@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::{MS, S, World, heartbeat_check, http_check, peer, settings};
+use super::{MS, S, World, heartbeat_check, http_check, peer, process_peer, settings};
 use crate::engine::breaker::{Breaker, Flip};
 use crate::engine::event::{Event, ExpectationId, Outcome, PeerId};
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Ledger;
-use crate::engine::settings::{BreakerSettings, RemedyKind};
+use crate::engine::settings::{BreakerSettings, Budget, RemedyKind};
 use crate::engine::time::Time;
 
 fn at(secs: u64) -> Time {
@@ -33,6 +33,26 @@ fn a_restart_counts_until_its_time_and_no_longer() {
     assert_eq!(ledger.left(at(0)), [10 * S, 20 * S]);
     ledger.expire(at(10));
     assert_eq!(ledger.left(at(0)), [20 * S], "what is over takes no room");
+}
+
+#[test]
+fn another_window_holds_for_what_was_before_it_and_spent_is_spent() {
+    let mut ledger = Ledger::default();
+    ledger.charge(at(700));
+    ledger.rewindow(600 * S, 60 * S);
+    assert_eq!(ledger.left(at(100)), [60 * S]);
+    ledger.rewindow(60 * S, 600 * S);
+    assert_eq!(ledger.left(at(100)), [600 * S]);
+
+    let budget = Budget {
+        count: 3,
+        window: 60 * S,
+    };
+    let mut ledger = Ledger::default();
+    ledger.spend(budget, at(10), at(70));
+    assert_eq!(ledger.spent(at(0)), 0, "over already");
+    ledger.spend(budget, at(11), at(70));
+    assert_eq!((ledger.spent(at(70)), ledger.spent(at(71))), (3, 0));
 }
 
 #[test]
@@ -105,6 +125,32 @@ fn what_fell_silent_a_whole_window_ago_is_still_of_the_same_moment() {
         breaker.tripped(),
         Some((at(61), members, Some(PeerId(1)), at(361)))
     );
+}
+
+#[test]
+fn after_an_own_pause_nothing_is_done_before_two_intervals_have_gone_by() {
+    let mut world = World::settled(process_peer());
+    assert!(!world.view(0).ever_alive);
+    world.running(0, "a");
+    world.looks(0, 0, 3);
+    let view = world.view(0);
+    assert!(view.ever_alive);
+    assert_eq!(view.last_life, Some(world.now));
+    world.now = world.now + 5 * S;
+    world.feed(Event::Tick {
+        suspended: Duration::ZERO,
+    });
+    let stalled = world.now;
+    world.exits(0, "a");
+    let refusal = world.view(0).episode.unwrap().refusal.unwrap();
+    assert_eq!(
+        (refusal.guard, refusal.until),
+        (GuardName::SelfTrust, Some(stalled + 2 * S))
+    );
+    world.run(2 * S - MS);
+    assert!(world.grants.is_empty());
+    world.run(S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
 }
 
 #[test]

@@ -258,6 +258,20 @@ fn the_loss_of_one_link_that_nobody_asked_for_is_settled() {
 }
 
 #[test]
+fn another_settling_time_holds_for_the_next_outage() {
+    let mut bus = Bus::new();
+    bus.heartbeat(10 * MS);
+    let until = bus.trust.settling_until();
+    bus.trust.configure(5 * S);
+    assert_eq!(bus.trust.settling_until(), until);
+    bus.link(Link::Sub, down("reset by peer"));
+    bus.link(Link::Sub, up(Role::Master));
+    let again = bus.now;
+    bus.heartbeat(10 * MS);
+    assert_eq!(bus.trust.settling_until(), Some(again + 10 * MS + 5 * S));
+}
+
+#[test]
 fn what_is_lost_while_it_settles_is_settled_anew() {
     let mut bus = Bus::new();
     bus.heartbeat(10 * MS);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::config;
 use crate::support::application::Application;
-use crate::support::docker::{Container, Engine, Gate, IDLE, Mode, docker, lives_anew};
+use crate::support::docker::{Acts, Container, Engine, Gate, IDLE, Mode, docker, lives_anew};
 use crate::support::node::Node;
 use crate::support::python::Python;
 use crate::support::until;
@@ -351,6 +351,118 @@ fn s38_a_socket_that_fails_in_any_way_is_unknown_and_told_and_comes_back() {
         false
     });
     events.of("app", "recovered");
+}
+
+/// A container with a health check that fails once `/tmp/ok` is gone, seen and healed through a gate.
+fn ill_behind(gate: &Gate, engine: &Engine, script: &str, rest: &str) -> (Container, Node) {
+    let health = ["--health-cmd", "test -e /tmp/ok", "--health-interval", "200ms"];
+    let container = engine.run(
+        "app",
+        &[&health[..], &["--health-retries", "1"]].concat(),
+        &format!("touch /tmp/ok; {script}"),
+    );
+    let table = format!("[docker]\nhost = \"{}\"\ntimeout = \"2s\"\n", gate.host());
+    let checks = "checks.docker = { interval = \"200ms\", fail_after = \"1 of 1\" }\n";
+    let peers = format!("{table}{}", app(&container, &format!("{checks}{rest}")));
+    let node = Node::run(&config("embedded", &peers));
+    node.sees("it is healthy", |snapshot| {
+        let mut checks = snapshot.peers[0].checks.iter();
+        checks.any(|check| &*check.name == "docker" && check.verdict == Liveness::Alive)
+    });
+    (container, node)
+}
+
+#[test]
+fn s33_a_container_that_was_replaced_between_the_decision_and_the_act_is_not_touched() {
+    let Some(engine) = Engine::start() else { return };
+    let gate = Gate::start();
+    let (container, node) = ill_behind(&gate, &engine, IDLE, RESTART);
+    let events = node.events();
+    gate.acts(Acts::Wait);
+    container.exec(&["rm", "/tmp/ok"]);
+    events.of("app", "granted");
+    // It was decided, and a deploy comes first.
+    docker(&["rm", "-f", &container.0]);
+    let replaced = engine.idle("app", &[]);
+    let life = replaced.started_at();
+    gate.acts(Acts::Pass);
+    let acted = events.of("app", "acted");
+    assert_eq!(acted["outcome"], "fenced", "{acted}");
+    node.sees("the new one is alive", |snapshot| {
+        let peer = &snapshot.peers[0];
+        let known = peer.incarnation.as_ref();
+        peer.liveness == Liveness::Alive && known.is_some_and(|known| known.0.ends_with(&life))
+    });
+    assert!(replaced.is_running());
+    assert_eq!(replaced.started_at(), life, "nobody restarted it");
+}
+
+#[test]
+fn s38_a_restart_that_docker_breaks_off_harms_nobody_and_is_tried_again() {
+    let Some(engine) = Engine::start() else { return };
+    let gate = Gate::start();
+    let rest = "remedies = [{ do = \"docker\", verify_within = \"1s\" }]";
+    let (container, node) = ill_behind(&gate, &engine, IDLE, rest);
+    let events = node.events();
+    let life = container.started_at();
+    gate.acts(Acts::Broken);
+    container.exec(&["rm", "/tmp/ok"]);
+    let acted = events.of("app", "acted");
+    assert_eq!(acted["outcome"], "failed", "{acted}");
+    assert!(acted["detail"].as_str().unwrap().contains("(500)"), "{acted}");
+    for path in ["/livez", "/healthz/app", "/readyz/app", "/readyz"] {
+        assert_eq!(node.code(path), 200, "{path}");
+    }
+    assert_eq!(container.started_at(), life);
+    gate.acts(Acts::Pass);
+    let again = events.one("the same rung does it", |notice| {
+        notice["event"] == "acted" && notice["outcome"] == "acted"
+    });
+    assert_eq!(again["kind"], "docker", "{again}");
+    assert_ne!(container.started_at(), life);
+    events.of("app", "recovered");
+}
+
+#[test]
+fn s38_a_restart_that_hangs_holds_nobody_up() {
+    let Some(engine) = Engine::start() else { return };
+    let gate = Gate::start();
+    let (container, node) = ill_behind(&gate, &engine, IDLE, RESTART);
+    let events = node.events();
+    let life = container.started_at();
+    gate.acts(Acts::Hang);
+    container.exec(&["rm", "/tmp/ok"]);
+    events.of("app", "granted");
+    // The node goes on: its checks, its probes, and what it says of it.
+    let runs = "defib_check_runs_total{kind=\"docker\",outcome=\"fail\"}";
+    let before = node.count(runs);
+    until("the health check is still looked at", || {
+        node.count(runs) > before + 3
+    });
+    for path in ["/livez", "/healthz/app", "/readyz/app", "/readyz"] {
+        assert_eq!(node.code(path), 200, "{path}");
+    }
+    assert_eq!(node.tool(&["explain", "app"]).0, Some(0));
+    assert_eq!(container.started_at(), life);
+    assert!(events.named("acted").is_empty(), "{:#?}", events.all());
+}
+
+#[test]
+fn s38_a_stop_may_take_longer_than_any_other_answer() {
+    let Some(engine) = Engine::start() else { return };
+    let gate = Gate::start();
+    // Deaf to SIGTERM: Docker kills it after 4 s; `docker.timeout` is 2 s.
+    let deaf = "trap '' TERM; while :; do sleep 1; done";
+    let rest = "remedies = [{ do = \"docker\", stop_timeout = \"4s\", verify_within = \"20s\" }]";
+    let (container, node) = ill_behind(&gate, &engine, deaf, rest);
+    let events = node.events();
+    let life = container.started_at();
+    container.exec(&["rm", "/tmp/ok"]);
+    let acted = events.of("app", "acted");
+    assert_eq!(acted["outcome"], "acted", "{acted}");
+    assert_ne!(container.started_at(), life);
+    events.of("app", "recovered");
+    assert_eq!(node.peer("app").remedies_granted, 1);
 }
 
 /// Ten exits that were witnessed are no silence, which would be held; they are serialised by the group's budget.

@@ -16,6 +16,7 @@ use crate::support::netns::{self, FIRST, Namespace};
 use crate::support::node::Node;
 use crate::support::python::Python;
 use crate::support::redis_server::{RedisServer, there};
+use crate::support::stack::of_project;
 use crate::support::until;
 
 const NODES: usize = 6;
@@ -167,6 +168,29 @@ fn assert_reconnects_are_jittered(server: &RedisServer) {
         "they do not try: {ticks:?}"
     );
     assert!(most < 2 * NODES, "all at once: {ticks:?}");
+}
+
+/// The drill of docs/measurements.md in small: real nodes that watch each other, with remedies that would act, and do
+/// act in the end on what is really gone.
+#[test]
+fn s08_a_drill_with_twenty_nodes_harms_nobody() {
+    let python = Command::new("python3").arg("--version").output().is_ok();
+    if !there() || !available("python3", python) {
+        return;
+    }
+    let drill = Command::new("python3")
+        .arg(of_project("scripts/measure-outage.py"))
+        .env("DEFIB", env!("CARGO_BIN_EXE_defib"))
+        .envs([
+            ("NODES", "20"),
+            ("SETTLE", "5"),
+            ("DRILLS", "stop:1 kill:0 demote:5"),
+        ])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = [drill.stdout, drill.stderr].concat();
+    assert!(drill.status.success(), "{}", String::from_utf8_lossy(&said));
 }
 
 /// A redis-server in a namespace, which is also reached over its socket, from everywhere.

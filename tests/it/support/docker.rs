@@ -201,6 +201,7 @@ fn remove_left_behind() {
 pub(crate) struct Gate {
     pub(crate) socket: PathBuf,
     mode: Arc<AtomicU8>,
+    acts: Arc<AtomicU8>,
     open: Arc<Mutex<Vec<UnixStream>>>,
     _dir: tempfile::TempDir,
 }
@@ -216,6 +217,18 @@ pub(crate) enum Mode {
     Broken,
 }
 
+/// What becomes of a remedy's own requests, while all others pass.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Acts {
+    Pass,
+    /// The one between a remedy's first look and its last (who shares the network?) waits.
+    Wait,
+    /// A restart is answered by 500, and not done.
+    Broken,
+    /// A restart is answered by nothing, and not done.
+    Hang,
+}
+
 impl Gate {
     pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -223,6 +236,7 @@ impl Gate {
         let gate = Self {
             socket,
             mode: Arc::default(),
+            acts: Arc::default(),
             open: Arc::default(),
             _dir: dir,
         };
@@ -243,6 +257,11 @@ impl Gate {
         }
     }
 
+    /// From now on, for requests that wait, too.
+    pub(crate) fn acts(&self, acts: Acts) {
+        self.acts.store(acts as u8, Ordering::SeqCst);
+    }
+
     /// The socket is gone.
     pub(crate) fn vanish(&self) {
         std::fs::remove_file(&self.socket).unwrap();
@@ -253,6 +272,7 @@ impl Gate {
     pub(crate) fn listen(&self) {
         let listener = UnixListener::bind(&self.socket).unwrap();
         let (mode, open) = (Arc::clone(&self.mode), Arc::clone(&self.open));
+        let acts = Arc::clone(&self.acts);
         // Ends with the test's process.
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -267,11 +287,36 @@ impl Gate {
                 } else if mode == Mode::Pass as u8 {
                     let upstream = UnixStream::connect(SOCKET).unwrap();
                     open.push(upstream.try_clone().unwrap());
-                    copy(&stream, &upstream);
-                    copy(&upstream, &stream);
+                    let acts = Arc::clone(&acts);
+                    std::thread::spawn(move || pass(stream, &upstream, &acts));
                 }
             }
         });
+    }
+}
+
+/// Passes a connection on, by what it asks first: defib has one for each request.
+fn pass(mut stream: UnixStream, mut upstream: &UnixStream, acts: &AtomicU8) {
+    let mut request = [0; 4096];
+    let Ok(read) = stream.read(&mut request) else {
+        return;
+    };
+    let text = String::from_utf8_lossy(&request[..read]).into_owned();
+    let is = |which: Acts| acts.load(Ordering::SeqCst) == which as u8;
+    if text.contains("/containers/json?") && !text.contains("filters=") {
+        while is(Acts::Wait) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    if text.starts_with("POST ") && is(Acts::Hang) {
+        return std::mem::forget(stream);
+    }
+    if text.starts_with("POST ") && is(Acts::Broken) {
+        return answer_500_to(&mut stream);
+    }
+    if upstream.write_all(&request[..read]).is_ok() {
+        copy(&stream, upstream);
+        copy(upstream, &stream);
     }
 }
 
@@ -286,12 +331,15 @@ fn copy(from: &UnixStream, to: &UnixStream) {
 fn answer_500(mut stream: UnixStream) {
     let mut request = [0; 4096];
     while stream.read(&mut request).is_ok_and(|read| read > 0) {
-        let body = r#"{"message":"out of order"}"#;
-        let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length";
-        if write!(stream, "{head}: {}\r\n\r\n{body}", body.len()).is_err() {
-            return;
-        }
+        answer_500_to(&mut stream);
     }
+}
+
+fn answer_500_to(stream: &mut UnixStream) {
+    let body = r#"{"message":"out of order"}"#;
+    let head = "HTTP/1.1 500 Internal Server Error\r\nContent-Type: application/json\r\nContent-Length";
+    // Who does not listen any more is told nothing.
+    let _ = write!(stream, "{head}: {}\r\n\r\n{body}", body.len());
 }
 
 /// Waits until a container has begun another life.
