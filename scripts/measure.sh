@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors size)
+PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors storm outage size)
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
 for part in "$@"; do
@@ -24,6 +24,7 @@ need gcc cc --version
 need libhiredis-dev test -e /usr/include/hiredis/hiredis.h
 need valgrind valgrind --version
 need xz-utils xz --version
+need monit monit --version
 need python3-venv /usr/bin/python3 -c 'import venv, ensurepip'
 if [ ${#missing[@]} -gt 0 ]; then
     if [ "$(id -u)" != 0 ]; then
@@ -51,6 +52,18 @@ checks() {
     target/test-venv/bin/python scripts/measure-checks.py
 }
 
+storm() {
+    printf '\n## The storm\n\n'
+    python3 scripts/measure-storm.py storm
+    printf '\n### The Docker API fails\n\n'
+    python3 scripts/measure-storm.py faults
+}
+
+outage() {
+    printf '\n## Outage drill\n\n'
+    python3 scripts/measure-outage.py
+}
+
 size() {
     printf '\n## Size\n\n%s: %d bytes\n' "$DEFIB" "$(stat --format %s "$DEFIB")"
 }
@@ -60,8 +73,8 @@ for part in "${PARTS[@]}"; do
         continue
     fi
     case $part in
-        idle | checks | size) shipped ;;&
-        checks | size) "$part" ;;
+        idle | checks | storm | outage | size) shipped ;;&
+        checks | storm | outage | size) "$part" ;;
         *) cargo bench --locked --quiet -- "$part" ;;
     esac
 done
