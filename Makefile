@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 
-.PHONY: help demo test lint fmt docs bench measurements half-dead plants fuzz image
+.PHONY: help demo test lint fmt docs bench measurements half-dead plants mutants fuzz image
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ half-dead: ## What can be seen of half-dead subscribers, for docs/half-dead.md (
 
 plants: ## Plant faults in the engine: which of them does no simulated world notice? (ONLY="pause coverage" picks)
 	@scripts/plants.py $(ONLY)
+
+mutants: ## Plant every fault that cargo-mutants thinks of in the engine: which does no engine test notice? (ONLY="heal.rs guards")
+	@scripts/mutants.py $(ONLY)
 
 fuzz: ## Throw bytes at each parser of what others send; needs a nightly (ONLY="resp metrics" picks, FUZZ_SECONDS=600)
 	@scripts/fuzz.sh $(ONLY)
