@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors storm outage size)
+PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors storm outage races size)
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
 for part in "$@"; do
@@ -64,6 +64,12 @@ outage() {
     python3 scripts/measure-outage.py
 }
 
+# RACES=100 for a short look.
+races() {
+    printf '\n## Races for one restart\n\n'
+    python3 scripts/measure-races.py
+}
+
 size() {
     printf '\n## Size\n\n%s: %d bytes\n' "$DEFIB" "$(stat --format %s "$DEFIB")"
 }
@@ -73,8 +79,8 @@ for part in "${PARTS[@]}"; do
         continue
     fi
     case $part in
-        idle | checks | storm | outage | size) shipped ;;&
-        checks | storm | outage | size) "$part" ;;
+        idle | checks | storm | outage | races | size) shipped ;;&
+        checks | storm | outage | races | size) "$part" ;;
         *) cargo bench --locked --quiet -- "$part" ;;
     esac
 done

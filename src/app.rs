@@ -27,9 +27,11 @@ use crate::docker::Docker;
 use crate::engine::Engine;
 use crate::engine::decision::{Grant, Notice};
 use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
+use crate::engine::outside::Errand;
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::Clock;
+use crate::fleet::{self, ERRANDS, Fleet};
 use crate::http::{self, AppState, BindError, Bound, Recent, View};
 use crate::lease_desk::LeaseDesk;
 use crate::leases::{self, Keeper};
@@ -162,9 +164,10 @@ impl App {
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
-        let port = Port::new();
+        let (port, errands) = (Port::new(), Port::new());
         let outlets = Outlets {
             bus: port.clone(),
+            errands: errands.clone(),
             healer: common.healer(&config, &owners, &condemned, (&docker, &systemd), &redis, &scrub),
             persist,
             written_down,
@@ -208,6 +211,10 @@ impl App {
             tasks.spawn(beats_task(beats), Policy::Keep);
         }
         tasks.spawn(preflight_task(config.clone(), &common), Policy::Keep);
+        tasks.spawn(
+            fleet_task(config.fleet.clone(), &settings, &redis, errands, &common),
+            Policy::Keep,
+        );
         tasks.spawn(bus_task(config.bus, broker, port, &common), Policy::Restart);
         let reporting = checks::Reporting {
             events: common.events.clone(),
@@ -546,6 +553,35 @@ fn preflight_task(config: Config, common: &Common) -> Task {
     }
 }
 
+/// Whoever asks the outside for the guards. After a failure what was asked is not answered, which is an answer too.
+fn fleet_task(
+    settings: fleet::Settings,
+    names: &Settings,
+    redis: &Server,
+    port: Port<Errand>,
+    common: &Common,
+) -> Task {
+    let settings = Arc::new(settings);
+    let around = fleet::Surroundings {
+        names: (
+            Arc::clone(&names.node),
+            Arc::clone(&names.group),
+            Arc::clone(&names.boot),
+        ),
+        redis: redis.clone(),
+        clock: common.clock.clone(),
+        events: common.events.clone(),
+        metrics: common.metrics.fleet.clone(),
+    };
+    Task {
+        name: "fleet".to_owned(),
+        start: Box::new(move |cancel| {
+            let errands = port.connect(ERRANDS);
+            Box::pin(Fleet::new(Arc::clone(&settings), around.clone()).run(errands, cancel))
+        }),
+    }
+}
+
 /// The two links. A start after a failure first tells the engine that both are gone.
 fn bus_task(settings: bus::Settings, broker: Broker, port: Port<bus::Command>, common: &Common) -> Task {
     let dial: Arc<dyn Dial> = match &settings.backend {
@@ -630,7 +666,14 @@ fn secret_variables(config: &Config) -> Vec<String> {
         .probes
         .iter()
         .filter_map(|(_, probe, _)| probe.secret());
-    let bearers = probes.chain(expectations.filter_map(|(_, when, _)| when.secret()));
+    let blockers = config
+        .fleet
+        .blockers
+        .iter()
+        .filter_map(|blocker| blocker.bearer.as_ref());
+    let bearers = probes
+        .chain(blockers)
+        .chain(expectations.filter_map(|(_, when, _)| when.secret()));
     let variable = |secret: &Secret| match secret {
         Secret::Env(name) => Some(name.clone()),
         Secret::Inline(_) | Secret::File(_) => None,

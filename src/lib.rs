@@ -6,14 +6,14 @@
 //! An arrow is an allowed import; nothing else is (a test keeps it so):
 //!
 //! ```text
-//! main -> cli -> app -> runtime -> { bus checks remedies leases http store } -> engine
+//! main -> cli -> app -> runtime -> { bus checks remedies leases fleet http store } -> engine
 //! config -> settings types of the edges and of the engine
 //! telemetry, secret, http_client, redis_client, sock_diag, socket_file, exposition, task, owner_table, docker, systemd,
 //! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
-//! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `leases`, `http`, `store`) turn the world into events and
+//! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `leases`, `fleet`, `http`, `store`) turn the world into events and
 //! decisions into the world, never import each other, and hold no policy; `runtime` owns the engine.
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ pub mod config;
 pub mod docker;
 pub mod engine;
 pub mod exposition;
+pub mod fleet;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod heartbeat_file;

@@ -32,6 +32,10 @@ pub enum Part {
     Store,
     /// The leases of applications.
     Leases,
+    /// The group's leave to restart something.
+    Fleet,
+    /// A `[blocker.NAME]`.
+    Blocker,
     /// `heartbeat.file`.
     HeartbeatFile,
     /// A `[when.NAME]`.
@@ -53,6 +57,8 @@ impl Part {
             Self::RuntimeDir => "runtime_dir",
             Self::Store => "store",
             Self::Leases => "leases",
+            Self::Fleet => "fleet",
+            Self::Blocker => "blocker",
             Self::HeartbeatFile => "heartbeat_file",
             Self::Expectation => "expectation",
             Self::Owner => "owner",

@@ -10,7 +10,7 @@ use defib::engine::event::{Body, Event, Heartbeat, Link, LinkStatus, Role};
 use defib::engine::persist::Restored;
 use defib::engine::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, CheckSettings, Decides, DetectorSettings,
-    GroupBudget, PeerSettings, Plane, QuorumSettings, Settings, Source,
+    GroupBudget, PeerSettings, Plane, QuorumSettings, Settings, Source, WhenBusDown,
 };
 use defib::engine::time::Time;
 
@@ -134,6 +134,7 @@ fn settings(by: By, peers: usize, detector: DetectorSettings) -> Settings {
         bus_settle: Duration::from_secs(60),
         group_channel: crowd::CHANNEL.into(),
         group_budget: GroupBudget::default(),
+        fleet_asks: false,
         breaker: BreakerSettings::default(),
         quorum: QuorumSettings::default(),
         expectations: Vec::new(),
@@ -151,6 +152,8 @@ fn peer(by: By, index: usize, detector: DetectorSettings) -> PeerSettings {
         local: false,
         grace: Duration::from_secs(10),
         single_observer: false,
+        blockers: false,
+        when_bus_down: WhenBusDown::Hold,
         checks: vec![CheckSettings {
             name: "heartbeat".into(),
             kind: CheckKind::Passive {

@@ -21,6 +21,9 @@ pub struct SimArgs {
     /// Minutes with faults. Default: 8 to 20, as the seed says.
     #[arg(long)]
     pub minutes: Option<u64>,
+    /// The nodes ask a store of the group for leave before they restart anything.
+    #[arg(long)]
+    pub fleet: bool,
     /// Tell everything that happens.
     #[arg(long, short)]
     pub verbose: bool,
@@ -32,6 +35,7 @@ pub fn execute(args: &SimArgs) -> ExitCode {
         seed: args.seed,
         nodes: args.nodes,
         minutes: args.minutes,
+        fleet: args.fleet,
         verbose: args.verbose,
     };
     let mut totals = Totals::default();

@@ -13,9 +13,10 @@ use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
 use super::schema::time;
 use super::values::is_name;
-use super::{Config, LogFormat, LogSettings, Sources, fields, rules, suggest};
+use super::{Config, LogFormat, LogSettings, Sources, fields, fleet, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, QuorumSettings, Settings, Source};
+use crate::fleet::Group;
 use crate::redis_client::{Address, Endpoint};
 use crate::{audit, bus, checks, docker, http, leases, remedies, systemd};
 
@@ -100,6 +101,10 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let leases = root
         .open("leases", &[&fields::LEASES])
         .and_then(|reader| leases(&reader));
+    let fleet = root
+        .open("fleet", &[&fields::FLEET])
+        .and_then(|reader| fleet::read(&reader));
+    let blockers = fleet::blockers(root);
     let expectations = Expectations::read(root);
     let interval = heartbeat.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
     let peers = peers(
@@ -130,7 +135,16 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let node: Arc<str> = given?
         .unwrap_or_else(|| dirs.node(&sources.env, may_write))
         .into();
-    let peers = served(peers?, &selected?);
+    let mut peers = served(peers?, &selected?);
+    let (fleet, mut blockers) = (fleet?, blockers?);
+    fleet::assign(root, &mut blockers, &mut peers);
+    let asked = fleet::group(
+        root,
+        &fleet,
+        &bus.backend,
+        &node,
+        group_budget.as_ref().ok().copied(),
+    );
     rules::nodes(root, &peers, &node, &bus.backend);
     let warnings = rules::warnings(
         root,
@@ -185,6 +199,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             pushes: numbered.pushes,
             ..base.http.clone()
         },
+        fleet: fleet::settings(asked, &fleet, blockers),
         leases: leases?,
         heartbeat_file: file,
         store,
@@ -204,6 +219,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             bus_settle: bus.settle,
             group_channel,
             group_budget: group_budget?,
+            fleet_asks: asked != Group::Alone,
             breaker: breaker?,
             quorum: quorum?,
             expectations: expectations.names().map(Arc::from).collect(),

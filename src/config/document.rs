@@ -76,6 +76,8 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `remedy_needs_incarnation` | a remedy that acts needs an owner or a heartbeat: something by which one life differs from the next |
 | `local_only` | `healthz` heals peers of this machine |
 | `json_condition` | `json` goes with exactly one of `equals`, `below`, `above` |
+| `blocker_which`, `unknown_blocker` | a blocker has either `http`, or `prometheus` and `query`; a peer's `blockers` are there |
+| `fleet_size`, `fleet_turn` | `fleet.size` is for a node whose bus is embedded; `turn` is at least twice `budget.spacing` |
 | `when_which` | an expectation is met by exactly one of `http` and `redis_key`, and has no fields of the other |
 | `tcp_expect`, `exec_codes` | `expect_at` goes with `expect`; an exit code is not in `pass` and in `unknown` |
 | `redis_key_age`, `redis_lock_which`, `redis_lock_held` | `age` goes with `max_age`; exactly one of `key` and `pattern`; `held` goes with `key` |
@@ -178,7 +180,7 @@ fn makes_whole(section: &Section, field: &Field) -> bool {
         (section.sample, field.key),
         ("[peer.feed.owner]", "listens")
             | ("[peer.feed.checks.heartbeat]", "channel")
-            | ("[when.car]", "http")
+            | ("[when.car]" | "[blocker.deploys]", "http")
             | ("[peer.feed.checks.redis_lock]", "key")
             | ("[peer.feed.checks.metric]" | "[peer.feed.checks.memory]", "below")
     )

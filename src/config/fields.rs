@@ -2,10 +2,12 @@
 //! and config/defib.toml and docs/configuration.md are written from here, so none of them can say anything else.
 
 mod active;
+mod fleet;
 
 use std::time::Duration;
 
 pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP, WHEN};
+pub use fleet::{BLOCKER, FLEET};
 
 use super::schema::Takes::{
     Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
@@ -77,10 +79,12 @@ pub const ROOT: Section = Section {
         "docker",
         "systemd",
         "leases",
+        "fleet",
+        "blocker",
         "when",
         "peer",
     ],
-    later: &["fleet", "topology", "notify"],
+    later: &["topology", "notify"],
 };
 
 /// `[bus]`
@@ -519,6 +523,19 @@ pub const PEER: Section = Section {
             "This node alone is enough to heal this peer if it is remote.",
         ),
         field(
+            "when_bus_down",
+            OneOf(&["hold", "local"]),
+            Is("\"hold\""),
+            "While the bus is away. `hold`: no remedy. `local`: what exited, and was seen to while the bus still worked, is \
+             healed under this node's own budgets; nothing else.",
+        ),
+        field(
+            "blockers",
+            Texts(16, 63),
+            Derived("every `[blocker.NAME]`", "[\"deploys\"]"),
+            "Which blockers may forbid its remedies; `[]`: none.",
+        ),
+        field(
             "healthz_hold",
             Time(secs(1), secs(600)),
             Is("\"45s\""),
@@ -526,7 +543,7 @@ pub const PEER: Section = Section {
         ),
     ],
     tables: &["owner", "checks", "remedies", "backoff", "budget"],
-    later: &["when_bus_down", "stopped_when", "quorum", "blockers"],
+    later: &["stopped_when", "quorum"],
 };
 
 /// `peer.NAME.owner`
@@ -1714,6 +1731,8 @@ pub const ALL: &[&Section] = &[
     &DOCKER,
     &SYSTEMD,
     &LEASES,
+    &FLEET,
+    &BLOCKER,
     &WHEN,
     &PEER,
     &OWNER,
@@ -1772,6 +1791,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &DOCKER,
         &SYSTEMD,
         &LEASES,
+        &FLEET,
     ] {
         let table = section.title.trim_matches(['[', ']']);
         out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));

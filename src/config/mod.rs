@@ -11,6 +11,7 @@ pub mod document;
 pub mod explain;
 pub mod fields;
 mod files;
+mod fleet;
 mod measures;
 mod peers;
 mod questions;
@@ -139,6 +140,8 @@ pub struct Config {
     pub remedies: remedies::Settings,
     /// For `http`.
     pub http: http::Settings,
+    /// For `fleet`.
+    pub fleet: crate::fleet::Settings,
     /// For `leases`.
     pub leases: crate::leases::Settings,
     /// Where the node writes that it lives, for whoever watches a file.

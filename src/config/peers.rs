@@ -13,7 +13,7 @@ use super::schema::time;
 use crate::checks::notify::Notify;
 use crate::checks::{self, Probe, Schedule};
 use crate::docker::{Selector, SelectorError};
-use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings};
+use crate::engine::settings::{BackoffSettings, Budget, PeerSettings, Plane, RemedySettings, WhenBusDown};
 use crate::redis_client::Endpoint;
 use crate::remedies::Remedy;
 use crate::systemd::{Scope, UnitRef};
@@ -39,8 +39,16 @@ pub(super) struct Peer {
     pub(super) heard: Vec<Heard>,
     pub(super) notifies: Vec<(u16, Notify)>,
     pub(super) pushes: Vec<(u16, Push)>,
+    /// Those that it names, if it does.
+    pub(super) blockers: Option<Blockers>,
     /// Where `healthz_hold` was written, if it was.
     pub(super) hold_is_set: bool,
+}
+
+/// The blockers that a peer names.
+pub(super) struct Blockers {
+    pub(super) names: Vec<String>,
+    pub(super) origin: Origin,
 }
 
 /// What the peers are read against.
@@ -51,10 +59,20 @@ pub(super) struct Surroundings<'a> {
     pub(super) runtime: &'a Path,
 }
 
+fn blockers(reader: &Reader<'_>) -> Read<Option<Blockers>> {
+    if !reader.is_set("blockers") {
+        return Ok(None);
+    }
+    let names = reader.texts("blockers")?;
+    let origin = reader.at("blockers");
+    Ok(Some(Blockers { names, origin }))
+}
+
 /// Reads one peer.
 pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -> Read<Peer> {
     let grace = reader.time("grace");
     let single_observer = reader.bool("single_observer");
+    let (when_bus_down, blockers) = (reader.text("when_bus_down"), blockers(reader));
     let healthz_hold = reader.time("healthz_hold");
     let backoff = reader
         .open("backoff", &[&fields::BACKOFF])
@@ -125,12 +143,19 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             local,
             grace: grace?,
             single_observer: single_observer?,
+            blockers: false,
+            when_bus_down: if when_bus_down? == "local" {
+                WhenBusDown::Local
+            } else {
+                WhenBusDown::Hold
+            },
             checks: checks.all,
             remedies: settings,
             backoff: backoff?,
             budget: budget?,
             healthz_hold: healthz_hold?,
         },
+        blockers: blockers?,
         owner,
         process: checks.process,
         probes: checks.probes,

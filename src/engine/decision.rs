@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::cause::Cause;
 use super::event::{Heartbeat, Incarnation, Link, PeerId};
 use super::guards::Refusal;
+use super::outside::Errand;
 use super::peer::Liveness;
 use super::persist::Persisted;
 use super::self_trust::BusState;
@@ -28,6 +29,8 @@ pub enum Decision {
     },
     /// Carry out a remedy. Answered by exactly one [`Event::RemedyEnded`](super::event::Event::RemedyEnded).
     Heal(Grant),
+    /// Ask the outside something, or tell it.
+    Errand(Errand),
     /// Write this to the store: it differs from what was last handed out.
     Persist(Persisted),
     /// Something that people, logs, metrics and the event stream should know.
@@ -37,7 +40,8 @@ pub enum Decision {
 /// The permission that passed every guard: for one remedy, on one incarnation, once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Grant {
-    /// Fencing token: grows with every grant of this node, also across its restarts.
+    /// Fencing token: grows with every grant of this node, also across its restarts, and where the group gives leave
+    /// with every one of the group.
     pub token: u64,
     /// Who is healed.
     pub peer: PeerId,
@@ -55,6 +59,9 @@ pub struct Grant {
     pub cause: Cause,
     /// Which attempt of its episode, from 1.
     pub attempt: u32,
+    /// Nothing may be begun after this: the engine has taken it for lost then, and the group may have given leave to
+    /// another.
+    pub until: Time,
 }
 
 /// An entry of the audit: what happened, to whom, when.

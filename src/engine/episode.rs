@@ -1,10 +1,12 @@
 //! An episode: from the first suspicion to verified recovery or giving up. The unit of audit.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::cause::Cause;
 use super::event::Incarnation;
 use super::guards::Refusal;
+use super::outside::{Outside, Reservation};
 use super::settings::RemedySettings;
 use super::snapshot::EpisodePhase;
 use super::time::Time;
@@ -38,6 +40,10 @@ pub(super) struct Episode {
     /// When the last remedy ended: only what began after that proves recovery.
     pub(super) healed_at: Option<Time>,
     pub(super) refusal: Option<Refusal>,
+    /// What was asked of the outside, and what it said.
+    pub(super) outside: Outside,
+    /// What the group holds for the remedy that is at work.
+    pub(super) lease: Option<Arc<Reservation>>,
 }
 
 /// A remedy that was granted.
@@ -73,6 +79,8 @@ impl Episode {
             down_until: None,
             healed_at: None,
             refusal: None,
+            outside: Outside::default(),
+            lease: None,
         }
     }
 

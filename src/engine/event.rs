@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
+use super::outside::{BlockersAnswer, LeaseAnswer, Reservation};
 use super::peer::Liveness;
 use super::time::Time;
 
@@ -428,6 +429,22 @@ pub enum Event {
         token: u64,
         /// How it ended.
         outcome: RemedyOutcome,
+    },
+    /// The blockers of a peer were asked.
+    Blockers {
+        /// Number of the question.
+        number: u64,
+        /// Whose.
+        peer: PeerId,
+        /// What they said.
+        answer: BlockersAnswer,
+    },
+    /// The group was asked for leave.
+    Lease {
+        /// What was asked.
+        reservation: Arc<Reservation>,
+        /// What it said.
+        answer: LeaseAnswer,
     },
     /// An operator asked for something.
     Operator {

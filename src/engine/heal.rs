@@ -8,6 +8,7 @@ use super::episode::{Episode, Remedy};
 use super::event::{Incarnation, PeerId, RemedyOutcome};
 use super::guards::{self, Asked, GuardName, Refusal};
 use super::ladder::Step;
+use super::outside::Mark;
 use super::peer::Liveness;
 use super::self_trust::BusState;
 use super::settings::{Plane, RemedyKind, RemedySettings};
@@ -24,11 +25,20 @@ impl Engine {
     /// to the rest by itself.
     pub(super) fn ask_guards(&mut self) {
         for (since, id) in self.waiting.clone() {
+            self.note_outlived(id, since);
             self.ask_for(id, since);
         }
     }
 
-    fn ask_for(&mut self, id: PeerId, condemned_at: Time) {
+    /// What was condemned then is not the bus's doing, whatever becomes of the bus from now on.
+    fn note_outlived(&mut self, id: PeerId, condemned_at: Time) {
+        let outlived = self.trust.state() == BusState::Trusted && self.trust.outlives(condemned_at);
+        if outlived && let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) {
+            episode.outside.outlived = true;
+        }
+    }
+
+    pub(super) fn ask_for(&mut self, id: PeerId, condemned_at: Time) {
         let Some(peer) = self.peer(id) else { return };
         let Some(episode) = &peer.episode else { return };
         if episode.phase != EpisodePhase::Waiting || peer.liveness != Liveness::Dead {
@@ -70,6 +80,7 @@ impl Engine {
             peer,
             peer_settings: settings,
             episode,
+            rung,
             remedy: &remedy,
             expectations: &self.expectations,
             tally: &|| self.tally_of(id, &episode.against),
@@ -79,6 +90,9 @@ impl Engine {
             Err(refusal) if refusal.guard == GuardName::DryRun => {
                 self.refused(id, refusal);
                 self.grant(id, rung, &remedy, incarnation, true);
+            }
+            Err(refusal) if self.must_ask(id, refusal.guard) => {
+                self.ask_outside(id, refusal, (rung, &remedy, incarnation));
             }
             Err(refusal) => {
                 let spent = refusal.guard == GuardName::Budget
@@ -97,7 +111,14 @@ impl Engine {
         }
     }
 
-    fn refused(&mut self, id: PeerId, refusal: Refusal) {
+    /// The refusal is only for want of an answer from outside.
+    fn must_ask(&self, id: PeerId, guard: GuardName) -> bool {
+        let episode = self.peer(id).and_then(|peer| peer.episode.as_ref());
+        matches!(guard, GuardName::Blockers | GuardName::FleetLease)
+            && episode.is_some_and(|episode| episode.outside.no(guard, self.now).is_none())
+    }
+
+    pub(super) fn refused(&mut self, id: PeerId, refusal: Refusal) {
         let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;
         };
@@ -127,7 +148,8 @@ impl Engine {
         dry_run: bool,
     ) {
         let now = self.now;
-        self.tokens = self.tokens.saturating_add(1);
+        let of_group = self.use_leave(id).unwrap_or_default();
+        self.tokens = self.tokens.saturating_add(1).max(of_group);
         let token = self.tokens;
         if remedy.restarts {
             self.breaker.healing(id);
@@ -175,6 +197,7 @@ impl Engine {
             kind,
             cause,
             attempt,
+            until: now + act_within,
         };
         if dry_run {
             self.notice(
@@ -273,6 +296,7 @@ impl Engine {
         }) = remedy
         {
             peer.ledger.unmark(&incarnation, rung);
+            self.settle_mark(id, Mark::Clear);
         }
     }
 
@@ -285,6 +309,7 @@ impl Engine {
         let Some(remedy) = &episode.remedy else { return };
         let (kind, verify_within) = (remedy.granted.kind, remedy.granted.verify_within);
         let (number, token, ended) = (episode.id, remedy.token, remedy.ended);
+        let done = (remedy.incarnation.clone(), remedy.rung);
         episode.remedies = episode.remedies.saturating_add(1);
         episode.healed_at = Some(now);
         episode.phase = EpisodePhase::Verifying {
@@ -300,6 +325,10 @@ impl Engine {
                 detail,
             },
         );
+        // (One that failed was unmarked before, unless nobody knows how far it got.)
+        if self.peers[id.0 as usize].ledger.is_done(&done.0, done.1) {
+            self.settle_mark(id, Mark::Keep);
+        }
         if ended {
             self.exited_instead(id);
         } else if self.peers[id.0 as usize].exited {
@@ -311,9 +340,9 @@ impl Engine {
 
     /// Nothing was touched: nothing is charged but the backoff.
     fn not_acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
+        self.undo_lease(id);
         self.unmark(id);
         let now = self.now;
-        self.free_slot(id);
         self.breaker.healing_failed(id, now);
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
@@ -393,7 +422,7 @@ impl Engine {
                 until: now + SLOT_SLACK,
             };
             if now >= until + SLOT_SLACK {
-                self.group.down.remove(&id);
+                self.free_slot(id);
             }
             return self.arm(id);
         }
@@ -418,7 +447,8 @@ impl Engine {
 
     /// The remedy at work takes it down no longer; who exited in answer to an earlier one of this episode stays down by
     /// our hand for that one's time.
-    fn free_slot(&mut self, id: PeerId) {
+    pub(super) fn free_slot(&mut self, id: PeerId) {
+        self.let_go(id);
         let held = self
             .peer(id)
             .and_then(|peer| peer.episode.as_ref())
@@ -504,6 +534,7 @@ impl Engine {
     }
 
     fn drop_episode(&mut self, id: PeerId) {
+        self.free_slot(id);
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
@@ -511,13 +542,12 @@ impl Engine {
             self.waiting.remove(&(condemned_at, id));
         }
         peer.pulse_until = None;
-        self.group.down.remove(&id);
         self.saving.soon();
     }
 
-    fn give_up(&mut self, id: PeerId, detail: &str) {
+    pub(super) fn give_up(&mut self, id: PeerId, detail: &str) {
         let now = self.now;
-        self.group.down.remove(&id);
+        self.free_slot(id);
         self.breaker.healing_failed(id, now);
         let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;

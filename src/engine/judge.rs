@@ -268,6 +268,7 @@ impl Engine {
         {
             self.waiting.remove(&(condemned_at, id));
             episode.refusal = None;
+            episode.outside = super::outside::Outside::default();
         }
     }
 

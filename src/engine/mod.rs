@@ -25,6 +25,7 @@ mod heal;
 mod judge;
 mod ladder;
 mod operate;
+pub mod outside;
 mod pace;
 mod quorum;
 mod report;
@@ -87,6 +88,8 @@ pub struct Engine {
     episodes: u64,
     /// Notices so far.
     told: u64,
+    /// Questions that were asked of the outside.
+    questions: u64,
 
     /// What is kept of those that are configured no longer.
     retired: Retired,
@@ -122,6 +125,7 @@ impl Engine {
             told: 0,
             retired: Retired::default(),
             reloads: 0,
+            questions: 0,
             saving: Saving::default(),
             decisions: VecDeque::new(),
             settings,
@@ -181,6 +185,8 @@ impl Engine {
             Event::Owner { peer, seen } => self.owner(peer, seen),
             Event::Expectation { id, met } => self.expectation(id, met),
             Event::RemedyEnded { token, outcome } => self.remedy_ended(token, outcome),
+            Event::Blockers { number, peer, answer } => self.blockers_answered(number, peer, answer),
+            Event::Lease { reservation, answer } => self.lease_answered(reservation, answer),
             Event::Operator { request, by } => self.operator(request, by),
         }
     }

@@ -10,6 +10,7 @@ use super::decision::What;
 use super::episode::Remedy;
 use super::event::{Incarnation, PeerId, RemedyOutcome};
 use super::heal::SLOT_SLACK;
+use super::outside::Reservation;
 use super::peer::Peer;
 use super::persist::PersistedPeer;
 use super::settings::{PeerSettings, RemedyKind};
@@ -49,6 +50,8 @@ struct AtWork {
     restarts: bool,
     incarnation: Incarnation,
     lost_at: Time,
+    /// What the group holds for it.
+    lease: Option<Arc<Reservation>>,
 }
 
 impl Retired {
@@ -159,12 +162,15 @@ impl Engine {
             acting.then(|| AtWork::of(id, &name, episode.id, remedy))
         });
         self.retired.keep(&name, kept, now);
+        let lease = acting.as_ref().and_then(|_| self.set_lease_aside(id));
         self.close_episode(id, why);
-        if let Some((token, at_work)) = acting.filter(|(_, at_work)| at_work.kind != RemedyKind::Healthz) {
+        if let Some((token, mut at_work)) = acting.filter(|(_, at_work)| at_work.kind != RemedyKind::Healthz)
+        {
             // Its executor cannot be called back: whom it restarts is down by our hand until it ends.
             if at_work.restarts {
                 self.group.down.insert(id, at_work.lost_at + SLOT_SLACK);
             }
+            at_work.lease = lease;
             self.retired.at_work.insert(token, at_work);
         }
         if let Some(flip) = self.breaker.left(id, now) {
@@ -210,6 +216,9 @@ impl Engine {
             RemedyOutcome::Fenced { detail } => ("fenced", detail, false),
             RemedyOutcome::NotActed { detail } => ("not_acted", detail, false),
         };
+        if let Some(lease) = remedy.lease.clone() {
+            self.settle_retired(lease, outcome == "acted", touched);
+        }
         if outcome != "acted" {
             self.take_back(&remedy, touched);
         }
@@ -266,6 +275,7 @@ impl AtWork {
             restarts: remedy.granted.restarts,
             incarnation: remedy.incarnation.clone(),
             lost_at: remedy.lost_at,
+            lease: None,
         };
         (remedy.token, at_work)
     }

@@ -29,6 +29,8 @@ pub struct Settings {
     pub group_channel: Arc<str>,
     /// How many remedies that restart the whole group may suffer.
     pub group_budget: GroupBudget,
+    /// Somebody keeps the group's budgets, and is asked before each restart. False: this node is the whole group.
+    pub fleet_asks: bool,
     /// Mass silence: when it trips and how it ends.
     pub breaker: BreakerSettings,
     /// The votes of other observers.
@@ -66,6 +68,10 @@ pub struct PeerSettings {
     pub grace: Duration,
     /// One observer is enough to heal this *remote* peer. Default false.
     pub single_observer: bool,
+    /// Something outside may block its remedies: it is asked before each.
+    pub blockers: bool,
+    /// What may be done to it while the bus is away. Default hold.
+    pub when_bus_down: WhenBusDown,
     /// The checks, indexed by [`CheckId::index`](super::event::CheckId::index).
     pub checks: Vec<CheckSettings>,
     /// The ladder, mildest first. At most one rung for now.
@@ -86,6 +92,8 @@ impl PeerSettings {
             local: false,
             grace: Duration::ZERO,
             single_observer: false,
+            blockers: false,
+            when_bus_down: WhenBusDown::Hold,
             checks: Vec::new(),
             remedies: Vec::new(),
             backoff: BackoffSettings::default(),
@@ -329,6 +337,16 @@ pub struct Budget {
     pub count: u32,
     /// Default 10 min.
     pub window: Duration,
+}
+
+/// What may be done while the bus is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenBusDown {
+    /// Nothing. The default.
+    #[default]
+    Hold,
+    /// What exited, and was seen to, while the bus still worked is healed under this node's own budgets.
+    Local,
 }
 
 /// What the group as a whole may suffer.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Latest;
 use crate::engine::decision::Grant;
 use crate::engine::event::{Incarnation, RemedyOutcome};
+use crate::engine::time::Time;
 use crate::owner_table::{Holding, LiveOwner, Look, OwnerTable};
 
 /// Bound on looking for a successor. Who cannot be sure that none runs, touches nothing.
@@ -103,6 +104,14 @@ impl Fence {
             ))),
         }
     }
+}
+
+/// A node that was stopped since the grant: its engine has taken this for lost, and another node may have leave by now.
+pub(super) fn in_time(grant: &Grant, now: Time) -> Result<(), RemedyOutcome> {
+    if now < grant.until {
+        return Ok(());
+    }
+    Err(fenced("the time of its grant is over".to_owned()))
 }
 
 fn newer(found: &Incarnation) -> RemedyOutcome {

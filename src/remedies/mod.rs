@@ -189,6 +189,7 @@ impl Executors {
             None => None,
         };
         let found = self.fence.check(grant).await?;
+        fence::in_time(grant, self.clock.now())?;
         let passed = Passed {
             at: self.clock.now(),
             executors: self,

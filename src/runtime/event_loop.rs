@@ -17,6 +17,7 @@ use crate::bus;
 use crate::engine::Engine;
 use crate::engine::decision::{Decision, Notice};
 use crate::engine::event::{Event, Heartbeat, OperatorRequest};
+use crate::engine::outside::{BlockersAnswer, Errand, LeaseAnswer};
 use crate::engine::persist::Persisted;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::{Clock, Time};
@@ -55,6 +56,8 @@ pub struct Outlets {
     pub bus: Port<bus::Command>,
     /// Carries out grants.
     pub healer: Arc<dyn Healer>,
+    /// To whoever asks the outside for the guards.
+    pub errands: Port<Errand>,
     /// To the store.
     pub persist: watch::Sender<Option<Arc<Record>>>,
     /// From the store: the last fencing token that it has written down, or failed to. A remedy waits for it.
@@ -285,6 +288,7 @@ impl EventLoop {
                     self.healing.begin(grant);
                     self.tell_healing();
                 }
+                Decision::Errand(errand) => self.send_out(errand),
                 Decision::Persist(state) => self.persist(state),
                 Decision::Notice(notice) => self.tell(notice, now),
             }
@@ -309,6 +313,28 @@ impl EventLoop {
         // Owed, not handed over here: an engine that answers a failed publish with another one must not hold
         // the thread.
         self.owed.extend(slot.map(|slot| Event::PublishFailed { slot }));
+    }
+
+    /// Who has nobody to ask is answered so: the guards then say it.
+    fn send_out(&mut self, errand: Errand) {
+        let Err(errand) = self.outlets.errands.try_send(errand) else {
+            return;
+        };
+        self.metrics.fanout_failed(FanOut::Errand);
+        let why = "the part of defib that asks is behind, or failed".to_owned();
+        self.owed.extend(match errand {
+            Errand::AskBlockers { number, peer } => Some(Event::Blockers {
+                number,
+                peer,
+                answer: BlockersAnswer::Blocked { why },
+            }),
+            Errand::Reserve(reservation) => Some(Event::Lease {
+                reservation,
+                answer: LeaseAnswer::Unavailable { why, away: false },
+            }),
+            // It ends by itself.
+            Errand::Settle(_) => None,
+        });
     }
 
     /// The engine counts ages up to this moment, so this moment is what the store must know.

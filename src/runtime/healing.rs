@@ -127,6 +127,7 @@ mod tests {
     use crate::engine::cause::Cause;
     use crate::engine::event::{Incarnation, PeerId};
     use crate::engine::settings::RemedyKind;
+    use crate::engine::time::Time;
     use crate::telemetry::metrics::Metrics;
 
     /// Acts on token 1, panics on 2, panics before it has a future on 3, never ends on any other.
@@ -157,6 +158,7 @@ mod tests {
             kind: RemedyKind::Signal,
             cause: Cause::PeerStuck,
             attempt: 1,
+            until: Time::MAX,
         }
     }
 

@@ -103,6 +103,10 @@ impl World {
             self.tell(format!("n{}'s executor: {refused:?}", act.node));
             return self.answer(&act, MS, refused);
         }
+        if self.nodes[act.node].local(self.now) >= act.grant.until {
+            let detail = "the time of its grant is over".to_owned();
+            return self.answer(&act, MS, RemedyOutcome::Fenced { detail });
+        }
         let soon = self.rng.millis(5, 1_500);
         let failed = || RemedyOutcome::Failed {
             detail: "exit status 1".to_owned(),

@@ -262,6 +262,9 @@ impl World {
         self.check_permission(node, peer, kind, &view);
         self.check_truth(node, peer, &view);
         self.check_bounds(node, peer, token, kind, &view);
+        if kind != RemedyKind::Log {
+            self.check_leave(node, peer, token);
+        }
     }
 
     /// Nothing is done by a node that cannot know: `unknown`, `self_distrust`, `own_stall`, `outage`, `start`.

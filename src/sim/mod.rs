@@ -8,7 +8,9 @@ mod broker;
 mod executor;
 mod faults;
 mod finish;
+mod fleet;
 mod invariants;
+mod ledger;
 mod node;
 mod oracle;
 mod process;
@@ -36,6 +38,8 @@ pub struct Options {
     /// Minutes of virtual time in which faults are made; `None`: 8 to 20, as the seed says. What follows until
     /// all must be well again comes on top.
     pub minutes: Option<u64>,
+    /// The nodes ask a store of the group for leave, and watch some peers together. Another world than without.
+    pub fleet: bool,
     /// Keeps everything that happens for the report, and not only the end of a story that ends badly.
     pub verbose: bool,
 }
@@ -79,6 +83,9 @@ impl Report {
         if let Some(minutes) = self.options.minutes {
             let _ = write!(command, " --minutes {minutes}");
         }
+        if self.options.fleet {
+            command.push_str(" --fleet");
+        }
         command
     }
 }
@@ -111,7 +118,7 @@ impl fmt::Display for Report {
 
 /// Lives through one world.
 pub fn run(options: Options) -> Report {
-    let mut world = World::new(options.seed, options.nodes, options.minutes);
+    let mut world = World::new(options.seed, options.nodes, options.minutes, options.fleet);
     world.verbose = options.verbose;
     let began = world.now;
     world.run();

@@ -382,6 +382,7 @@ impl World {
                 }
             }
             Decision::Heal(grant) => self.heal(node, grant),
+            Decision::Errand(errand) => self.run_errand(node, errand),
             Decision::Persist(persisted) => {
                 let store = &mut self.nodes[node].store;
                 store.number += 1;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fleet::Given;
 use super::node::Echo;
 use super::scenario::{Scenario, Target};
 use super::world::{S, World};
@@ -65,6 +66,9 @@ pub(super) struct Oracle {
     pub(super) nodes: Vec<NodeRecord>,
     pub(super) outages: VecDeque<Outage>,
     pub(super) granted: u64,
+    /// Leave that the group's store gave, since it last forgot, and when it did.
+    pub(super) given: Vec<Given>,
+    pub(super) forgot: Option<Time>,
     pub(super) explained: BTreeMap<&'static str, u64>,
 }
 
@@ -143,6 +147,8 @@ impl Oracle {
             nodes: nodes.collect(),
             outages: VecDeque::new(),
             granted: 0,
+            given: Vec::new(),
+            forgot: None,
             explained: BTreeMap::new(),
         }
     }

@@ -9,7 +9,7 @@ use crate::engine::event::ExpectationId;
 use crate::engine::settings::{
     BackoffSettings, Bounds, BreakerSettings, Budget, CheckKind, CheckSettings, ChenSettings, Decides,
     DetectorSettings, FailAfter, GroupBudget, PeerSettings, PhiSettings, Plane, QuorumSettings, RemedyKind,
-    RemedySettings, Settings, Source,
+    RemedySettings, Settings, Source, WhenBusDown,
 };
 
 pub(super) const GROUP: &str = "defib:g";
@@ -113,6 +113,21 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// All ask the group's store; a process is one peer by one name, and one node's word is enough.
+    pub(super) fn share(&mut self) {
+        for node in &mut self.nodes {
+            node.settings.fleet_asks = true;
+            for (peer, of) in node.settings.peers.iter_mut().zip(&node.watched) {
+                if let Target::Process(process) = of.target {
+                    peer.name = Arc::clone(&self.processes[process].name);
+                }
+                peer.single_observer = true;
+            }
+        }
+    }
+}
+
 fn draw_processes(rng: &mut Rng, nodes: usize) -> Vec<ProcessPlan> {
     let mut processes = Vec::new();
     for home in 0..nodes {
@@ -171,6 +186,7 @@ fn draw_node(
         bus_settle: settle,
         group_channel: GROUP.into(),
         group_budget: GroupBudget::default(),
+        fleet_asks: false,
         breaker: BreakerSettings::default(),
         quorum: QuorumSettings::default(),
         expectations: vec!["car".into()],
@@ -272,6 +288,8 @@ fn peer(rng: &mut Rng, name: &str, checks: Vec<CheckSettings>, kind: Option<Reme
         local: false,
         grace: Duration::from_secs(5 + rng.below(6) as u64),
         single_observer: rng.chance(75),
+        blockers: false,
+        when_bus_down: WhenBusDown::Hold,
         checks,
         remedies: kind.map(remedy).into_iter().collect(),
         backoff: BackoffSettings::default(),

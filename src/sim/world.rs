@@ -10,6 +10,8 @@ use std::time::Duration;
 use super::broker::{Broker, Parcel};
 use super::executor::Act;
 use super::faults::End;
+use super::fleet::Request;
+use super::ledger::Ledger;
 use super::node::{Arrival, Node};
 use super::oracle::Oracle;
 use super::process::Process;
@@ -137,6 +139,9 @@ pub(super) enum Happening {
     /// The next fault, and the end of one.
     Fault,
     End(End),
+    /// A request reaches the group's store; the store forgets everything.
+    AtStore(Request),
+    Forget,
     /// No fault from now on.
     Calm,
 }
@@ -172,6 +177,7 @@ pub(super) struct World {
     pub(super) nodes: Vec<Node>,
     pub(super) processes: Vec<Process>,
     pub(super) broker: Broker,
+    pub(super) ledger: Ledger,
     pub(super) car: bool,
     /// When it was last turned on.
     pub(super) car_on: Time,
@@ -188,9 +194,13 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn new(seed: u64, nodes: Option<usize>, minutes: Option<u64>) -> Self {
+    pub(super) fn new(seed: u64, nodes: Option<usize>, minutes: Option<u64>, fleet: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let scenario = Arc::new(Scenario::draw(&mut rng, nodes));
+        let mut scenario = Scenario::draw(&mut rng, nodes);
+        if fleet {
+            scenario.share();
+        }
+        let scenario = Arc::new(scenario);
         let now = Time::from_origin(1_000 * S);
         let troubled = minutes.unwrap_or_else(|| 8 + rng.below(13) as u64);
         let calm_from = now + scenario.settle + 30 * S + Duration::from_secs(60 * troubled);
@@ -202,6 +212,7 @@ impl World {
                 .collect(),
             processes: scenario.processes.iter().map(|_| Process::new(now)).collect(),
             broker: Broker::new(),
+            ledger: Ledger::default(),
             car: true,
             car_on: now,
             oracle: Oracle::new(&scenario),
@@ -217,6 +228,9 @@ impl World {
             rng,
         };
         world.begin();
+        if fleet {
+            world.after(120 * S, Happening::Forget);
+        }
         world
     }
 
@@ -287,6 +301,8 @@ impl World {
             Happening::Probe { process, failures } => self.probe(process, failures),
             Happening::Act(act) => self.act(act),
             Happening::Replay { node, lie } => self.replay(node, lie),
+            Happening::AtStore(request) => self.at_store(request),
+            Happening::Forget => self.forget_store(),
             Happening::Fault => self.fault(),
             Happening::End(end) => self.end(end),
             Happening::Calm => self.calm_down(),

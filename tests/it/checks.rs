@@ -542,6 +542,7 @@ impl Running {
             bus_settle: Duration::ZERO,
             group_channel: "c".into(),
             group_budget: GroupBudget::default(),
+            fleet_asks: false,
             breaker: BreakerSettings::default(),
             quorum: engine::settings::QuorumSettings::default(),
             expectations: vec!["car".into()],

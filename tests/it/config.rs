@@ -85,7 +85,7 @@ listen = ":7337"
 owner = { listens = 9080 }
 grace = 10
 checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
-when_bus_down = "local"
+stopped_when = "x"
 "#;
     let report = bad(&sources(text));
     let expected = r#"defib.toml:4:1: error[unknown_key]: there is no key `intervall` in `heartbeat`
@@ -103,10 +103,10 @@ defib.toml:11:9: error[value]: `grace`: 10 has no unit
 defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspect_after` (5s)
   12 | checks.heartbeat = { channel = "telemetry_heartbeat", suspect_after = "5s", dead_after = "5s" }
      |                                                                                          ^^^^
-defib.toml:13:1: error[not_in_this_version]: `when_bus_down` in `peer.feed` is not in this version
-  13 | when_bus_down = "local"
-     | ^^^^^^^^^^^^^
-     = this version has grace, single_observer, healthz_hold, owner, checks, remedies, backoff, budget
+defib.toml:13:1: error[not_in_this_version]: `stopped_when` in `peer.feed` is not in this version
+  13 | stopped_when = "x"
+     | ^^^^^^^^^^^^
+     = this version has grace, single_observer, when_bus_down, blockers, healthz_hold, owner, checks, remedies, backoff, budget
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -656,7 +656,15 @@ fn rules_have_names() {
         (with("checks.subscription = { channels = [\"c\"], window = \"3s\", interval = \"2s\" }"), "window"),
         (with("checks.subscription = { channels = [\"c\"], redis = \"http://h\" }"), "value"),
         (with("remedies = [{ do = \"client_kill\" }]"), "client_kill_needs_check"),
-        (with("when_bus_down = \"hold\""), "not_in_this_version"),
+        (with("stopped_when = \"x\""), "not_in_this_version"),
+        (with("when_bus_down = \"never\""), "value"),
+        (with("blockers = [\"deploys\"]"), "unknown_blocker"),
+        ("[blocker.d]\ntimeout = \"1s\"".to_owned(), "blocker_which"),
+        ("[blocker.d]\nhttp = \"http://h\"\nquery = \"up\"".to_owned(), "blocker_which"),
+        ("[blocker.d]\nprometheus = \"http://h\"".to_owned(), "blocker_which"),
+        ("[blocker.D]\nhttp = \"http://h\"".to_owned(), "name"),
+        ("[bus]\nurl = \"redis://h\"\n[fleet]\nsize = 3".to_owned(), "fleet_size"),
+        ("[fleet]\nsize = 3\nturn = \"10s\"".to_owned(), "fleet_turn"),
         ("[peer.a]\nchecks.heartbeat = { channel = \"x\" }\nremedies = [{ do = \"signal\" }]".to_owned(), "signal_needs_owner"),
         ("[peer.a]\nchecks.heartbeat = { channel = \"x\" }\nremedies = [{ do = \"healthz\" }]".to_owned(), "local_only"),
         ("[peer.a]\nchecks.http = { url = \"http://h\" }\nremedies = [{ do = \"healthz\" }]".to_owned(), "remedy_needs_incarnation"),
@@ -681,7 +689,8 @@ fn rules_have_names() {
         ("[http]\nmax_connections = 0".to_owned(), "value"),
         ("[log]\nformat = \"xml\"".to_owned(), "value"),
         ("[log]\nlevel = \"a=b=c\"".to_owned(), "value"),
-        ("[fleet]\nsize = 3".to_owned(), "not_in_this_version"),
+        ("[topology]\nall_to_all_below = 3".to_owned(), "not_in_this_version"),
+        ("[fleet]\nsize = 0".to_owned(), "value"),
         ("peer = 3".to_owned(), "value"),
         ("bus = \"embedded\"".to_owned(), "value"),
         ("group = 99999999999999999999".to_owned(), "value"),

@@ -55,6 +55,8 @@ fn the_configuration_file_as_it_is_changes_nothing() {
 #[test]
 fn every_default_that_is_documented_is_that_of_the_code() {
     let minimal = r#"
+[blocker.deploys]
+http = "http://deployer:8080/running"
 [when.car]
 http = "http://127.0.0.1:8080/health"
 [peer.feed]
@@ -119,6 +121,7 @@ fn every_example_is_of_the_right_kind() {
         "REDIS_PASSWORD",
         "CAR_TOKEN",
         "FEED_TOKEN",
+        "PROMETHEUS_TOKEN",
         "PUSHER_TOKEN",
         "SFU_TOKEN",
     ] {

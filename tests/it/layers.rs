@@ -27,7 +27,7 @@ const LEAVES: &[&str] = &[
     "task",
     "telemetry",
 ];
-const EDGES: &[&str] = &["bus", "checks", "http", "leases", "remedies", "store"];
+const EDGES: &[&str] = &["bus", "checks", "fleet", "http", "leases", "remedies", "store"];
 
 /// The whole rule: what a module of the first level may name, beside itself.
 ///
@@ -56,6 +56,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("audit", &[&["engine", "telemetry"]]),
     ("bus", &[LEAVES, &["engine"]]),
     ("checks", &[LEAVES, &["engine"]]),
+    ("fleet", &[LEAVES, &["engine"]]),
     ("http", &[LEAVES, &["engine"]]),
     ("leases", &[LEAVES, &["engine"]]),
     ("remedies", &[LEAVES, &["engine"]]),

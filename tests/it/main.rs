@@ -18,6 +18,7 @@ mod docs;
 mod doctor;
 mod drill;
 mod files;
+mod fleet;
 mod http;
 mod init;
 mod keys;

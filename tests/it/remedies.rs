@@ -14,6 +14,7 @@ use defib::engine::cause::Cause;
 use defib::engine::decision::Grant;
 use defib::engine::event::{Incarnation, OwnerSeen, PeerId, RemedyOutcome};
 use defib::engine::settings::RemedyKind;
+use defib::engine::time::Time;
 use defib::owner_table::OwnerTable;
 use defib::redis_client::{self, Endpoint, Redis};
 use defib::remedies::{Executors, Remedy, Signal, Surroundings, Until};
@@ -44,6 +45,7 @@ pub(crate) fn grant(incarnation: &Incarnation) -> Grant {
         kind: RemedyKind::Exec,
         cause: Cause::PeerStuck,
         attempt: 2,
+        until: Time::MAX,
     }
 }
 

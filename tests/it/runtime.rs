@@ -254,6 +254,7 @@ fn settings() -> Settings {
         bus_settle: Duration::from_secs(60),
         group_channel: "defib:g".into(),
         group_budget: GroupBudget::default(),
+        fleet_asks: false,
         breaker: BreakerSettings::default(),
         quorum: QuorumSettings::default(),
         expectations: Vec::new(),
@@ -307,6 +308,7 @@ fn rig() -> (Rig, EventLoop) {
     let counted = Arc::clone(&shown);
     let outlets = Outlets {
         bus: port.clone(),
+        errands: Port::new(),
         healer: Arc::new(Never),
         persist: watch::channel(None).0,
         written_down: watch::channel(u64::MAX).1,

@@ -8,6 +8,7 @@
 mod contained;
 mod docker;
 mod files;
+mod fleet;
 mod half_dead;
 mod healing;
 mod keys;

@@ -41,6 +41,22 @@ fn every_invariant_holds_in_worlds_never_seen_before() {
 }
 
 #[test]
+fn one_remedy_at_a_time_where_the_nodes_ask_a_store_that_loses_messages_pauses_and_forgets() {
+    let options = Options {
+        fleet: true,
+        ..Options::default()
+    };
+    let faults = hold("fixed seeds with a fleet store", run_seeds(1, 20, options));
+    assert!(faults.contains_key("store_forgets"), "{faults:?}");
+    let base = getrandom::u64().expect("the OS gives randomness") >> 1;
+    println!("simulation: fresh seeds from {base}, with --fleet");
+    hold(
+        "fresh seeds with a fleet store",
+        run_seeds(base, FRESH / 3, options),
+    );
+}
+
+#[test]
 fn a_world_is_the_same_each_time() {
     let options = Options {
         seed: 7,

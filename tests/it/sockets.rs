@@ -13,6 +13,7 @@ use defib::engine::cause::Cause;
 use defib::engine::decision::Grant;
 use defib::engine::event::{Incarnation, Outcome, PeerId, RemedyOutcome};
 use defib::engine::settings::RemedyKind;
+use defib::engine::time::Time;
 use defib::owner_table::OwnerTable;
 use defib::redis_client::{self, Redis};
 use defib::remedies::{Executors, Remedy, Surroundings};
@@ -354,6 +355,7 @@ fn grant(cause: Cause) -> Grant {
         kind: RemedyKind::SocketReset,
         cause,
         attempt: 1,
+        until: Time::MAX,
     }
 }
 

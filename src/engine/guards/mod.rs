@@ -3,9 +3,11 @@
 //! One small file a guard. A guard looks and answers; what follows from its answer is `heal`'s business.
 
 mod backoff;
+mod blockers;
 mod budget;
 mod bus_settle;
 mod dry_run;
+mod fleet_lease;
 mod grace;
 mod mass_silence;
 mod paused;
@@ -28,7 +30,7 @@ use crate::engine::self_trust::SelfTrust;
 use crate::engine::settings::{PeerSettings, RemedySettings, Settings};
 use crate::engine::time::Time;
 
-/// The guards in the order of asking. Blockers and fleet_lease have their place and no code yet.
+/// The guards in the order of asking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GuardName {
@@ -44,13 +46,13 @@ pub enum GuardName {
     MassSilence,
     /// Too few observers agree about a remote peer.
     Quorum,
-    /// An outside condition forbids it. (Not asked yet.)
+    /// An outside condition forbids it.
     Blockers,
     /// The last remedy of this peer was a moment ago.
     Backoff,
     /// Too many remedies of this peer, or of the group.
     Budget,
-    /// Another node of the group is healing. (Not asked yet.)
+    /// The group's leave: another node heals it, or enough was done already.
     FleetLease,
     /// Everything else permitted it.
     DryRun,
@@ -120,6 +122,7 @@ pub(super) struct Asked<'a> {
     pub(super) peer: &'a Peer,
     pub(super) peer_settings: &'a PeerSettings,
     pub(super) episode: &'a Episode,
+    pub(super) rung: u16,
     pub(super) remedy: &'a RemedySettings,
     pub(super) expectations: &'a [Expectation],
     /// How others vote on what condemns it. Worked out when it is asked for: few are.
@@ -141,7 +144,8 @@ impl Asked<'_> {
     }
 }
 
-/// Asks all guards in order. `blockers` and `fleet_lease` answer yes until they are built.
+/// Asks all guards in order. Two of them need an answer from outside: what they were told last counts in their place,
+/// but they are only asked once every guard at home permits it, the blockers before the group.
 pub(super) fn permit(asked: &Asked<'_>) -> Result<(), Refusal> {
     for guard in GuardName::ALL {
         match guard {
@@ -153,8 +157,9 @@ pub(super) fn permit(asked: &Asked<'_>) -> Result<(), Refusal> {
             GuardName::Quorum => quorum::ask(asked)?,
             GuardName::Backoff => backoff::ask(asked)?,
             GuardName::Budget => budget::ask(asked)?,
+            GuardName::Blockers => blockers::ask(asked)?,
+            GuardName::FleetLease => blockers::must_be_clear(asked).and_then(|()| fleet_lease::ask(asked))?,
             GuardName::DryRun => dry_run::ask(asked)?,
-            GuardName::Blockers | GuardName::FleetLease => {}
         }
     }
     Ok(())

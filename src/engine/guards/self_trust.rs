@@ -1,6 +1,7 @@
 //! The node distrusts itself: a pause of its own, a bus it cannot believe, or a condemnation that no echo of ours
 //! has outlived yet.
 
+use super::fleet_lease::survived_by;
 use super::{Asked, GuardName, Refusal};
 use crate::engine::self_trust::BusState;
 use crate::engine::settings::Plane;
@@ -16,6 +17,9 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
                 Some(until),
             );
         }
+    }
+    if survived_by(asked) {
+        return Ok(());
     }
     let state = asked.trust.state();
     if state != BusState::Trusted {

@@ -11,6 +11,7 @@ mod ladder;
 mod ledger;
 mod lives;
 mod mass_silence;
+mod outside;
 mod owner;
 mod persist;
 mod reload;
@@ -33,12 +34,14 @@ use super::event::{
     OwnerSeen, PeerId, RemedyOutcome, Report, Role, Word,
 };
 use super::guards::GuardName;
+use super::outside::Errand;
 use super::peer::Liveness;
 use super::persist::{Persisted, Restored};
 use super::self_trust::BusState;
 use super::settings::{
     BackoffSettings, BreakerSettings, Budget, CheckKind, CheckSettings, Decides, DetectorSettings, FailAfter,
     GroupBudget, PeerSettings, Plane, QuorumSettings, RemedyKind, RemedySettings, Settings, Source,
+    WhenBusDown,
 };
 use super::snapshot::PeerView;
 use super::time::Time;
@@ -107,6 +110,8 @@ fn peer(name: &str, local: bool, checks: Vec<CheckSettings>, kind: Option<Remedy
         local,
         grace: 5 * S,
         single_observer: true,
+        blockers: false,
+        when_bus_down: WhenBusDown::Hold,
         checks,
         remedies: kind.map(remedy).into_iter().collect(),
         backoff: BackoffSettings::default(),
@@ -128,6 +133,7 @@ fn settings(peers: Vec<PeerSettings>) -> Settings {
             spacing: 10 * S,
             down_percent: 5,
         },
+        fleet_asks: false,
         breaker: BreakerSettings::default(),
         quorum: QuorumSettings::default(),
         expectations: vec!["car".into()],
@@ -154,6 +160,8 @@ struct World {
     outcome: Option<RemedyOutcome>,
     replaced: Vec<(Time, Link)>,
     published: Vec<(Time, Heartbeat)>,
+    /// What the outside was asked and told.
+    errands: Vec<(Time, Errand)>,
     suspended: Duration,
 }
 
@@ -181,6 +189,7 @@ impl World {
             }),
             replaced: Vec::new(),
             published: Vec::new(),
+            errands: Vec::new(),
             suspended: Duration::ZERO,
         };
         world.links(true);
@@ -268,6 +277,7 @@ impl World {
                     }
                     self.grants.push((self.now, grant));
                 }
+                Decision::Errand(errand) => self.errands.push((self.now, errand)),
                 Decision::Persist(persisted) => self.persisted = Some(persisted),
                 Decision::Notice(notice) => {
                     let who = notice.peer.as_deref().unwrap_or("-").to_owned();

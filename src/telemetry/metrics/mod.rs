@@ -6,6 +6,7 @@ pub mod broker;
 pub mod bus;
 pub mod checks;
 pub mod engine;
+pub mod fleet;
 pub mod http;
 pub mod leases;
 pub mod preflight;
@@ -30,6 +31,8 @@ pub struct Metrics {
     pub checks: checks::CheckMetrics,
     /// Of `engine`.
     pub engine: engine::EngineMetrics,
+    /// Of `fleet`.
+    pub fleet: fleet::FleetMetrics,
     /// Of `http`.
     pub http: http::HttpMetrics,
     /// Of `leases`.
@@ -54,6 +57,7 @@ impl Metrics {
             bus: bus::BusMetrics::register(&registry)?,
             checks: checks::CheckMetrics::register(&registry)?,
             engine: engine::EngineMetrics::register(&registry)?,
+            fleet: fleet::FleetMetrics::register(&registry)?,
             http: http::HttpMetrics::register(&registry)?,
             leases: leases::LeaseMetrics::register(&registry)?,
             preflight: preflight::PreflightMetrics::register(&registry)?,

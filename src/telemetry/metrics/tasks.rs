@@ -36,6 +36,8 @@ impl ExitReason {
 pub enum FanOut {
     /// Commands to the bus. Fails when its queue is full or it is being restarted.
     Bus,
+    /// Questions of the guards to the outside. Fails as with the bus.
+    Errand,
     /// Notices to logs, metrics and the event stream. Fails when a reader lagged behind.
     Notice,
     /// Snapshots to the endpoints.
@@ -47,12 +49,20 @@ pub enum FanOut {
 }
 
 impl FanOut {
-    const ALL: [Self; 5] = [Self::Bus, Self::Notice, Self::Snapshot, Self::Persist, Self::File];
+    const ALL: [Self; 6] = [
+        Self::Bus,
+        Self::Errand,
+        Self::Notice,
+        Self::Snapshot,
+        Self::Persist,
+        Self::File,
+    ];
 
     /// As in the label `to`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Bus => "bus",
+            Self::Errand => "errand",
             Self::Notice => "notice",
             Self::Snapshot => "snapshot",
             Self::Persist => "persist",

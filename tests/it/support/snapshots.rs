@@ -9,7 +9,7 @@ use defib::engine::peer::Liveness;
 use defib::engine::self_trust::BusState;
 use defib::engine::settings::{
     BackoffSettings, BreakerSettings, Budget, Decides, GroupBudget, PeerSettings, Plane, QuorumSettings,
-    RemedyKind, RemedySettings, Settings,
+    RemedyKind, RemedySettings, Settings, WhenBusDown,
 };
 use defib::engine::snapshot::{
     CheckView, EpisodePhase, EpisodeView, HealthzView, LinkView, PeerView, QuorumView, Snapshot, TrustView,
@@ -157,6 +157,7 @@ pub(crate) fn settings(snapshot: &Snapshot) -> Settings {
         bus_settle: Duration::from_secs(60),
         group_channel: "defib".into(),
         group_budget: GroupBudget::default(),
+        fleet_asks: false,
         breaker: BreakerSettings::default(),
         quorum: QuorumSettings::default(),
         expectations: Vec::new(),
@@ -178,6 +179,8 @@ fn peer_settings(peer: &PeerView) -> PeerSettings {
         local: peer.local,
         grace: Duration::from_secs(10),
         single_observer: false,
+        blockers: false,
+        when_bus_down: WhenBusDown::Hold,
         checks: Vec::new(),
         remedies: peer.remedies.iter().map(rung).collect(),
         backoff: BackoffSettings::default(),

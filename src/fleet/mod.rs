@@ -1,0 +1,330 @@
+//! What two guards ask of the outside: the blockers, and leave of the group (in Redis by scripts, or by turns where there
+//! is no bus). It asks, one question of the group at a time, and tells the engine what it was told. It holds no policy:
+//! what follows from an answer, and from none, the engine says.
+
+mod blockers;
+pub mod preflight;
+mod redis;
+mod slots;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, OptionFuture};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::event::{Event, PeerId};
+use crate::engine::outside::{
+    BlockersAnswer, Errand, InTheWay, LEASE_PATIENCE, LeaseAnswer, Reservation, Settlement,
+};
+use crate::engine::time::{Clock, Time};
+use crate::redis_client::Server;
+use crate::redis_client::failure::Failure;
+use crate::telemetry::metrics::fleet::{Call, FleetMetrics, Outcome};
+pub use blockers::{Asks, Blocker};
+pub use preflight::preflight;
+use redis::Remote;
+pub use slots::Slots;
+
+/// Errands that may wait for this edge.
+pub const ERRANDS: usize = 256;
+/// Bound on one question to the group. The engine waits a bit longer.
+const CALL: Duration = Duration::from_secs(2);
+/// What could not be settled is tried again this often, and so long: by then everything of it has ended by itself, or
+/// nearly so.
+const RETRY: Duration = Duration::from_secs(1);
+const RETRIED: Duration = Duration::from_secs(600);
+
+/// What is configured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    /// Who is asked for leave.
+    pub group: Group,
+    /// Peers of one name, watched by several nodes, are different ones: each node has its own.
+    pub own_peers: bool,
+    /// Those that may block a remedy.
+    pub blockers: Vec<Blocker>,
+}
+
+/// Who is asked for leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Group {
+    /// Nobody: this node is the whole group.
+    #[default]
+    Alone,
+    /// The server of the bus.
+    Redis,
+    /// The clock.
+    Slots(Slots),
+}
+
+/// By what this node is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) node: Arc<str>,
+    pub(crate) boot: Arc<str>,
+    pub(crate) own_peers: bool,
+}
+
+/// What this edge takes from its surroundings.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// This node, its group and its run.
+    pub names: (Arc<str>, Arc<str>, Arc<str>),
+    /// The bus's server.
+    pub redis: Server,
+    /// The node's clock.
+    pub clock: Arc<dyn Clock>,
+    /// To the engine.
+    pub events: mpsc::Sender<Event>,
+    /// Of this edge.
+    pub metrics: FleetMetrics,
+}
+
+/// Runs errands.
+pub struct Fleet {
+    settings: Arc<Settings>,
+    around: Surroundings,
+    /// Away while a question is under way.
+    remote: Option<Box<Remote>>,
+    calling: Option<BoxFuture<'static, Called>>,
+    waiting: VecDeque<Task>,
+    /// Could not be settled yet.
+    owed: VecDeque<Task>,
+    retry_at: Time,
+    blocking: JoinSet<Event>,
+}
+
+/// Something to ask or tell the group, and since when.
+#[derive(Clone, Debug)]
+enum Task {
+    Reserve(Arc<Reservation>),
+    Settle(Settlement, Time),
+}
+
+struct Called {
+    remote: Box<Remote>,
+    task: Task,
+    sent: Time,
+    result: Result<Option<LeaseAnswer>, Failure>,
+}
+
+impl Fleet {
+    /// Has asked nobody yet, and connected to nothing.
+    pub fn new(settings: Arc<Settings>, around: Surroundings) -> Self {
+        let (node, group, boot) = around.names.clone();
+        let identity = Identity {
+            node,
+            boot,
+            own_peers: settings.own_peers,
+        };
+        Self {
+            remote: Some(Box::new(Remote::new(around.redis.clone(), &group, identity))),
+            settings,
+            calling: None,
+            waiting: VecDeque::new(),
+            owed: VecDeque::new(),
+            retry_at: Time::ZERO,
+            blocking: JoinSet::new(),
+            around,
+        }
+    }
+
+    /// Runs errands until cancelled. What is still taken then ends by itself.
+    ///
+    /// # Errors
+    /// Nobody is left who could send one, or would hear of it.
+    pub async fn run(
+        mut self,
+        mut errands: mpsc::Receiver<Errand>,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<()> {
+        loop {
+            self.begin_call();
+            let wait = if self.owed.is_empty() {
+                RETRY * 60
+            } else {
+                self.retry_at.since(self.around.clock.now()).min(RETRY)
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => return Ok(()),
+                Some(called) = OptionFuture::from(self.calling.as_mut()) => {
+                    self.calling = None;
+                    self.called(called).await?;
+                }
+                Some(told) = self.blocking.join_next() => {
+                    // One that panicked has its deadline in the engine.
+                    if let Ok(event) = told {
+                        self.tell(event).await?;
+                    }
+                }
+                errand = errands.recv() => {
+                    let errand = errand.context("nobody sends errands any more")?;
+                    self.take(errand).await?;
+                }
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    async fn take(&mut self, errand: Errand) -> anyhow::Result<()> {
+        match errand {
+            Errand::AskBlockers { number, peer } => self.ask_blockers(number, peer),
+            Errand::Reserve(reservation) => match self.settings.group {
+                Group::Redis => self.waiting.push_back(Task::Reserve(reservation)),
+                Group::Slots(slots) => {
+                    let answer = by_turn(slots.wait(self.around.clock.wall()));
+                    return self.tell(Event::Lease { reservation, answer }).await;
+                }
+                Group::Alone => {
+                    let answer = LeaseAnswer::Granted { token: 0 };
+                    return self.tell(Event::Lease { reservation, answer }).await;
+                }
+            },
+            Errand::Settle(settlement) => {
+                if self.settings.group == Group::Redis {
+                    let now = self.around.clock.now();
+                    self.waiting.push_back(Task::Settle(settlement, now));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask_blockers(&mut self, number: u64, peer: PeerId) {
+        let (settings, clock) = (Arc::clone(&self.settings), Arc::clone(&self.around.clock));
+        let metrics = self.around.metrics.clone();
+        self.blocking.spawn(async move {
+            let began = clock.now();
+            let answer = blockers::ask(&settings.blockers, peer).await;
+            let outcome = match answer {
+                BlockersAnswer::Clear => Outcome::Yes,
+                BlockersAnswer::Blocked { .. } => Outcome::No,
+            };
+            metrics.called(Call::Blockers, outcome, clock.now().since(began));
+            Event::Blockers { number, peer, answer }
+        });
+    }
+
+    /// What comes from the engine first; then what is owed.
+    fn begin_call(&mut self) {
+        let now = self.around.clock.now();
+        if self.calling.is_some() {
+            return;
+        }
+        let retry = now >= self.retry_at;
+        let owed = &mut self.owed;
+        let next = self
+            .waiting
+            .pop_front()
+            .or_else(|| retry.then(|| owed.pop_front()).flatten());
+        let Some(task) = next else { return };
+        let Some(mut remote) = self.remote.take() else {
+            return;
+        };
+        let sent = now;
+        self.calling = Some(
+            async move {
+                let result = match &task {
+                    // It waited behind others: nobody waits for it any more, so nothing is taken.
+                    Task::Reserve(asked) if sent.since(asked.asked) + CALL > LEASE_PATIENCE => {
+                        Ok(Some(LeaseAnswer::Unavailable {
+                            why: "the group is slow to answer".to_owned(),
+                            away: true,
+                        }))
+                    }
+                    Task::Reserve(asked) => Ok(Some(remote.reserve(asked, CALL).await)),
+                    Task::Settle(settlement, _) => remote.settle(settlement, CALL).await.map(|()| None),
+                };
+                Called {
+                    remote,
+                    task,
+                    sent,
+                    result,
+                }
+            }
+            .boxed(),
+        );
+    }
+
+    async fn called(&mut self, called: Called) -> anyhow::Result<()> {
+        let Called {
+            remote,
+            task,
+            sent,
+            result,
+        } = called;
+        self.remote = Some(remote);
+        let now = self.around.clock.now();
+        let (call, outcome) = counted(&task, &result);
+        self.around.metrics.called(call, outcome, now.since(sent));
+        match (task, result) {
+            (Task::Reserve(reservation), Ok(Some(answer))) => {
+                self.tell(Event::Lease { reservation, answer }).await
+            }
+            (Task::Settle(settlement, since), Err(failure)) => {
+                let shown = redis::shown(&settlement.reservation);
+                let reason = failure.into_text();
+                if now.since(since) < RETRIED && self.owed.len() < ERRANDS {
+                    tracing::debug!("{shown} is not settled yet: {reason}");
+                    self.owed.push_back(Task::Settle(settlement, since));
+                    self.retry_at = now + RETRY;
+                } else {
+                    tracing::warn!("{shown} was not settled, and ends by itself: {reason}");
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn tell(&mut self, event: Event) -> anyhow::Result<()> {
+        self.around
+            .events
+            .send(event)
+            .await
+            .context("nobody hears the answers")
+    }
+}
+
+fn by_turn(wait: Duration) -> LeaseAnswer {
+    if wait.is_zero() {
+        return LeaseAnswer::Granted { token: 0 };
+    }
+    LeaseAnswer::Refused {
+        by: InTheWay::Others,
+        why: "it is not this node's turn".to_owned(),
+        after: Some(wait),
+    }
+}
+
+fn counted(task: &Task, result: &Result<Option<LeaseAnswer>, Failure>) -> (Call, Outcome) {
+    let call = match task {
+        Task::Reserve(reservation) if reservation.only_look => Call::Look,
+        Task::Reserve(_) => Call::Take,
+        Task::Settle(..) => Call::Settle,
+    };
+    let outcome = match result {
+        Ok(None | Some(LeaseAnswer::Granted { .. })) => Outcome::Yes,
+        Ok(Some(LeaseAnswer::Refused { .. } | LeaseAnswer::Done { .. })) => Outcome::No,
+        Ok(Some(LeaseAnswer::Unavailable { away: false, .. })) | Err(Failure::Refused { .. }) => {
+            Outcome::Refused
+        }
+        Ok(Some(LeaseAnswer::Unavailable { away: true, .. })) | Err(Failure::Down { .. }) => Outcome::Unknown,
+    };
+    (call, outcome)
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
