@@ -2,6 +2,7 @@
 //! knows all edges. It decides nothing.
 
 pub mod preflight;
+mod signing;
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -55,6 +56,7 @@ use crate::systemd::Systemd;
 use crate::task::Task;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use signing::Signing;
 
 /// Turns of a node that has no engine: as often as the event loop's.
 const TURN: Duration = Duration::from_millis(250);
@@ -151,6 +153,9 @@ impl App {
         common.metrics.store.opened(store::found(&restored));
         let engine = Engine::new(settings.clone(), &restored, random_seed()?, common.clock.now());
 
+        let signing = Signing::start(&config, &settings, &common.metrics).await;
+        let seal = signing.as_ref().map(|signing| signing.seal.clone());
+
         let mut tasks = Supervisor::new(common.clock.clone(), common.metrics.tasks.clone());
         let cancel = tasks.token();
         let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
@@ -215,7 +220,10 @@ impl App {
             fleet_task(config.fleet.clone(), &settings, &redis, errands, &common),
             Policy::Keep,
         );
-        tasks.spawn(bus_task(config.bus, broker, port, &common), Policy::Restart);
+        if let Some(signing) = signing {
+            tasks.spawn(signing.task(), Policy::Restart);
+        }
+        tasks.spawn(bus_task(config.bus, seal, broker, port, &common), Policy::Restart);
         let reporting = checks::Reporting {
             events: common.events.clone(),
             clock: common.clock.clone(),
@@ -583,7 +591,13 @@ fn fleet_task(
 }
 
 /// The two links. A start after a failure first tells the engine that both are gone.
-fn bus_task(settings: bus::Settings, broker: Broker, port: Port<bus::Command>, common: &Common) -> Task {
+fn bus_task(
+    settings: bus::Settings,
+    seal: Option<bus::Seal>,
+    broker: Broker,
+    port: Port<bus::Command>,
+    common: &Common,
+) -> Task {
     let dial: Arc<dyn Dial> = match &settings.backend {
         Backend::Redis(endpoint) => Arc::new(Redis::new(endpoint.clone())),
         Backend::Embedded { .. } => Arc::new(broker),
@@ -601,6 +615,7 @@ fn bus_task(settings: bus::Settings, broker: Broker, port: Port<bus::Command>, c
                 metrics: metrics.clone(),
                 clock: clock.clone(),
                 wall: Arc::new(clock::wall_seconds),
+                seal: seal.clone(),
             };
             let events = events.clone();
             let again = started.swap(true, Ordering::Relaxed);

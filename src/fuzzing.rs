@@ -6,19 +6,24 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio_util::codec::Decoder as _;
 
 use crate::bus::embedded::wire::Requests;
-use crate::bus::heartbeat;
+use crate::bus::{Intake, heartbeat};
 use crate::checks::notify::datagram;
 use crate::config::{self, Sources};
 use crate::exposition::{Page, Selector};
 use crate::heartbeat_file::Beat;
 use crate::redis_client::{clients, resp};
+use crate::secret::Secret;
+use crate::signing::{self, Keyring, Own, Signer, Verifier};
 use crate::sim::trace::{self, Reception};
 use crate::sock_diag::wire;
+use crate::telemetry::metrics::Metrics;
 
 /// A target: its name below `fuzz/`, and what reads the bytes.
 pub type Target = (&'static str, fn(&[u8]));
@@ -26,6 +31,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target there is.
 pub const TARGETS: &[Target] = &[
     ("heartbeat", heartbeat),
+    ("signed", signed),
     ("resp", resp),
     ("broker", broker),
     ("metrics", metrics),
@@ -48,6 +54,59 @@ pub fn heartbeat(data: &[u8]) {
         life == (&read.node, &read.boot, read.slot, read.goodbye)
     });
     assert!(same, "{read:?} was read back as {again:?}");
+}
+
+/// A message on the bus of a group that signs. What nobody signed is refused; what was signed is believed once, whatever
+/// it says, and not with a byte changed.
+pub fn signed(data: &[u8]) {
+    static METRICS: OnceLock<Option<Metrics>> = OnceLock::new();
+    let Some(metrics) = METRICS.get_or_init(|| Metrics::new().ok()) else {
+        return;
+    };
+    let settings = signing::Settings {
+        source: signing::Source::Shared(Secret::Inline("a key that is known to the test only".to_owned())),
+        window: Duration::from_secs(60),
+        require: true,
+        heard: "".into(),
+    };
+    let (channel, group): (Arc<str>, Arc<str>) = ("defib:base".into(), "base".into());
+    let (node, boot): (Arc<str>, Arc<str>) = ("node-a".into(), "a1".into());
+    let keyring = Keyring::new(&settings, Arc::clone(&node), metrics.signing.clone());
+    assert_eq!(keyring.read(), Vec::<String>::new());
+    let keyring = Arc::new(keyring);
+    let own = Own {
+        node,
+        group: Arc::clone(&group),
+        boot,
+    };
+    let verifier = Verifier::new(
+        Arc::clone(&keyring),
+        own,
+        Arc::clone(&channel),
+        &settings,
+        metrics.signing.clone(),
+    );
+    let mut intake = Intake::new(Arc::clone(&channel), Some(Arc::new(verifier)));
+    assert!(
+        intake.take(&channel, data, 0.0).is_err(),
+        "believed, and nobody signed it"
+    );
+    let Ok(read) = heartbeat::read(data) else { return };
+    let body = heartbeat::encode_within(&read, 0.0, heartbeat::MAX_BYTES - signing::ROOM);
+    let Some(mut sent) = Signer::new(keyring, group).sign(&channel, body, 0) else {
+        unreachable!("there is a key");
+    };
+    assert!(sent.len() <= heartbeat::MAX_BYTES, "{} bytes", sent.len());
+    let place = data.iter().map(|byte| usize::from(*byte)).sum::<usize>() % sent.len();
+    sent[place] ^= 1;
+    assert!(
+        intake.take(&channel, &sent, 0.0).is_err(),
+        "byte {place} was changed"
+    );
+    sent[place] ^= 1;
+    let named = read.node.is_some() && read.boot.is_some();
+    assert_eq!(intake.take(&channel, &sent, 0.0).is_ok(), named);
+    assert!(intake.take(&channel, &sent, 0.0).is_err(), "believed twice");
 }
 
 /// What a Redis answers: the same values in whatever pieces it arrives.

@@ -9,7 +9,7 @@
 //! main -> cli -> app -> runtime -> { bus checks remedies leases fleet http store } -> engine
 //! config -> settings types of the edges and of the engine
 //! telemetry, secret, http_client, redis_client, sock_diag, socket_file, exposition, task, owner_table, docker, systemd,
-//! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit
+//! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit, signing
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
@@ -44,6 +44,7 @@ pub mod redis_client;
 pub mod remedies;
 pub mod runtime;
 pub mod secret;
+pub mod signing;
 pub mod sim;
 pub mod sock_diag;
 pub mod socket_file;

@@ -36,6 +36,8 @@ pub enum Part {
     Fleet,
     /// A `[blocker.NAME]`.
     Blocker,
+    /// The keys by which heartbeats are signed and verified.
+    Signing,
     /// `heartbeat.file`.
     HeartbeatFile,
     /// A `[when.NAME]`.
@@ -59,6 +61,7 @@ impl Part {
             Self::Leases => "leases",
             Self::Fleet => "fleet",
             Self::Blocker => "blocker",
+            Self::Signing => "signing",
             Self::HeartbeatFile => "heartbeat_file",
             Self::Expectation => "expectation",
             Self::Owner => "owner",

@@ -8,6 +8,14 @@ mod detectors;
 mod engine;
 mod exit_to_remedy;
 mod flood;
+mod forged;
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "the tests' hostile publisher, for a million messages here"
+)]
+#[path = "../../tests/it/support/forger.rs"]
+mod forger;
 mod idle;
 mod instructions;
 mod judge;
@@ -30,7 +38,7 @@ use anyhow::bail;
 /// In the order of docs/measurements.md.
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("resubscribe", resubscribe::measure),
     ("reconnect", reconnect::measure),
     ("exit_to_remedy", exit_to_remedy::measure),
@@ -40,6 +48,7 @@ const PARTS: [Part; 9] = [
     ("idle", idle::measure),
     ("sock_diag", sock_diag::measure),
     ("detectors", detectors::measure),
+    ("forged", forged::measure),
 ];
 
 fn main() -> anyhow::Result<()> {

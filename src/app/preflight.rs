@@ -17,7 +17,7 @@ use crate::preflight::{Finding, Item, Look, Part, Patience, Subject, run, writab
 use crate::redis_client::{Redis, Server};
 use crate::systemd::Systemd;
 use crate::telemetry::metrics::Metrics;
-use crate::{bus, checks, fleet, leases, remedies};
+use crate::{bus, checks, fleet, leases, remedies, signing};
 
 /// Bounds on one preflight: beyond them a dead name server or a hanging mount is `unknown`.
 pub const PATIENCE: Patience = Patience {
@@ -46,6 +46,13 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
         )),
         Backend::Embedded { .. } => None,
     };
+    if let Some(settings) = &config.signing {
+        looks.extend(signing::preflight(
+            settings,
+            &config.node,
+            names.watched_nodes().cloned().collect(),
+        ));
+    }
     looks.extend(leases::preflight(&config.leases, redis.as_ref()));
     looks.extend(fleet::preflight(&config.fleet, &config.group, redis.as_ref()));
     looks.extend(checks::preflight(

@@ -79,6 +79,11 @@ impl Unreadable {
 /// so that none is left out for ever. Votes and names of nodes that are heard come before them, in the order given, up
 /// to bounds of their own. `wall_ts` is the sender's wall clock in seconds, for display.
 pub fn encode(heartbeat: &Heartbeat, wall_ts: f64) -> Vec<u8> {
+    encode_within(heartbeat, wall_ts, MAX_BYTES)
+}
+
+/// The same in `max` bytes, for what is to be signed.
+pub fn encode_within(heartbeat: &Heartbeat, wall_ts: f64, max: usize) -> Vec<u8> {
     let mut wire = Written {
         v: VERSION,
         node: usable(heartbeat.node.as_deref()),
@@ -97,7 +102,7 @@ pub fn encode(heartbeat: &Heartbeat, wall_ts: f64) -> Vec<u8> {
     };
     wire.hears.truncate(Ballot::MAX_HEARS);
     wire.votes.truncate(Ballot::MAX_VOTES);
-    let mut room = MAX_BYTES.saturating_sub(to_json(&wire).len() + r#","peers":[]"#.len());
+    let mut room = max.saturating_sub(to_json(&wire).len() + r#","peers":[]"#.len());
     let count = heartbeat.peers.len();
     let first = match heartbeat.slot {
         Some(slot) if count > 0 && claims_size(&heartbeat.peers) > room => {

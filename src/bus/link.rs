@@ -200,7 +200,10 @@ impl Keeper {
                     Some(Order::Publish(heartbeat)) if session.in_flight() >= MAX_IN_FLIGHT => {
                         self.decline(&heartbeat).await;
                     }
-                    Some(Order::Publish(heartbeat)) => session.publish(connection, &heartbeat).await?,
+                    Some(Order::Publish(heartbeat)) => {
+                        session.publish(connection, &heartbeat).await?;
+                        self.send_all(session).await;
+                    }
                     Some(Order::Expect(slot)) => session.expect(slot),
                     Some(Order::Replace) => {
                         return Err(Failure::down(Loss::Replaced, "being replaced by a new connection"));
@@ -242,6 +245,10 @@ impl Keeper {
                 Ok(Some(value)) => {
                     if let Err(failure) = session.take(&value) {
                         break Err(failure);
+                    }
+                    if session.is_weary() {
+                        self.send_all(session).await;
+                        tokio::task::yield_now().await;
                     }
                 }
                 Ok(None) => break Ok(()),

@@ -7,6 +7,7 @@ mod backoff;
 mod calm;
 pub mod embedded;
 pub mod heartbeat;
+mod intake;
 mod link;
 mod preflight;
 mod session;
@@ -26,6 +27,7 @@ use crate::engine::time::Clock;
 use crate::redis_client::Endpoint;
 use crate::redis_client::dial::Dial;
 use crate::telemetry::metrics::bus::BusMetrics;
+pub use intake::{Intake, NoHeartbeat, Seal};
 use link::{Keeper, Order};
 pub use preflight::preflight;
 use session::Shared;
@@ -86,6 +88,8 @@ pub struct Bus {
     pub clock: Arc<dyn Clock>,
     /// For `wall_ts`.
     pub wall: WallClock,
+    /// How heartbeats are signed and verified, if they are.
+    pub seal: Option<Seal>,
 }
 
 impl fmt::Debug for Bus {

@@ -9,7 +9,8 @@ use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::heartbeat::{self, Unreadable};
+use super::heartbeat::{self, MAX_BYTES, Unreadable};
+use super::intake::{Intake, NoHeartbeat, millis};
 use super::{Bus, Settings};
 use crate::engine::event::{Body, Event, Heartbeat, Link, LinkStatus};
 use crate::engine::time::Time;
@@ -18,10 +19,13 @@ use crate::redis_client::dial::Login;
 use crate::redis_client::failure::{Asked, Failure, Loss, judge};
 use crate::redis_client::greeting::{Greeting, Server};
 use crate::redis_client::resp::Value;
+use crate::signing::ROOM;
 
 /// How long a message waits for room in the event loop before it, and all others until there is room, are
 /// dropped: old messages are worth less than a link that answers.
 const ROOM_PATIENCE: Duration = Duration::from_millis(20);
+/// Messages verified before others on this thread get a turn: a flood of forged ones must not hold it.
+const VERIFIED_AT_ONCE: usize = 64;
 
 /// What both links share.
 pub(super) struct Shared {
@@ -89,7 +93,9 @@ pub(super) struct Session {
     pub(super) proven: bool,
     /// Messages dropped since there was no room for them. None waits until there is some again.
     shed: u64,
-    reader: heartbeat::Reader,
+    intake: Intake,
+    /// Messages verified since somebody else had a turn.
+    verified: usize,
     /// The slot of our own heartbeat that is to come back.
     expected: Option<u64>,
     /// What is still to be told, in order.
@@ -99,6 +105,8 @@ pub(super) struct Session {
 impl Session {
     pub(super) fn new(shared: Arc<Shared>, link: Link, greeting: Greeting) -> Self {
         let login = shared.bus.dial.login();
+        let verifier = shared.bus.seal.as_ref().map(|seal| Arc::clone(&seal.verifier));
+        let intake = Intake::new(Arc::clone(&shared.settings().publish_channel), verifier);
         Self {
             shared,
             link,
@@ -109,7 +117,8 @@ impl Session {
             publish_refused: None,
             proven: false,
             shed: 0,
-            reader: heartbeat::Reader::new(),
+            intake,
+            verified: 0,
             expected: None,
             outbox: Vec::new(),
         }
@@ -196,11 +205,42 @@ impl Session {
         connection: &mut Connection,
         heartbeat: &Heartbeat,
     ) -> Result<(), Failure> {
-        let body = heartbeat::encode(heartbeat, (self.shared.bus.wall)());
+        let slot = heartbeat.slot.unwrap_or_default();
+        let Some(body) = self.body_of(heartbeat) else {
+            self.shared.count_unpublished();
+            self.outbox.push(Event::PublishFailed { slot });
+            let cure = "there is no key to sign heartbeats with: see [signing]".to_owned();
+            if self.publish_refused.replace(cure.clone()) != Some(cure) {
+                self.tell_status();
+            }
+            return Ok(());
+        };
         let channel = self.shared.settings().publish_channel.clone();
-        let what = Question::Publish(heartbeat.slot.unwrap_or_default());
+        let what = Question::Publish(slot);
         self.ask(connection, what, &[b"PUBLISH", channel.as_bytes(), &body])
             .await
+    }
+
+    /// `None`: it should be signed, and cannot be.
+    fn body_of(&self, heartbeat: &Heartbeat) -> Option<Vec<u8>> {
+        let wall = (self.shared.bus.wall)();
+        match &self.shared.bus.seal {
+            None => Some(heartbeat::encode(heartbeat, wall)),
+            Some(seal) => {
+                let body = heartbeat::encode_within(heartbeat, wall, MAX_BYTES - ROOM);
+                let channel = &self.shared.settings().publish_channel;
+                seal.signer.sign(channel, body, millis(wall))
+            }
+        }
+    }
+
+    /// Whether others on this thread should get a turn now.
+    pub(super) fn is_weary(&mut self) -> bool {
+        let weary = self.verified >= VERIFIED_AT_ONCE;
+        if weary {
+            self.verified = 0;
+        }
+        weary
     }
 
     async fn ask(
@@ -243,9 +283,14 @@ impl Session {
         let Some(channel) = self.shared.channels.get(channel).cloned() else {
             return;
         };
+        let sealed = self.intake.verifies(&channel);
+        self.verified += usize::from(sealed);
         let read = match body {
-            Value::Oversized(_) => Err(Unreadable::TooBig),
-            body => self.reader.read(body.text().unwrap_or_default()),
+            Value::Oversized(_) => Err(NoHeartbeat::Unreadable(Unreadable::TooBig)),
+            body => {
+                let wall = if sealed { (self.shared.bus.wall)() } else { 0.0 };
+                self.intake.take(&channel, body.text().unwrap_or_default(), wall)
+            }
         };
         let body = match read {
             Ok(heartbeat) => {
@@ -255,10 +300,15 @@ impl Session {
                 }
                 Body::Heartbeat(heartbeat)
             }
-            Err(reason) => {
+            Err(NoHeartbeat::Unreadable(reason)) => {
                 self.shared.opaque[reason as usize].inc();
+                if sealed {
+                    return;
+                }
                 Body::Opaque
             }
+            // Counted where it was verified, and nobody ever hears of it.
+            Err(NoHeartbeat::Refused(_)) => return,
         };
         self.pass_on(Event::Message { channel, body });
     }

@@ -102,6 +102,7 @@ impl World {
             metrics: Metrics::new().unwrap().bus,
             clock: clock.clone(),
             wall: Arc::new(|| 0.0),
+            seal: None,
         };
         let (commands, taken) = mpsc::channel(8);
         // More than any test leaves unread: a link waits for the event loop to take its status.

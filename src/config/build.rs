@@ -12,6 +12,7 @@ use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
 use super::report::Origin;
 use super::schema::time;
+use super::signing::Signing;
 use super::values::is_name;
 use super::{Config, LogFormat, LogSettings, Sources, fields, fleet, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
@@ -105,6 +106,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         .open("fleet", &[&fields::FLEET])
         .and_then(|reader| fleet::read(&reader));
     let blockers = fleet::blockers(root);
+    let signing = root
+        .open("signing", &[&fields::SIGNING])
+        .and_then(|reader| Signing::read(&reader));
     let expectations = Expectations::read(root);
     let interval = heartbeat.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
     let peers = peers(
@@ -201,6 +205,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         },
         fleet: fleet::settings(asked, &fleet, blockers),
         leases: leases?,
+        signing: signing?.map(|signing| signing.kept_beside(&store)),
         heartbeat_file: file,
         store,
         audit,

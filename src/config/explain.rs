@@ -24,6 +24,7 @@ use crate::engine::settings::{
 use crate::http_client::{Expect, Question};
 use crate::redis_client::Address;
 use crate::remedies::{Action, DockerAct, Remedy, Signal, SystemdAct, UnitAction};
+use crate::signing;
 use crate::systemd::Whom;
 
 /// `OK`, and what is probably not meant.
@@ -68,6 +69,7 @@ pub fn explain(config: &Config) -> String {
         config.http.listen
     );
     out.push_str(&leases(config));
+    out.push_str(&signing(config));
     for (id, peer) in engine.peers() {
         out.push('\n');
         self::peer(&mut out, config, &engine, id, peer);
@@ -92,6 +94,25 @@ fn leases(config: &Config) -> String {
         leases.max,
         time(leases.max_ttl)
     )
+}
+
+fn signing(config: &Config) -> String {
+    let Some(signing) = &config.signing else {
+        return String::new();
+    };
+    let keys = match &signing.source {
+        signing::Source::Shared(_) => "with the key of the group".to_owned(),
+        signing::Source::Own { trusted, .. } => format!(
+            "with its own key, and others' are verified with those in {}",
+            trusted.display()
+        ),
+    };
+    let rest = if signing.require {
+        "What does not verify changes nothing."
+    } else {
+        "What is not signed is believed all the same."
+    };
+    format!("This node signs what it says {keys}. {rest}\n")
 }
 
 fn bus(config: &Config) -> String {

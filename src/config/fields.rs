@@ -81,6 +81,7 @@ pub const ROOT: Section = Section {
         "leases",
         "fleet",
         "blocker",
+        "signing",
         "when",
         "peer",
     ],
@@ -146,7 +147,7 @@ pub const BUS: Section = Section {
         ),
     ],
     tables: &[],
-    later: &["sentinel", "cluster", "sign"],
+    later: &["sentinel", "cluster"],
 };
 
 /// `[heartbeat]`
@@ -416,6 +417,52 @@ pub const LEASES: Section = Section {
             Int(1, 1024),
             Is("64"),
             "Leases that this node keeps at once.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `[signing]`
+pub const SIGNING: Section = Section {
+    title: "[signing]",
+    sample: "[signing]",
+    about: "Signs what this node says to its group, and believes nothing there that is not signed: what does not verify is \
+            counted and changes nothing. `shared`, or `key` and `trusted`. Keys are read again when their files change. \
+            Peers' own channels and data are not signed; see docs/signing.md.",
+    fields: &[
+        field(
+            "shared",
+            Secret,
+            Absent("{ file = \"/etc/defib/group.key\" }"),
+            "One key for the whole group (HMAC-SHA256), of at least 32 bytes, as `openssl rand -hex 32` makes: whoever has it may \
+             speak for every node. One a line: the first signs, all verify.",
+        ),
+        field(
+            "key",
+            Secret,
+            Absent("{ file = \"/etc/defib/node.key\" }"),
+            "This node's own private key (Ed25519), as `openssl genpkey -algorithm ed25519` writes it. Goes with `trusted`.",
+        ),
+        field(
+            "trusted",
+            Path,
+            Absent("\"/etc/defib/trusted\""),
+            "Directory of all nodes' public keys, `NAME.pub` each, as `openssl pkey -pubout` writes it; in one file there may be \
+             several. A node is believed only what it says in its own name.",
+        ),
+        field(
+            "window",
+            Time(secs(1), HOUR),
+            Derived("1m", "\"1m\""),
+            "So far the wall clock of another node may differ from this one's when it begins to be heard; later no wall clock \
+             matters. So old a message can be that is told again to a node that has forgotten who it heard.",
+        ),
+        field(
+            "require",
+            Bool,
+            Derived("true", "false"),
+            "`false`: what is not signed at all is counted, and believed. For the time in which not all nodes of a group sign yet.",
         ),
     ],
     tables: &[],
@@ -1733,6 +1780,7 @@ pub const ALL: &[&Section] = &[
     &LEASES,
     &FLEET,
     &BLOCKER,
+    &SIGNING,
     &WHEN,
     &PEER,
     &OWNER,
@@ -1792,6 +1840,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &SYSTEMD,
         &LEASES,
         &FLEET,
+        &SIGNING,
     ] {
         let table = section.title.trim_matches(['[', ']']);
         out.extend(section.fields.iter().map(|field| (vec![table, field.key], field)));

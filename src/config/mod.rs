@@ -21,6 +21,7 @@ mod report;
 mod reports;
 mod rules;
 pub mod schema;
+mod signing;
 mod suggest;
 mod tree;
 mod values;
@@ -144,6 +145,8 @@ pub struct Config {
     pub fleet: crate::fleet::Settings,
     /// For `leases`.
     pub leases: crate::leases::Settings,
+    /// For `signing`, if this group signs.
+    pub signing: Option<crate::signing::Settings>,
     /// Where the node writes that it lives, for whoever watches a file.
     pub heartbeat_file: Option<PathBuf>,
     /// File of the store.

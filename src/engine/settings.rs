@@ -48,6 +48,18 @@ impl Settings {
         all.filter(|(_, peer)| !peer.is_vacant())
     }
 
+    /// The nodes whose heartbeats a check waits for, each as often as one does.
+    pub fn watched_nodes(&self) -> impl Iterator<Item = &Arc<str>> {
+        let checks = self.peers.iter().flat_map(|peer| &peer.checks);
+        checks.filter_map(|check| match &check.kind {
+            CheckKind::Passive {
+                source: Source::Node(node) | Source::Claim { node, .. },
+                ..
+            } => Some(node),
+            _ => None,
+        })
+    }
+
     /// The peer of that name.
     pub fn peer_id(&self, name: &str) -> Option<PeerId> {
         self.peers()

@@ -76,6 +76,7 @@ impl Node {
             metrics: metrics.bus.clone(),
             clock: TestClock::start(),
             wall: Arc::new(|| 1_770_000_000.25),
+            seal: None,
         };
         let (commands, taken) = mpsc::channel(16);
         let (told, events) = mpsc::channel(room);

@@ -19,6 +19,7 @@ mod doctor;
 mod drill;
 mod files;
 mod fleet;
+mod forged;
 mod http;
 mod init;
 mod keys;

@@ -9,6 +9,7 @@ mod contained;
 mod docker;
 mod files;
 mod fleet;
+mod forged;
 mod half_dead;
 mod healing;
 mod keys;

@@ -11,6 +11,7 @@ pub mod http;
 pub mod leases;
 pub mod preflight;
 pub mod remedies;
+pub mod signing;
 pub mod store;
 pub mod tasks;
 
@@ -41,6 +42,8 @@ pub struct Metrics {
     pub preflight: preflight::PreflightMetrics,
     /// Of `remedies`.
     pub remedies: remedies::RemedyMetrics,
+    /// Of `signing`.
+    pub signing: signing::SigningMetrics,
     /// Of `store`.
     pub store: store::StoreMetrics,
     /// Of `tasks`.
@@ -62,6 +65,7 @@ impl Metrics {
             leases: leases::LeaseMetrics::register(&registry)?,
             preflight: preflight::PreflightMetrics::register(&registry)?,
             remedies: remedies::RemedyMetrics::register(&registry)?,
+            signing: signing::SigningMetrics::register(&registry)?,
             store: store::StoreMetrics::register(&registry)?,
             tasks: tasks::TaskMetrics::register(&registry)?,
             registry,

@@ -3,6 +3,7 @@
 pub(crate) mod application;
 pub(crate) mod docker;
 pub(crate) mod feed;
+pub(crate) mod forger;
 pub(crate) mod netns;
 pub(crate) mod node;
 pub(crate) mod proxy;
