@@ -44,6 +44,7 @@ use crate::runtime::clock::{self, MonotonicClock, SleeplessClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, OnNotice, Outlets, Progress};
 use crate::runtime::healing::Healer;
 use crate::runtime::heartbeat_file::Beats;
+use crate::runtime::maintenance::Calendar;
 use crate::runtime::netns;
 use crate::runtime::port::Port;
 use crate::runtime::sd_notify::{Environment, Notifier};
@@ -202,6 +203,14 @@ impl App {
         );
         if let Some(audit) = audit {
             tasks.spawn_once("audit", audit.run());
+        }
+        if !config.maintenance.is_empty() {
+            let calendar = Calendar::new(Arc::clone(&config.maintenance), common.clock.clone());
+            // Before anything else is told: a node that starts within a window does nothing.
+            for event in calendar.clone().changes() {
+                let _ = common.events.try_send(event);
+            }
+            tasks.spawn(maintenance_task(calendar, &common), Policy::Keep);
         }
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
@@ -542,6 +551,14 @@ fn beats_task(beats: Beats) -> Task {
     Task {
         name: "heartbeat_file".to_owned(),
         start: Box::new(move |cancel| Box::pin(beats.clone().run(cancel))),
+    }
+}
+
+fn maintenance_task(calendar: Calendar, common: &Common) -> Task {
+    let events = common.events.clone();
+    Task {
+        name: "maintenance".to_owned(),
+        start: Box::new(move |cancel| Box::pin(calendar.clone().run(events.clone(), cancel))),
     }
 }
 

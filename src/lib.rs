@@ -9,7 +9,7 @@
 //! main -> cli -> app -> runtime -> { bus checks remedies leases fleet http store } -> engine
 //! config -> settings types of the edges and of the engine
 //! telemetry, secret, http_client, redis_client, sock_diag, socket_file, exposition, task, owner_table, docker, systemd,
-//! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit, signing
+//! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit, calendar, signing
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
@@ -22,6 +22,7 @@ pub mod allowance;
 pub mod app;
 pub mod audit;
 pub mod bus;
+pub mod calendar;
 pub mod checks;
 pub mod cli;
 pub mod command;

@@ -108,6 +108,8 @@ fn is_kept(what: &What) -> bool {
         | What::DuplicateNode { .. }
         | What::ConfigReloaded { .. }
         | What::ConfigRefused { .. }
+        | What::Maintenance { .. }
+        | What::Restart { .. }
         | What::Operator { .. } => true,
         What::Liveness { .. } | What::Bus { .. } | What::Stalled { .. } | What::Goodbye => false,
     }
@@ -190,7 +192,11 @@ impl Writer {
 /// The moment at which a refusal could change, on the wall clock.
 fn dated(refusal: &mut Map<String, Value>, wall: Duration, at: Time, what: &What) {
     let until = match what {
-        What::Refused { refusal, .. } => refusal.until,
+        What::Refused { refusal, .. }
+        | What::Restart {
+            refusal: Some(refusal),
+            ..
+        } => refusal.until,
         _ => None,
     };
     match until.filter(|until| *until < Time::MAX) {

@@ -49,6 +49,8 @@ pub enum Command {
     Pause(PauseArgs),
     /// End a pause early.
     Resume(ResumeArgs),
+    /// Restart a peer now by a remedy of its ladder, if every guard permits it.
+    Restart(RestartArgs),
     /// Tell the node that a peer left for good.
     Forget(ForgetArgs),
     /// End the node well: no new remedy, a goodbye, then exit 0; at the latest after shutdown.deadline.
@@ -293,6 +295,29 @@ pub struct PauseArgs {
 pub struct ResumeArgs {
     /// The peer's name [default: the pause of the whole node].
     pub peer: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib restart`
+#[derive(Clone, Debug, Default, Args)]
+pub struct RestartArgs {
+    /// The peer's name.
+    pub peer: String,
+    /// By the first remedy of this kind, as in docker [default: the first of its ladder that restarts].
+    #[arg(long, value_name = "KIND", conflicts_with = "rung")]
+    pub remedy: Option<String>,
+    /// By the remedy at this place of its ladder, from 0.
+    #[arg(long, value_name = "N")]
+    pub rung: Option<u16>,
+    /// Past the guards that yield: paused, grace, self_trust, bus_settle, mass_silence, quorum, blockers, backoff. Never
+    /// past budget, the group's leave, dry_run, or the check that it is still the same life. The reason is kept.
+    #[arg(long, value_name = "REASON")]
+    pub force: Option<String>,
+    /// Wait for its proof of life: exit 0 once another life passes every check, else 1.
+    #[arg(long)]
+    pub wait: bool,
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it as help")]
     pub node: AdminArgs,

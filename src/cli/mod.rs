@@ -18,6 +18,7 @@ pub mod lease;
 pub mod probe;
 pub mod record;
 mod redis;
+pub mod restart;
 pub mod run;
 pub mod sim;
 pub mod simulate;
@@ -64,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::History(args) => history::execute(&args),
         Command::Pause(args) => admin::pause(&args),
         Command::Resume(args) => admin::resume(&args),
+        Command::Restart(args) => restart::execute(&args),
         Command::Forget(args) => admin::forget(&args),
         Command::Drain(args) => admin::drain(&args),
         Command::Lease(args) => lease::execute(&args),

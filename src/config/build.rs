@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirs::Dirs;
+use super::maintenance;
 use super::peers::{Owner, Peer, Surroundings, peer};
 use super::questions::Expectations;
 use super::reader::{Bad, Read, Reader};
@@ -120,6 +121,10 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         },
     );
     let selected = selected(root, &peers, &sources.peers);
+    let discovers = docker
+        .as_ref()
+        .is_ok_and(|docker| docker.discover != docker::Discover::Off);
+    let maintenance = maintenance::windows(root, discovers);
 
     let (
         group,
@@ -209,6 +214,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         heartbeat_file: file,
         store,
         audit,
+        maintenance: maintenance?.into(),
         runtime_dir: dirs.runtime.clone(),
         log: base.log.clone(),
         shutdown_deadline: deadline?,

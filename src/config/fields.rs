@@ -83,6 +83,7 @@ pub const ROOT: Section = Section {
         "blocker",
         "signing",
         "when",
+        "maintenance",
         "peer",
     ],
     later: &["topology", "notify"],
@@ -544,6 +545,54 @@ pub const SYSTEMD: Section = Section {
             Time(ms(100), secs(60)),
             Is("\"5s\""),
             "Bound on connecting and on each call. The wait for a job is the remedy's own.",
+        ),
+    ],
+    tables: &[],
+    later: &[],
+};
+
+/// `[[maintenance]]`
+pub const MAINTENANCE: Section = Section {
+    title: "[[maintenance]]",
+    sample: "[[maintenance]]",
+    about: "A window in which nothing is done, and everything is judged: a pause by the wall clock. At its end, whoever is dead is \
+            healed, also who exited within it, unless that was on purpose (`docker stop`, `systemctl stop`). At most 64.",
+    fields: &[
+        field(
+            "reason",
+            Text(200),
+            Must("\"nightly backup\""),
+            "Why, as `explain` and the audit say it.",
+        ),
+        field(
+            "from",
+            Text(20),
+            Must("\"02:00\""),
+            "Its beginning: a time of day (seconds may follow), or for a window that comes once a date and time, as in `2026-12-24 22:00`.",
+        ),
+        field(
+            "to",
+            Text(20),
+            Must("\"03:30\""),
+            "Its end, likewise. A time of day that is not after `from` is one of the next day; `24:00` is midnight.",
+        ),
+        field(
+            "days",
+            Texts(7, 3),
+            Is("[]"),
+            "The days on which it begins: `mon`, `tue`, `wed`, `thu`, `fri`, `sat`, `sun`. None: every day.",
+        ),
+        field(
+            "zone",
+            Text(6),
+            Is("\"UTC\""),
+            "By whose clock: `UTC`, or a fixed distance from it, as in `+01:00`. It does not follow daylight saving.",
+        ),
+        field(
+            "peers",
+            Texts(4096, 63),
+            Is("[]"),
+            "Whose it is. None: all peers.",
         ),
     ],
     tables: &[],
@@ -1782,6 +1831,7 @@ pub const ALL: &[&Section] = &[
     &BLOCKER,
     &SIGNING,
     &WHEN,
+    &MAINTENANCE,
     &PEER,
     &OWNER,
     &BACKOFF,

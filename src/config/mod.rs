@@ -12,6 +12,7 @@ pub mod explain;
 pub mod fields;
 mod files;
 mod fleet;
+mod maintenance;
 mod measures;
 mod peers;
 mod questions;
@@ -151,6 +152,8 @@ pub struct Config {
     pub heartbeat_file: Option<PathBuf>,
     /// File of the store.
     pub store: PathBuf,
+    /// The maintenance windows.
+    pub maintenance: Arc<[crate::calendar::Window]>,
     /// For `audit`; `None`: none is kept.
     pub audit: Option<crate::audit::Settings>,
     /// Where sockets and locks go; not created yet.

@@ -33,11 +33,13 @@ pub enum Cause {
     PeerLeaking,
     /// No sign of life, and nothing that explains it.
     PeerSilent,
+    /// An operator asked for it: no verdict, and nothing that a rung's `for` names.
+    Operator,
 }
 
 impl Cause {
     /// Every cause, in the order of the design's table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SelfStalled,
         Self::BrokerUnreachable,
         Self::BusRefused,
@@ -50,6 +52,7 @@ impl Cause {
         Self::PeerStuck,
         Self::PeerLeaking,
         Self::PeerSilent,
+        Self::Operator,
     ];
 
     /// As written in configuration, labels and messages.
@@ -67,6 +70,7 @@ impl Cause {
             Self::PeerStuck => "peer_stuck",
             Self::PeerLeaking => "peer_leaking",
             Self::PeerSilent => "peer_silent",
+            Self::Operator => "operator",
         }
     }
 
@@ -82,7 +86,8 @@ impl Cause {
             | Self::SelfMute
             | Self::SelfDeaf
             | Self::WrongBroker
-            | Self::MassSilence => false,
+            | Self::MassSilence
+            | Self::Operator => false,
         }
     }
 }

@@ -2,11 +2,13 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::cause::Cause;
 use super::event::{Heartbeat, Incarnation, Link, PeerId};
+use super::evidence::age;
 use super::guards::Refusal;
 use super::outside::Errand;
 use super::peer::Liveness;
@@ -223,6 +225,38 @@ pub enum What {
         /// Why, in words: every mistake of it.
         detail: String,
     },
+    /// A maintenance window opened, or closed.
+    Maintenance {
+        /// It opened.
+        open: bool,
+        /// Why it is there.
+        reason: Arc<str>,
+        /// Whose it is; empty: all.
+        peers: Arc<[Arc<str>]>,
+        /// How long it will be open, in milliseconds; 0 if it closed.
+        for_ms: u64,
+    },
+    /// An operator asked for a restart, and this is the answer.
+    Restart {
+        /// The number of the request.
+        number: u64,
+        /// Who asked.
+        by: String,
+        /// By what.
+        kind: Option<RemedyKind>,
+        /// Why the guards that yield should.
+        force: Option<String>,
+        /// `granted`, `refused` (by a guard), or `impossible`.
+        outcome: &'static str,
+        /// The episode in which it is done.
+        episode: Option<u64>,
+        /// The guard's no.
+        refusal: Option<Refusal>,
+        /// In words.
+        detail: String,
+        /// How long its execution and its proof may take together, in milliseconds.
+        within_ms: u64,
+    },
     /// An operator asked, and it was done.
     Operator {
         /// `pause`, `resume`, `forget` or `drain`.
@@ -257,6 +291,8 @@ impl What {
             Self::DuplicateNode { .. } => "duplicate_node",
             Self::ConfigReloaded { .. } => "config_reloaded",
             Self::ConfigRefused { .. } => "config_refused",
+            Self::Maintenance { .. } => "maintenance",
+            Self::Restart { .. } => "restart",
             Self::Operator { .. } => "operator",
         }
     }
@@ -351,6 +387,50 @@ impl fmt::Display for What {
                 f,
                 "configuration refused, asked by {by}; the one of before holds: {detail}"
             ),
+            Self::Maintenance {
+                open,
+                reason,
+                peers,
+                for_ms,
+            } => {
+                let whose = if peers.is_empty() {
+                    "all".to_owned()
+                } else {
+                    peers.join(", ")
+                };
+                if *open {
+                    let lasting = Duration::from_millis(*for_ms);
+                    write!(
+                        f,
+                        "maintenance window opened for {}, of {whose}: {reason}",
+                        age(lasting)
+                    )
+                } else {
+                    write!(f, "maintenance window closed, of {whose}: {reason}")
+                }
+            }
+            Self::Restart {
+                by,
+                kind,
+                force,
+                outcome,
+                refusal,
+                detail,
+                ..
+            } => {
+                write!(f, "restart by {by}")?;
+                if let Some(why) = force {
+                    write!(f, ", forced ({why})")?;
+                }
+                write!(f, ": {outcome}")?;
+                if let Some(kind) = kind {
+                    write!(f, ", {}", kind.as_str())?;
+                }
+                match refusal {
+                    Some(refusal) => write!(f, ": {refusal}"),
+                    None => write!(f, ": {detail}"),
+                }
+            }
             Self::Operator { request, by, detail } => write!(f, "{request} by {by}: {detail}"),
         }
     }

@@ -44,6 +44,21 @@ pub(super) struct Episode {
     pub(super) outside: Outside,
     /// What the group holds for the remedy that is at work.
     pub(super) lease: Option<Arc<Reservation>>,
+    /// An operator's request that waits for its answer, or whose remedy is at work.
+    pub(super) wish: Option<Wish>,
+}
+
+/// What an operator asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wish {
+    pub(super) number: u64,
+    pub(super) by: String,
+    pub(super) rung: u16,
+    pub(super) force: Option<String>,
+    /// Where the episode stood; `None`: there was none.
+    pub(super) before: Option<EpisodePhase>,
+    /// It has had its answer.
+    pub(super) answered: bool,
 }
 
 /// A remedy that was granted.
@@ -81,6 +96,7 @@ impl Episode {
             refusal: None,
             outside: Outside::default(),
             lease: None,
+            wish: None,
         }
     }
 

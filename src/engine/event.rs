@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::Cause;
 use super::outside::{BlockersAnswer, LeaseAnswer, Reservation};
 use super::peer::Liveness;
+use super::settings::RemedyKind;
 use super::time::Time;
 
 /// A configured peer, as an index into [`Settings::peers`](super::settings::Settings::peers). A name keeps it for as long
@@ -363,6 +364,43 @@ pub enum OperatorRequest {
     },
     /// Stop healing and say goodbye: the node is about to end.
     Drain,
+    /// Carry out a remedy that restarts this peer, whatever it is held to be.
+    Restart(Restart),
+}
+
+/// A restart that an operator asks for. Answered by one [`What::Restart`](super::decision::What::Restart).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Whom.
+    pub peer: PeerId,
+    /// By which remedy of its ladder.
+    pub rung: Which,
+    /// Why the guards that yield shall yield; `None`: they shall not.
+    pub force: Option<String>,
+    /// By which the answer is known.
+    pub number: u64,
+}
+
+/// A rung, as an operator names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The first that restarts.
+    First,
+    /// The one at this place, from 0.
+    At(u16),
+    /// The first of this kind that restarts.
+    Kind(RemedyKind),
+}
+
+/// A maintenance window that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Why, for people.
+    pub reason: Arc<str>,
+    /// Whose, by name; empty: all.
+    pub peers: Arc<[Arc<str>]>,
+    /// How long it will still be open.
+    pub lasting: Duration,
 }
 
 /// Everything that can happen to the engine.
@@ -445,6 +483,13 @@ pub enum Event {
         reservation: Arc<Reservation>,
         /// What it said.
         answer: LeaseAnswer,
+    },
+    /// A maintenance window opened (or its end is another than was told), or closed. The engine knows no calendar.
+    Maintenance {
+        /// Its place in the configuration.
+        window: u16,
+        /// `None`: it is closed.
+        open: Option<Opened>,
     },
     /// An operator asked for something.
     Operator {

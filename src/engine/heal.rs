@@ -28,6 +28,16 @@ impl Engine {
             self.note_outlived(id, since);
             self.ask_for(id, since);
         }
+        // An answer from outside may never come.
+        for id in self.wishes.clone() {
+            let episode = self.peer(id).and_then(|peer| peer.episode.as_ref());
+            let wish = episode.and_then(|episode| episode.wish.as_ref());
+            if wish.is_some_and(|wish| !wish.answered) {
+                self.ask_for(id, self.now);
+            } else {
+                self.wishes.remove(&id);
+            }
+        }
     }
 
     /// What was condemned then is not the bus's doing, whatever becomes of the bus from now on.
@@ -41,12 +51,13 @@ impl Engine {
     pub(super) fn ask_for(&mut self, id: PeerId, condemned_at: Time) {
         let Some(peer) = self.peer(id) else { return };
         let Some(episode) = &peer.episode else { return };
-        if episode.phase != EpisodePhase::Waiting || peer.liveness != Liveness::Dead {
+        let wish = episode.wish.as_ref().map(|wish| wish.rung);
+        if episode.phase != EpisodePhase::Waiting || (peer.liveness != Liveness::Dead && wish.is_none()) {
             return;
         }
         let settings = &self.settings.peers[id.0 as usize];
         let incarnation = peer.life();
-        let rung = match self.step(id, peer, episode) {
+        let rung = match wish.map_or_else(|| self.step(id, peer, episode), Step::Rung) {
             Step::Rung(rung) => rung,
             // Nothing was done, so nothing was tried in vain.
             Step::Exhausted | Step::Ended if self.settings.dry_run => {
@@ -67,7 +78,10 @@ impl Engine {
             }
             Step::None => return,
         };
-        let remedy = settings.remedies[usize::from(rung)].clone();
+        let Some(remedy) = settings.remedies.get(usize::from(rung)).cloned() else {
+            // An operator asked for it, and the ladder is another by now.
+            return self.wish_failed(id);
+        };
         let asked = Asked {
             now: self.now,
             settings: &self.settings,
@@ -75,6 +89,7 @@ impl Engine {
             breaker: &self.breaker,
             group: &self.group,
             node_pause: self.node_pause.as_ref(),
+            window: self.window_of(id),
             draining: self.draining,
             id,
             peer,
@@ -87,13 +102,14 @@ impl Engine {
         };
         match guards::permit(&asked) {
             Ok(()) => self.grant(id, rung, &remedy, incarnation, false),
-            Err(refusal) if refusal.guard == GuardName::DryRun => {
+            Err(refusal) if refusal.guard == GuardName::DryRun && wish.is_none() => {
                 self.refused(id, refusal);
                 self.grant(id, rung, &remedy, incarnation, true);
             }
             Err(refusal) if self.must_ask(id, refusal.guard) => {
                 self.ask_outside(id, refusal, (rung, &remedy, incarnation));
             }
+            Err(refusal) if wish.is_some() => self.wish_refused(id, refusal),
             Err(refusal) => {
                 let spent = refusal.guard == GuardName::Budget
                     && episode.remedies > 0
@@ -211,6 +227,7 @@ impl Engine {
             self.acted(id, "dry_run", "nothing was done".to_owned());
             return;
         }
+        self.wish_granted(id, remedy);
         self.notice(
             Some(id),
             What::Granted {
@@ -372,6 +389,7 @@ impl Engine {
         self.notice(Some(id), what);
         self.saving.soon();
         self.ask = true;
+        self.wish_failed(id);
         self.judge(id);
     }
 
@@ -443,6 +461,7 @@ impl Engine {
         self.breaker.healing_failed(id, now);
         self.ask = true;
         self.saving.soon();
+        self.wish_failed(id);
     }
 
     /// The remedy at work takes it down no longer; who exited in answer to an earlier one of this episode stays down by
@@ -613,6 +632,7 @@ impl Engine {
             detail: "withdrawn: nothing may be done to it now".to_owned(),
         };
         self.notice(Some(id), what);
+        self.wish_failed(id);
     }
 }
 

@@ -37,8 +37,9 @@ mod tests;
 mod timers;
 mod view;
 mod votes;
+mod wish;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use beats::{OwnBeats, Routes};
@@ -47,6 +48,7 @@ use decision::{Decision, Notice, What};
 use event::{CheckId, Event, ExpectationId, Link, Observation, PeerId};
 use evidence::Expectation;
 use guards::GroupLedger;
+use operate::Maintained;
 use peer::{Pause, Peer};
 use persist::Restored;
 use quorum::Quorum;
@@ -78,6 +80,10 @@ pub struct Engine {
 
     group: GroupLedger,
     node_pause: Option<Pause>,
+    /// Restarts that operators asked for and that have no answer yet.
+    wishes: BTreeSet<PeerId>,
+    /// The maintenance windows that are open.
+    maintenance: BTreeMap<u16, Maintained>,
     draining: bool,
     /// Condemned, and waiting for permission; the longest-condemned first.
     waiting: BTreeSet<(Time, PeerId)>,
@@ -116,6 +122,8 @@ impl Engine {
             uncovered: BTreeSet::new(),
             group: GroupLedger::of(&settings),
             node_pause: None,
+            wishes: BTreeSet::new(),
+            maintenance: BTreeMap::new(),
             draining: false,
             waiting: BTreeSet::new(),
             ask: false,
@@ -187,6 +195,7 @@ impl Engine {
             Event::RemedyEnded { token, outcome } => self.remedy_ended(token, outcome),
             Event::Blockers { number, peer, answer } => self.blockers_answered(number, peer, answer),
             Event::Lease { reservation, answer } => self.lease_answered(reservation, answer),
+            Event::Maintenance { window, open } => self.maintain(window, open),
             Event::Operator { request, by } => self.operator(request, by),
         }
     }

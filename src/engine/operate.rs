@@ -1,15 +1,87 @@
 //! What operators ask for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
 use super::decision::What;
-use super::event::{OperatorRequest, PeerId};
+use super::event::{Opened, OperatorRequest, PeerId};
 use super::evidence::{Why, age};
 use super::peer::{Ledger, Pause};
 use super::settings::{CheckKind, Source};
+use super::time::Time;
+
+/// Whoever tells of the calendar may end: so long after its end a window closes all the same.
+const UNTOLD: Duration = Duration::from_secs(60);
+
+/// A maintenance window that is open.
+#[derive(Clone, Debug)]
+pub(super) struct Maintained {
+    pub(super) reason: Arc<str>,
+    peers: Arc<[Arc<str>]>,
+    /// Its end, as it was told.
+    pub(super) until: Time,
+}
 
 impl Engine {
+    /// A window of the calendar opened, moved its end, or closed. Nothing is done within; an episode that is open at its
+    /// end is asked for again.
+    pub(super) fn maintain(&mut self, window: u16, open: Option<Opened>) {
+        let Some(open) = open else {
+            if let Some(closed) = self.maintenance.remove(&window) {
+                self.tell_window(&closed, false, Duration::ZERO);
+                self.ask = true;
+            }
+            return;
+        };
+        let now = Maintained {
+            reason: open.reason,
+            peers: open.peers,
+            until: self.now + open.lasting,
+        };
+        let known = self.maintenance.insert(window, now.clone());
+        if known.is_none_or(|known| known.reason != now.reason || known.peers != now.peers) {
+            self.tell_window(&now, true, open.lasting);
+        }
+        for id in self.ids() {
+            if self.window_of(id).is_some() {
+                self.withdraw_pulse_of(id);
+            }
+        }
+        self.ask = true;
+    }
+
+    fn tell_window(&mut self, window: &Maintained, open: bool, lasting: Duration) {
+        let what = What::Maintenance {
+            open,
+            reason: Arc::clone(&window.reason),
+            peers: Arc::clone(&window.peers),
+            for_ms: u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX),
+        };
+        self.notice(None, what);
+    }
+
+    fn open_windows(&self) -> impl Iterator<Item = &Maintained> {
+        self.maintenance
+            .values()
+            .filter(|window| self.now < window.until + UNTOLD)
+    }
+
+    /// The window in which nothing is done to this peer: of several the one that ends last.
+    pub(super) fn window_of(&self, id: PeerId) -> Option<&Maintained> {
+        let name = &self.settings.peers.get(id.0 as usize)?.name;
+        self.open_windows()
+            .filter(|window| window.peers.is_empty() || window.peers.contains(name))
+            .max_by_key(|window| window.until)
+    }
+
+    /// The same for all of them.
+    pub(super) fn window_of_all(&self) -> Option<&Maintained> {
+        self.open_windows()
+            .filter(|window| window.peers.is_empty())
+            .max_by_key(|window| window.until)
+    }
+
     pub(super) fn operator(&mut self, request: OperatorRequest, by: String) {
         match request {
             OperatorRequest::Pause {
@@ -20,6 +92,7 @@ impl Engine {
             OperatorRequest::Resume { peer } => self.end_pause(peer, &by),
             OperatorRequest::Forget { peer } => self.forget(peer, by),
             OperatorRequest::Drain => self.drain(by),
+            OperatorRequest::Restart(restart) => self.restart(restart, by),
         }
         self.ask = true;
         self.save_now();

@@ -425,11 +425,13 @@ impl Engine {
     }
 
     fn ask_again(&mut self, id: PeerId) {
+        // (Whom an operator wants restarted need not be condemned.)
+        let wished = self.wishes.contains(&id).then_some(self.now);
         let condemned_at = self
             .peer(id)
             .and_then(|peer| peer.episode.as_ref())
             .and_then(|episode| episode.condemned_at);
-        if let Some(condemned_at) = condemned_at {
+        if let Some(condemned_at) = condemned_at.or(wished) {
             self.ask_for(id, condemned_at);
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::event::PeerId;
 use super::guards;
+use super::operate::Maintained;
 use super::peer::{Liveness, Pause};
 use super::settings::{Decides, RemedyKind};
 use super::snapshot::{CheckView, EpisodeView, HealthzView, MassSilenceView, PauseView, PeerView, Snapshot};
@@ -23,7 +24,11 @@ impl Engine {
             uptime: now.since(self.started),
             dry_run: self.settings.dry_run,
             draining: self.draining,
-            pause: self.node_pause.as_ref().map(Pause::view),
+            pause: self
+                .node_pause
+                .as_ref()
+                .map(Pause::view)
+                .or_else(|| self.window_of_all().map(Maintained::view)),
             trust: self.trust.view(now),
             mass_silence: self
                 .breaker
@@ -102,7 +107,11 @@ impl Engine {
             last_life: peer.last_life(),
             checks,
             remedies: settings.remedies.iter().map(|remedy| remedy.kind).collect(),
-            pause: peer.pause.as_ref().map(Pause::view),
+            pause: peer
+                .pause
+                .as_ref()
+                .map(Pause::view)
+                .or_else(|| self.window_of(id).map(Maintained::view)),
             votes: self.votes_view(id, now),
             episode: peer.episode.as_ref().map(|episode| EpisodeView {
                 id: episode.id,
@@ -125,6 +134,16 @@ impl Engine {
             budget_left: guards::peer_budget_left(peer, settings, &self.group, now),
             remedies_granted: peer.granted,
         })
+    }
+}
+
+impl Maintained {
+    fn view(&self) -> PauseView {
+        PauseView {
+            reason: self.reason.to_string(),
+            by: "a maintenance window".to_owned(),
+            until: Some(self.until),
+        }
     }
 }
 

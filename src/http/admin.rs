@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use super::public::{self, Refused};
 use super::serve::Caller;
-use super::{Face, beat, leases};
+use super::{Face, beat, leases, restart};
 use crate::engine::event::{Event, OperatorRequest, PeerId};
 use crate::secret::Secret;
 
@@ -41,6 +41,7 @@ pub(super) fn router(face: Arc<Face>, token: Option<Secret>) -> Router {
         .route("/api/v1/resume", post(resume))
         .route("/api/v1/forget", post(forget))
         .route("/api/v1/drain", post(drain))
+        .route("/api/v1/restart/{peer}", post(restart::restart))
         .route("/api/v1/leases", get(leases::list))
         .route(
             "/api/v1/leases/{key}",
@@ -132,7 +133,7 @@ async fn pause(
 ) -> Handled {
     let asked: Pause = parsed(&body(request).await?)?;
     let peer = face.optional_peer(asked.peer.as_deref())?;
-    let reason = reason(&asked.reason)?;
+    let reason = reason("reason", &asked.reason)?;
     let lasting = asked.lasting.as_deref().map(lasting).transpose()?;
     face.tell(
         OperatorRequest::Pause {
@@ -192,7 +193,7 @@ pub(super) async fn body(request: Request) -> Result<Bytes, Refused> {
     }
 }
 
-fn bad(why: &str) -> Refused {
+pub(super) fn bad(why: &str) -> Refused {
     Refused::new(StatusCode::BAD_REQUEST, why)
 }
 
@@ -209,15 +210,18 @@ pub(super) fn parsed_or_default<T: DeserializeOwned + Default>(body: &[u8]) -> R
     }
 }
 
-fn reason(text: &str) -> Result<String, Refused> {
+/// What `key` says, for people.
+pub(super) fn reason(key: &str, text: &str) -> Result<String, Refused> {
     let text = text.trim();
     if text.is_empty() {
-        return Err(bad(
-            "`reason` is empty: whoever finds the pause must be able to understand it",
-        ));
+        return Err(bad(&format!(
+            "`{key}` is empty: whoever finds it must be able to understand why"
+        )));
     }
     if text.chars().count() > MAX_REASON || text.chars().any(char::is_control) {
-        return Err(bad("`reason` must be one line of at most 500 characters"));
+        return Err(bad(&format!(
+            "`{key}` must be one line of at most 500 characters"
+        )));
     }
     Ok(text.to_owned())
 }
@@ -247,6 +251,18 @@ impl Face {
     }
 
     async fn tell(&self, request: OperatorRequest, name: &'static str, caller: Caller) -> Handled {
+        let by = self.hand_over(request, name, caller).await?;
+        let taken = serde_json::json!({ "taken": name, "by": by });
+        Ok(public::json(StatusCode::ACCEPTED, &taken))
+    }
+
+    /// Hands the request to the event loop, and says who asks.
+    pub(super) async fn hand_over(
+        &self,
+        request: OperatorRequest,
+        name: &'static str,
+        caller: Caller,
+    ) -> Result<String, Refused> {
         if self.view().config_error().is_some() {
             let why = "the configuration is invalid: nothing is judged, so there is nothing to change";
             return Err(Refused::new(StatusCode::CONFLICT, why));
@@ -258,10 +274,7 @@ impl Face {
             by: by.clone(),
         };
         match self.app.events.send_timeout(event, ENGINE_TIMEOUT).await {
-            Ok(()) => {
-                let taken = serde_json::json!({ "taken": name, "by": by });
-                Ok(public::json(StatusCode::ACCEPTED, &taken))
-            }
+            Ok(()) => Ok(by),
             Err(SendTimeoutError::Timeout(_)) => Err(Refused::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "the event loop did not take the request within 2 s; nothing was changed, try again",

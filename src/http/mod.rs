@@ -16,6 +16,7 @@ mod patience;
 mod probes;
 mod public;
 mod recent;
+mod restart;
 mod seats;
 mod serve;
 mod status;
@@ -117,6 +118,8 @@ struct Face {
     sse_slots: Arc<Semaphore>,
     follower_slots: Arc<Semaphore>,
     history_slots: Arc<Semaphore>,
+    /// Numbers of restarts that were asked for.
+    requests: AtomicU64,
     cancel: CancellationToken,
     status: Long,
     metrics: Long,
@@ -131,6 +134,7 @@ impl Face {
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
             follower_slots: Arc::new(Semaphore::new(MAX_LEASE_FOLLOWERS)),
             history_slots: Arc::new(Semaphore::new(history::READERS)),
+            requests: AtomicU64::default(),
             cancel,
             status: Long::default(),
             metrics: Long::default(),

@@ -42,6 +42,12 @@ impl Recent {
         }
     }
 
+    /// The latest that is like this.
+    pub(super) fn find(&self, is_it: impl Fn(&Notice) -> bool) -> Option<Arc<Notice>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().rev().find(|notice| is_it(notice)).cloned()
+    }
+
     /// What was told of `peer` in its open episode, or else in the last one; from its opening on, as far as it is kept.
     pub(super) fn episode_of(&self, peer: &str) -> Vec<Arc<Notice>> {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -73,6 +79,10 @@ impl Recent {
 fn belongs_to_an_episode(what: &What) -> bool {
     !matches!(
         what,
-        What::Liveness { .. } | What::Incarnation { .. } | What::Goodbye | What::Operator { .. }
+        What::Liveness { .. }
+            | What::Incarnation { .. }
+            | What::Goodbye
+            | What::Operator { .. }
+            | What::Restart { .. }
     )
 }

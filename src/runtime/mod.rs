@@ -5,6 +5,7 @@ pub mod clock;
 pub mod event_loop;
 pub mod healing;
 pub mod heartbeat_file;
+pub mod maintenance;
 pub mod netns;
 pub mod port;
 pub mod sd_notify;

@@ -218,6 +218,7 @@ impl Oracle {
             OperatorRequest::Resume { peer: Some(peer) } => of.peers[peer.0 as usize].paused = None,
             OperatorRequest::Forget { peer } => of.peers[peer.0 as usize].forget(),
             OperatorRequest::Drain => of.draining = true,
+            OperatorRequest::Restart(_) => {}
         }
     }
 

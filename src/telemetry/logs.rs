@@ -164,6 +164,8 @@ fn level(what: &What) -> Level {
         | What::EpisodeClosed { .. }
         | What::MassSilenceEnded
         | What::ConfigReloaded { .. }
+        | What::Maintenance { .. }
+        | What::Restart { .. }
         | What::Operator { .. } => Level::INFO,
     }
 }

@@ -1261,3 +1261,54 @@ fn the_checks_that_ask_others_are_read_and_explained() {
     }
     assert!(!said.contains("s3cret"), "{said}");
 }
+
+#[test]
+fn s35_maintenance_windows_are_read_and_what_is_no_window_is_refused_with_its_place() {
+    let peer = "[peer.feed]\nowner = { listens = 9080 }\n";
+    let window = |fields: &str| format!("{peer}[[maintenance]]\nreason = \"backup\"\n{fields}\n");
+    let config = good(&sources(&format!(
+        "{}[[maintenance]]\nreason = \"the rack\"\nfrom = \"2026-12-24 22:00\"\nto = \"2026-12-25 06:00:30\"\nzone = \"-03:30\"\n",
+        window("from = \"22:00\"\nto = \"02:00\"\ndays = [\"sat\", \"sun\"]\npeers = [\"feed\"]")
+    )));
+    let [nights, once] = &*config.maintenance else {
+        panic!("{:?}", config.maintenance)
+    };
+    assert_eq!(
+        (&*nights.reason, &*nights.peers),
+        ("backup", &["feed".into()][..])
+    );
+    assert_eq!((&*once.reason, once.peers.len()), ("the rack", 0));
+    let at = |text: &str| {
+        let at = humantime::parse_rfc3339(text).unwrap();
+        at.duration_since(std::time::UNIX_EPOCH).unwrap()
+    };
+    assert!(once.open_for(at("2026-12-25T01:30:00Z")).is_some());
+    assert!(once.open_for(at("2026-12-25T09:30:30Z")).is_none());
+    // 28 November 2026 is a Saturday.
+    assert!(nights.open_for(at("2026-11-28T23:00:00Z")).is_some());
+    assert!(nights.open_for(at("2026-11-27T23:00:00Z")).is_none());
+
+    let times = "from = \"22:00\"\nto = \"02:00\"\n";
+    for (fields, wanted) in [
+        ("from = \"22\"\nto = \"02:00\"".to_owned(), "maintenance_time"),
+        (
+            "from = \"2026-12-24 22:00\"\nto = \"02:00\"".to_owned(),
+            "maintenance_time",
+        ),
+        (
+            "from = \"2026-12-24 22:00\"\nto = \"2026-12-24 21:00\"".to_owned(),
+            "maintenance_time",
+        ),
+        (
+            "from = \"2026-12-24 22:00\"\nto = \"2026-12-25 21:00\"\ndays = [\"mon\"]".to_owned(),
+            "maintenance_days",
+        ),
+        (format!("{times}days = [\"mo\"]"), "maintenance_days"),
+        (format!("{times}zone = \"CET\""), "maintenance_zone"),
+        (format!("{times}peers = [\"fed\"]"), "unknown_peer"),
+        (format!("{times}dys = []"), "unknown_key"),
+        ("from = \"22:00\"".to_owned(), "missing"),
+    ] {
+        assert_eq!(rule(&window(&fields)), wanted, "{fields}");
+    }
+}

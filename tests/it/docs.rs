@@ -59,6 +59,10 @@ fn every_default_that_is_documented_is_that_of_the_code() {
 http = "http://deployer:8080/running"
 [when.car]
 http = "http://127.0.0.1:8080/health"
+[[maintenance]]
+reason = "nightly backup"
+from = "02:00"
+to = "03:30"
 [peer.feed]
 owner = { listens = 9080 }
 checks.heartbeat = { channel = "telemetry_heartbeat" }

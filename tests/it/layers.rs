@@ -10,6 +10,7 @@ use std::path::Path;
 const LEAVES: &[&str] = &[
     "allowance",
     "audit",
+    "calendar",
     "command",
     "condemned",
     "docker",
@@ -40,6 +41,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("secret", &[]),
     ("exposition", &[]),
     ("task", &[]),
+    ("calendar", &[]),
     ("http_client", &[&["secret"]]),
     ("heartbeat_file", &[&["http_client"]]),
     ("owner_table", &[&["engine"]]),

@@ -20,5 +20,7 @@ pub(super) fn must_be_clear(asked: &Asked<'_>) -> Result<(), Refusal> {
 }
 
 fn needed(asked: &Asked<'_>) -> bool {
-    asked.peer_settings.blockers && asked.remedy.kind != RemedyKind::Log
+    asked.peer_settings.blockers
+        && asked.remedy.kind != RemedyKind::Log
+        && !asked.is_forced(GuardName::Blockers)
 }

@@ -28,6 +28,12 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
     if asked.now < peer.grace_until {
         return GuardName::Grace.refuses("this life of the peer has only begun", Some(peer.grace_until));
     }
+    if asked.episode.wish.is_some() {
+        if peer.ever_alive() {
+            return Ok(());
+        }
+        return GuardName::Grace.refuses("no check of it has ever passed: it may never have worked", None);
+    }
     let ever_passed = asked
         .episode
         .against

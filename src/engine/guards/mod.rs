@@ -24,6 +24,7 @@ use crate::engine::breaker::Breaker;
 use crate::engine::episode::Episode;
 use crate::engine::event::PeerId;
 use crate::engine::evidence::Expectation;
+use crate::engine::operate::Maintained;
 use crate::engine::peer::{Pause, Peer};
 use crate::engine::quorum::Tally;
 use crate::engine::self_trust::SelfTrust;
@@ -74,6 +75,21 @@ impl GuardName {
         Self::DryRun,
     ];
 
+    /// An operator's `--force` passes it. What bounds how much is down at once, and whom a remedy may hit, never yields.
+    pub const fn yields_to_force(self) -> bool {
+        match self {
+            Self::Paused
+            | Self::Grace
+            | Self::SelfTrust
+            | Self::BusSettle
+            | Self::MassSilence
+            | Self::Quorum
+            | Self::Blockers
+            | Self::Backoff => true,
+            Self::Budget | Self::FleetLease | Self::DryRun => false,
+        }
+    }
+
     /// As written in labels and messages.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -117,6 +133,8 @@ pub(super) struct Asked<'a> {
     pub(super) breaker: &'a Breaker,
     pub(super) group: &'a GroupLedger,
     pub(super) node_pause: Option<&'a Pause>,
+    /// The maintenance window that the peer is in.
+    pub(super) window: Option<&'a Maintained>,
     pub(super) draining: bool,
     pub(super) id: PeerId,
     pub(super) peer: &'a Peer,
@@ -130,6 +148,18 @@ pub(super) struct Asked<'a> {
 }
 
 impl Asked<'_> {
+    /// This guard's no does not count: an operator said why.
+    fn is_forced(&self, guard: GuardName) -> bool {
+        let forced = self
+            .episode
+            .wish
+            .as_ref()
+            .is_some_and(|wish| wish.force.is_some());
+        // A node that ends, and a peer of which nothing tells one life from the next, are no matter of opinion.
+        let never = self.draining || self.peer.incarnation.is_none();
+        forced && guard.yields_to_force() && !never
+    }
+
     /// Whatever the condemning checks need was seen to be met at `since` or later.
     fn expectations_confirmed(&self, since: Time) -> bool {
         self.episode.against.iter().all(|index| {
@@ -147,7 +177,10 @@ impl Asked<'_> {
 /// Asks all guards in order. Two of them need an answer from outside: what they were told last counts in their place,
 /// but they are only asked once every guard at home permits it, the blockers before the group.
 pub(super) fn permit(asked: &Asked<'_>) -> Result<(), Refusal> {
-    for guard in GuardName::ALL {
+    for guard in GuardName::ALL
+        .into_iter()
+        .filter(|guard| !asked.is_forced(*guard))
+    {
         match guard {
             GuardName::Paused => paused::ask(asked)?,
             GuardName::Grace => grace::ask(asked)?,

@@ -1,4 +1,4 @@
-//! An operator said: do nothing. Or the node is about to end.
+//! An operator said: do nothing; or a maintenance window is open. Or the node is about to end.
 
 use super::{Asked, GuardName, Refusal};
 
@@ -11,6 +11,12 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
             GuardName::Paused.refuses(format!("the node is paused: {}", pause.reason), pause.until)
         }
         (None, Some(pause)) => GuardName::Paused.refuses(format!("paused: {}", pause.reason), pause.until),
-        (None, None) => Ok(()),
+        (None, None) => match asked.window {
+            Some(window) => GuardName::Paused.refuses(
+                format!("a maintenance window is open: {}", window.reason),
+                Some(window.until),
+            ),
+            None => Ok(()),
+        },
     }
 }

@@ -11,6 +11,7 @@ mod ladder;
 mod ledger;
 mod lives;
 mod mass_silence;
+mod operators;
 mod outside;
 mod owner;
 mod persist;

@@ -76,7 +76,7 @@ function tell(who, words, className) {
 
 const NAMES = ["liveness", "bus", "stalled", "incarnation", "goodbye", "episode_opened", "refused", "would_heal",
   "granted", "acted", "recovered", "gave_up", "episode_closed", "mass_silence_tripped", "mass_silence_ended",
-  "operator", "duplicate_node"];
+  "operator", "duplicate_node", "exited_instead", "maintenance", "restart"];
 
 function follow() {
   const source = new EventSource("/api/v1/events");

@@ -259,8 +259,8 @@ impl EngineMetrics {
             )?,
             operator: make.counters(
                 "defib_operator_requests_total",
-                "Requests of operators that were done.",
-                &["request"],
+                "Requests of operators, by their answer.",
+                &["request", "outcome"],
             )?,
         }
         .with_zeroes())
@@ -330,10 +330,14 @@ impl EngineMetrics {
             What::GaveUp { .. } => self.episodes_closed.with_label_values(&[peer, "gave_up"]).inc(),
             What::EpisodeClosed { .. } => self.episodes_closed.with_label_values(&[peer, "closed"]).inc(),
             What::MassSilenceTripped { .. } => self.mass_silence_trips.inc(),
-            What::Operator { request, .. } => self.operator.with_label_values(&[request]).inc(),
+            What::Operator { request, .. } => self.operator.with_label_values(&[request, "done"]).inc(),
+            What::Restart { outcome, .. } => {
+                self.operator.with_label_values(&["restart", outcome]).inc();
+            }
             What::DuplicateNode { .. } => self.duplicate_node.inc(),
             // `WouldHeal` is counted by what follows it: `Acted`, whose outcome is `dry_run`.
-            What::WouldHeal { .. } | What::Bus { .. } | What::MassSilenceEnded => {}
+            What::WouldHeal { .. } | What::Bus { .. } | What::MassSilenceEnded | What::Maintenance { .. } => {
+            }
             // Counted by who reloads: also what changed nothing.
             What::ConfigReloaded { .. } | What::ConfigRefused { .. } => {}
         }

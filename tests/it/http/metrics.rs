@@ -192,7 +192,7 @@ async fn the_metrics_say_what_happened() {
         "defib_http_requests_total{endpoint=\"other\",status=\"404\"} 2",
         "defib_http_requests_total{endpoint=\"pause\",status=\"202\"} 1",
         "defib_http_connections_cut_total{listener=\"public\",reason=\"malformed\"} 1",
-        "defib_operator_requests_total{request=\"pause\"} 1",
+        "defib_operator_requests_total{outcome=\"done\",request=\"pause\"} 1",
     ] {
         assert!(
             scrape.lines().any(|found| found == line),

@@ -133,6 +133,9 @@ async fn the_page_knows_every_event() {
         "mass_silence_tripped",
         "mass_silence_ended",
         "operator",
+        "restart",
+        "maintenance",
+        "exited_instead",
         "duplicate_node",
     ] {
         assert!(script.contains(&format!("\"{name}\"")), "{name}");

@@ -101,6 +101,27 @@ fn s34_what_an_operator_stops_stays_stopped_and_a_deploy_is_a_new_life() {
 }
 
 #[test]
+fn s34_an_operators_restart_of_a_container_that_is_well_is_another_life_and_no_stop() {
+    let Some(engine) = Engine::start() else { return };
+    let container = engine.idle("app", &[]);
+    let node = node(&app(&container, RESTART));
+    let first = node.peer("app").incarnation.unwrap();
+    let (code, said) = node.admin(&["restart", "app", "--wait"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("recovered"), "{said}");
+    assert!(container.is_running());
+    assert_ne!(node.peer("app").incarnation.unwrap(), first);
+    // What an operator stopped is there no more: there is nothing that could be restarted, unless he says so.
+    container.docker("stop");
+    node.sees("it was stopped on purpose", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Unknown
+    });
+    let (code, said) = node.admin(&["restart", "app"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(!container.is_running());
+}
+
+#[test]
 fn s34_an_exit_with_0_and_a_pause_are_on_purpose() {
     let Some(engine) = Engine::start() else { return };
     let container = engine.run("app", &[], "while ! test -e /tmp/end; do sleep 0.1; done");

@@ -1,7 +1,9 @@
 //! What operators see and ask for: the audit, an episode's whole story: scenarios 13, 32, 35, 36.
 
 use std::fs;
+use std::time::Duration;
 
+use defib::engine::peer::Liveness;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -183,4 +185,167 @@ fn s13_what_is_given_up_is_in_the_history_and_a_disk_that_takes_nothing_harms_no
         said.contains("recovered")
     });
     assert_eq!(node.count("defib_audit_healthy"), 1);
+}
+
+/// Everything is well, and an operator wants it restarted.
+#[test]
+fn s35_a_restart_is_refused_in_words_forced_with_a_reason_and_proven_by_another_life() {
+    let site = Site::start();
+    site.set("/health", 200, "");
+    let application = Application::start(&IDLE);
+    let rest = format!(
+        "remedies = [{{ do = \"log\" }}, {{ do = \"exec\", command = {}, verify_within = \"20s\" }}]",
+        application.restart()
+    );
+    let node = Node::run(&config("embedded", &app(&application, &site, &rest)));
+    node.is_calm();
+
+    let (code, said) = node.admin(&["pause", "app", "--reason", "a deploy", "--for", "1h"]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = node.admin(&["restart", "app", "--wait"]);
+    assert_eq!(code, Some(1), "{said}");
+    for words in [
+        "refused by paused",
+        "a deploy",
+        "could change in 59 min",
+        "--force REASON passes it",
+    ] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+    assert_eq!(application.starts(), 1);
+    let (code, said) = node.admin(&["restart", "app", "--rung", "0"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("those that restart it are 1 (exec)"), "{said}");
+    let (code, said) = node.admin(&["restart", "nobody"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("configured: app"), "{said}");
+    let (code, said) = node.admin(&["restart", "app", "--force", " "]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("`force` is empty"), "{said}");
+
+    let why = "it serves old data";
+    let (code, said) = node.admin(&["restart", "app", "--wait", "--force", why]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("exec was granted for app"), "{said}");
+    assert!(said.contains("recovered, proven by its own checks"), "{said}");
+    assert_eq!(application.starts(), 2);
+    node.sees("the episode is over", |snapshot| {
+        snapshot.peers[0].episode.is_none()
+    });
+    assert!(
+        node.peer("app").pause.is_some(),
+        "the pause holds for everything else"
+    );
+    assert_eq!(node.peer("app").budget_left, 2);
+
+    let outcome = |outcome: &str| {
+        node.count(&format!(
+            "defib_operator_requests_total{{outcome=\"{outcome}\",request=\"restart\"}}"
+        ))
+    };
+    assert_eq!(
+        (outcome("granted"), outcome("refused"), outcome("impossible")),
+        (1, 1, 1)
+    );
+    let me = format!("uid {} pid ", rustix::process::getuid().as_raw());
+    until("who asked, and why, is on disk", || {
+        let (_, said) = node.tool(&["history", "app", "--json"]);
+        let all = history(&said);
+        let restarts: Vec<_> = all.iter().filter(|record| record["event"] == "restart").collect();
+        restarts.len() == 3
+            && restarts
+                .iter()
+                .all(|record| record["by"].as_str().unwrap().starts_with(&me))
+            && restarts[0]["refusal"]["guard"] == "paused"
+            && restarts[0]["refusal"]["until"].is_string()
+            && restarts[2]["force"] == why
+            && restarts[2]["outcome"] == "granted"
+    });
+}
+
+#[test]
+fn s32_a_restart_that_changes_nothing_is_no_success() {
+    let site = Site::start();
+    site.set("/health", 200, "");
+    let application = Application::start(&IDLE);
+    let rest = "remedies = [{ do = \"exec\", command = [\"true\"], verify_within = \"2s\" }]";
+    let node = Node::run(&config("embedded", &app(&application, &site, rest)));
+    node.is_calm();
+    let (code, said) = node.admin(&["restart", "app", "--wait"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("exec acted") && said.contains("it was not restarted"),
+        "{said}"
+    );
+    assert_eq!(application.starts(), 1);
+    node.sees("the episode is over", |snapshot| {
+        snapshot.peers[0].episode.is_none()
+    });
+}
+
+#[test]
+fn s35_a_maintenance_window_is_a_pause_that_ends_by_the_calendar_and_survives_a_restart() {
+    let site = Site::start();
+    site.set("/health", 200, "");
+    let application = Application::start(&IDLE);
+    let rest = format!(
+        "remedies = [{{ do = \"exec\", command = {}, verify_within = \"20s\" }}]",
+        application.restart()
+    );
+    let at = |seconds: u64| {
+        let at = std::time::UNIX_EPOCH + defib::runtime::clock::stamp(None).wall;
+        let text =
+            humantime::format_rfc3339_seconds(at + Duration::from_secs(seconds) - Duration::from_secs(60));
+        text.to_string().replace('T', " ").replace('Z', "")
+    };
+    let window = format!(
+        "[[maintenance]]\nreason = \"moving the rack\"\nfrom = \"{}\"\nto = \"{}\"\npeers = [\"app\"]\n",
+        at(0),
+        at(105)
+    );
+    let peers = app(&application, &site, &rest);
+    let mut node = Node::run(&config("embedded", &format!("{window}{peers}")));
+    node.sees("it is paused, and lives", |snapshot| {
+        let peer = &snapshot.peers[0];
+        peer.pause
+            .as_ref()
+            .is_some_and(|pause| pause.reason == "moving the rack" && pause.until.is_some())
+            && peer.liveness == Liveness::Alive
+    });
+    assert_eq!(node.count("defib_paused{peer=\"app\",scope=\"peer\"}"), 1);
+    application.kill();
+    node.sees("it is judged all the same", |snapshot| {
+        let episode = snapshot.peers[0].episode.as_ref();
+        episode.is_some_and(|episode| {
+            episode
+                .refusal
+                .as_ref()
+                .is_some_and(|no| no.why.contains("moving the rack"))
+        })
+    });
+    let (_, said) = node.tool(&["explain", "app"]);
+    assert!(
+        said.contains("paused by a maintenance window (moving the rack), ends in"),
+        "{said}"
+    );
+    assert!(
+        said.contains("paused said no: a maintenance window is open: moving the rack (could change in"),
+        "{said}"
+    );
+    let (code, said) = node.admin(&["restart", "app"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("moving the rack"), "{said}");
+
+    node.signal(Signal::TERM);
+    assert_eq!(node.exit_code(), Some(0));
+    node.start_again();
+    assert_eq!(application.starts(), 1, "{}", node.log());
+    // Its end is by the clock on the wall.
+    let mut looks = 0;
+    while node.peer("app").pause.is_some() {
+        looks += 1;
+        assert!(looks < 2000, "it does not end: {}", node.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    node.logs("maintenance window closed, of app: moving the rack");
 }
