@@ -54,7 +54,7 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
         ));
     }
     looks.extend(leases::preflight(&config.leases, redis.as_ref()));
-    looks.extend(fleet::preflight(&config.fleet, &config.group, redis.as_ref()));
+    looks.extend(fleet::preflight(&config.fleet, &names, redis.as_ref()));
     looks.extend(checks::preflight(
         &config.checks,
         &names,

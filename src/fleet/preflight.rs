@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::redis::{prefix, rules};
 use super::{Group, Settings};
+use crate::engine::settings::Settings as Names;
 use crate::preflight::{Finding, Look, Part, Subject};
 use crate::redis_client::failure::Failure;
 use crate::redis_client::resp::Value;
@@ -29,11 +30,17 @@ end
 return lacks
 "#;
 
-/// The looks at what the guards ask of the outside; none if they ask nobody.
-pub fn preflight(settings: &Settings, group: &str, redis: Option<&Server>) -> Vec<Look> {
+/// The looks at what the guards ask of the outside; none if they ask nobody, as where no remedy restarts anything.
+pub fn preflight(settings: &Settings, names: &Names, redis: Option<&Server>) -> Vec<Look> {
     let mut looks = Vec::new();
-    if let (Group::Redis, Some(server)) = (settings.group, redis) {
-        looks.push(Subject::node(Part::Fleet).look(leases(server.clone(), prefix(group))));
+    let restarts = names
+        .peers
+        .iter()
+        .flat_map(|peer| &peer.remedies)
+        .any(|rung| rung.restarts);
+    if let (Group::Redis, Some(server), true) = (settings.group, redis, restarts) {
+        let leases = leases(server.clone(), prefix(&names.group));
+        looks.push(Subject::node(Part::Fleet).look(leases));
     }
     for blocker in &settings.blockers {
         let asked = blocker.clone();
