@@ -20,9 +20,11 @@ pub(super) struct Fleet {
     size: Option<u32>,
     turn: Duration,
     own_peers: bool,
+    asks_nobody: bool,
 }
 
 pub(super) fn read(reader: &Reader<'_>) -> Read<Fleet> {
+    let lease = reader.text("lease");
     let (peers, size, turn) = (
         reader.text("peers"),
         reader.maybe_int("size"),
@@ -32,6 +34,7 @@ pub(super) fn read(reader: &Reader<'_>) -> Read<Fleet> {
         size: size?,
         turn: turn?,
         own_peers: peers? == "own",
+        asks_nobody: lease? == "none",
     })
 }
 
@@ -48,6 +51,7 @@ pub(super) fn group(
     };
     let spacing = budget.map_or(Duration::ZERO, |budget| budget.spacing);
     match (backend, fleet.size) {
+        (_, None) if fleet.asks_nobody => Group::Alone,
         (Backend::Redis(_), None) => Group::Redis,
         (Backend::Redis(_), Some(_)) => {
             let message = "`size` is for a group without a bus, and bus.url names a Redis server, which keeps the leases";

@@ -223,6 +223,9 @@ interval = "500ms"                  # default 1 s
 [budget]
 spacing = "1s"                      # default 10 s
 
+[fleet]
+lease = "none"                      # this node is the only one
+
 [http]
 listen = "127.0.0.1:0"
 admin_socket = {admin}

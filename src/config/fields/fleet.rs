@@ -23,6 +23,13 @@ pub const FLEET: Section = Section {
              that of another.",
         ),
         field(
+            "lease",
+            OneOf(&["group", "none"]),
+            Is("\"group\""),
+            "Who is asked before a restart. `none`: nobody, as where this node is the only one of its group that heals, on a \
+             bus that runs no scripts; it must be the only one.",
+        ),
+        field(
             "size",
             Int(1, 100_000),
             Absent("40"),
