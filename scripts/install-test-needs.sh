@@ -27,6 +27,7 @@ need gcc cc --version
 need libc6-dev test -e /usr/include/stdio.h
 need docker.io docker --version
 need prometheus-redis-exporter prometheus-redis-exporter -version
+need prometheus-alertmanager prometheus-alertmanager --version
 need systemd test -x /lib/systemd/systemd
 need dbus dbus-daemon --version
 need polkitd test -x /usr/lib/polkit-1/polkitd

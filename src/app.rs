@@ -36,6 +36,7 @@ use crate::fleet::{self, ERRANDS, Fleet};
 use crate::http::{self, AppState, BindError, Bound, Recent, View};
 use crate::lease_desk::LeaseDesk;
 use crate::leases::{self, Keeper};
+use crate::notify;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::redis_client::{Endpoint, Redis, Server};
@@ -171,10 +172,18 @@ impl App {
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let (port, errands) = (Port::new(), Port::new());
+        let (telling, desk) = common.notifications(&config, &settings)?;
         let outlets = Outlets {
             bus: port.clone(),
             errands: errands.clone(),
-            healer: common.healer(&config, &owners, &condemned, (&docker, &systemd), &redis, &scrub),
+            healer: common.healer(
+                &config,
+                &owners,
+                &condemned,
+                (&docker, &systemd, desk),
+                &redis,
+                &scrub,
+            ),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -249,8 +258,11 @@ impl App {
             settle: settings.bus_settle,
             rounds: Rounds::default(),
         };
-        for check in checks::tasks(config.checks, &settings, &around) {
-            tasks.spawn(check, Policy::Keep);
+        for task in checks::tasks(config.checks, &settings, &around)
+            .into_iter()
+            .chain(telling)
+        {
+            tasks.spawn(task, Policy::Keep);
         }
         let orphaned = netns::Watch::start().orphaned(common.clock.clone());
         Ok(common.live(
@@ -407,7 +419,7 @@ impl Common {
         config: &Config,
         owners: &OwnerTable,
         condemned: &CondemnedTable,
-        (docker, systemd): (&Docker, &Systemd),
+        (docker, systemd, desk): (&Docker, &Systemd, notify::Desk),
         redis: &Server,
         scrub: &[String],
     ) -> Arc<dyn Healer> {
@@ -421,6 +433,7 @@ impl Common {
             condemned: condemned.clone(),
             redis: redis.clone(),
             latest: Arc::new(latest),
+            tell: Arc::new(move |to, grant| desk.ask(to, grant)),
             docker: docker.clone(),
             systemd: systemd.clone(),
             lock_dir: Some(config.runtime_dir.clone()),
@@ -432,6 +445,29 @@ impl Common {
             config.remedies.clone(),
             around,
         ))))
+    }
+
+    /// Who tells people, and the desk at which a remedy asks for it.
+    fn notifications(
+        &self,
+        config: &Config,
+        settings: &Settings,
+    ) -> Result<(Vec<Task>, notify::Desk), StartError> {
+        let around = notify::Surroundings {
+            sender: notify::Sender {
+                node: Arc::clone(&settings.node),
+                group: Arc::clone(&settings.group),
+                boot: Arc::clone(&settings.boot),
+                dry_run: settings.dry_run,
+            },
+            notices: self.notices.subscribe(),
+            snapshots: self.snapshots.subscribe(),
+            clock: self.clock.clone(),
+            seed: random_seed()?,
+            deadline: config.shutdown_deadline,
+            metrics: self.metrics.notify.clone(),
+        };
+        Ok(notify::tasks(config.notify.clone(), around))
     }
 
     /// The keeper of the leases, if there are any; then they can be asked for.
@@ -711,11 +747,13 @@ fn secret_variables(config: &Config) -> Vec<String> {
         Secret::Inline(_) | Secret::File(_) => None,
     };
     let remedies = config.remedies.values().flat_map(Remedy::secret_variables);
+    let targets = config.notify.iter().flat_map(notify::Target::secret_variables);
     bus.into_iter()
         .chain(admin)
         .chain(bearers)
         .filter_map(variable)
         .chain(remedies)
+        .chain(targets)
         .chain(config.variables.iter().cloned())
         .collect()
 }

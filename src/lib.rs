@@ -6,14 +6,14 @@
 //! An arrow is an allowed import; nothing else is (a test keeps it so):
 //!
 //! ```text
-//! main -> cli -> app -> runtime -> { bus checks remedies leases fleet http store } -> engine
+//! main -> cli -> app -> runtime -> { bus checks remedies leases fleet notify http store } -> engine
 //! config -> settings types of the edges and of the engine
 //! telemetry, secret, http_client, redis_client, sock_diag, socket_file, exposition, task, owner_table, docker, systemd,
 //! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit, calendar, signing
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
-//! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `leases`, `fleet`, `http`, `store`) turn the world into events and
+//! `engine` is pure; the edges (`bus`, `checks`, `remedies`, `leases`, `fleet`, `notify`, `http`, `store`) turn the world into events and
 //! decisions into the world, never import each other, and hold no policy; `runtime` owns the engine.
 
 #![forbid(unsafe_code)]
@@ -39,6 +39,7 @@ pub mod http;
 pub mod http_client;
 pub mod lease_desk;
 pub mod leases;
+pub mod notify;
 pub mod owner_table;
 pub mod preflight;
 pub mod redis_client;

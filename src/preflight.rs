@@ -48,6 +48,8 @@ pub enum Part {
     Check,
     /// A remedy of a peer.
     Remedy,
+    /// A `[notify.NAME]`.
+    Notify,
 }
 
 impl Part {
@@ -67,6 +69,7 @@ impl Part {
             Self::Owner => "owner",
             Self::Check => "check",
             Self::Remedy => "remedy",
+            Self::Notify => "notify",
         }
     }
 }

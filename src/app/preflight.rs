@@ -17,7 +17,7 @@ use crate::preflight::{Finding, Item, Look, Part, Patience, Subject, run, writab
 use crate::redis_client::{Redis, Server};
 use crate::systemd::Systemd;
 use crate::telemetry::metrics::Metrics;
-use crate::{bus, checks, fleet, leases, remedies, signing};
+use crate::{bus, checks, fleet, leases, notify, remedies, signing};
 
 /// Bounds on one preflight: beyond them a dead name server or a hanging mount is `unknown`.
 pub const PATIENCE: Patience = Patience {
@@ -55,6 +55,7 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
     }
     looks.extend(leases::preflight(&config.leases, redis.as_ref()));
     looks.extend(fleet::preflight(&config.fleet, &names, redis.as_ref()));
+    looks.extend(notify::preflight(&config.notify));
     looks.extend(checks::preflight(
         &config.checks,
         &names,

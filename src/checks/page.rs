@@ -60,6 +60,7 @@ impl Exposed {
             url: self.url.clone(),
             body: None,
             bearer: self.bearer.clone(),
+            headers: Vec::new(),
             timeout: within,
             body_limit: Some(self.body_limit),
         };

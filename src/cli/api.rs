@@ -117,6 +117,7 @@ impl Node {
                     url: format!("{url}{path}"),
                     body,
                     bearer: bearer.clone(),
+                    headers: Vec::new(),
                     timeout: within,
                     body_limit: Some(MAX_ANSWER),
                 };

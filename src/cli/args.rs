@@ -62,6 +62,8 @@ pub enum Command {
     LeaseCommand(LeaseCommandArgs),
     /// Give a sign of life from a script: to a peer's `push` check, or as one heartbeat on the bus.
     Beat(BeatArgs),
+    /// Try the notifications: send a test message, and say what the receiver answers.
+    Notify(NotifyArgs),
     /// Ask one question and exit 0 or 1, for exec probes and HEALTHCHECK.
     #[command(subcommand)]
     Probe(ProbeCommand),
@@ -198,6 +200,17 @@ pub struct DoctorArgs {
     /// Exit 1 also if something could not be told.
     #[arg(long)]
     pub strict: bool,
+}
+
+/// `defib notify`
+#[derive(Clone, Debug, Default, Args)]
+pub struct NotifyArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub config: ConfigArgs,
+    /// Send a test message to this target of the configuration [default: to all of them].
+    #[arg(long, value_name = "NAME", required = true, num_args = 0..=1, default_missing_value = "")]
+    pub test: Option<String>,
 }
 
 /// How to reach a node's public listener.

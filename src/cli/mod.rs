@@ -15,6 +15,7 @@ mod follow;
 pub mod history;
 pub mod init;
 pub mod lease;
+pub mod notify;
 pub mod probe;
 pub mod record;
 mod redis;
@@ -70,6 +71,7 @@ pub fn main() -> ExitCode {
         Command::Drain(args) => admin::drain(&args),
         Command::Lease(args) => lease::execute(&args),
         Command::LeaseCommand(args) => lease::command::become_it(&args),
+        Command::Notify(args) => notify::execute(&args),
         Command::Beat(args) => beat::execute(&args),
         Command::Probe(command) => probe::execute(&command),
         Command::Drill(args) => drill::execute(&args),

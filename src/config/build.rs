@@ -110,6 +110,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let signing = root
         .open("signing", &[&fields::SIGNING])
         .and_then(|reader| Signing::read(&reader));
+    let names: Vec<&str> = root.named("peer").into_iter().map(|(name, ..)| name).collect();
+    let notify = super::notify::targets(root, &names);
+    let targets: Vec<&str> = root.named("notify").into_iter().map(|(name, ..)| name).collect();
     let expectations = Expectations::read(root);
     let interval = heartbeat.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
     let peers = peers(
@@ -117,6 +120,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         &Surroundings {
             interval,
             expectations: &expectations,
+            targets: &targets,
             runtime: &dirs.runtime,
         },
     );
@@ -211,6 +215,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         fleet: fleet::settings(asked, &fleet, blockers),
         leases: leases?,
         signing: signing?.map(|signing| signing.kept_beside(&store)),
+        notify: notify?,
         heartbeat_file: file,
         store,
         audit,

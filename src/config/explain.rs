@@ -22,6 +22,7 @@ use crate::engine::settings::{
     Source,
 };
 use crate::http_client::{Expect, Question};
+use crate::notify::{Event, Kind};
 use crate::redis_client::Address;
 use crate::remedies::{Action, DockerAct, Remedy, Signal, SystemdAct, UnitAction};
 use crate::signing;
@@ -70,6 +71,7 @@ pub fn explain(config: &Config) -> String {
     );
     out.push_str(&leases(config));
     out.push_str(&signing(config));
+    out.push_str(&told(config));
     for (id, peer) in engine.peers() {
         out.push('\n');
         self::peer(&mut out, config, &engine, id, peer);
@@ -113,6 +115,34 @@ fn signing(config: &Config) -> String {
         "What is not signed is believed all the same."
     };
     format!("This node signs what it says {keys}. {rest}\n")
+}
+
+/// Who is told. (Not where: a URL may be a secret.)
+fn told(config: &Config) -> String {
+    let mut out = String::new();
+    for target in &config.notify {
+        let form = match target.kind {
+            Kind::Json { .. } => "by JSON",
+            Kind::Alertmanager { .. } => "as an Alertmanager",
+        };
+        let events: Vec<&str> = target.events.iter().map(|event| event.as_str()).collect();
+        let events = match events.len() {
+            0 => "nothing but what a ladder asks for".to_owned(),
+            all if all == Event::CHOICE.len() => "every change of an episode".to_owned(),
+            _ => events.join(", "),
+        };
+        let peers = match &target.peers {
+            Some(peers) => peers.iter().map(|peer| &**peer).collect::<Vec<_>>().join(", "),
+            None => "every peer".to_owned(),
+        };
+        let signed = if target.hmac.is_some() { ", signed" } else { "" };
+        let _ = writeln!(
+            out,
+            "{} is told {form}{signed}: {events}; of {peers}.",
+            target.name
+        );
+    }
+    out
 }
 
 fn bus(config: &Config) -> String {
@@ -591,6 +621,7 @@ fn act(remedy: &Remedy) -> String {
         Remedy::SocketReset => "the connections that are condemned, and no later ones, are reset".to_owned(),
         Remedy::ClientKill { .. } => "CLIENT KILL of the connections that are condemned".to_owned(),
         Remedy::Log => "a line in the log, and nothing else".to_owned(),
+        Remedy::Notify { to } => format!("a message to {to}, and nothing else"),
     }
 }
 

@@ -3,11 +3,13 @@
 
 mod active;
 mod fleet;
+mod notify;
 
 use std::time::Duration;
 
 pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP, WHEN};
 pub use fleet::{BLOCKER, FLEET};
+pub use notify::NOTIFY;
 
 use super::schema::Takes::{
     Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
@@ -82,11 +84,12 @@ pub const ROOT: Section = Section {
         "fleet",
         "blocker",
         "signing",
+        "notify",
         "when",
         "maintenance",
         "peer",
     ],
-    later: &["topology", "notify"],
+    later: &["topology"],
 };
 
 /// `[bus]`
@@ -1765,6 +1768,17 @@ pub const REMEDY_LOG: Section = Section {
     later: &[],
 };
 
+/// `notify`
+pub const REMEDY_NOTIFY: Section = Section {
+    title: "[[peer.NAME.remedies]], `do = \"notify\"`",
+    sample: "[[peer.neighbour.remedies]]\ndo = \"notify\"",
+    about: "A message to one target, and no act: also for a peer without an incarnation. It is told whatever the target's own \
+            `events` and `peers` are.",
+    fields: &[field("to", Name, Must("\"slack\""), "Which: a `[notify.NAME]`.")],
+    tables: &[],
+    later: &[],
+};
+
 /// Types of checks that there are.
 pub const CHECK_TYPES: &[&str] = &[
     "heartbeat",
@@ -1801,10 +1815,11 @@ pub const REMEDY_KINDS: &[&str] = &[
     "client_kill",
     "socket_reset",
     "log",
+    "notify",
 ];
 
 /// Kinds of remedies that the design knows and this version does not.
-pub const LATER_REMEDIES: &[&str] = &["unit", "container", "pod", "kubernetes", "notify", "webhook"];
+pub const LATER_REMEDIES: &[&str] = &["unit", "container", "pod", "kubernetes", "webhook"];
 
 /// Signals that a remedy may send.
 pub const SIGNALS: &[&str] = &[
@@ -1830,6 +1845,7 @@ pub const ALL: &[&Section] = &[
     &FLEET,
     &BLOCKER,
     &SIGNING,
+    &NOTIFY,
     &WHEN,
     &MAINTENANCE,
     &PEER,
@@ -1870,6 +1886,7 @@ pub const ALL: &[&Section] = &[
     &REMEDY_SYSTEMD,
     &REMEDY_CLIENT_KILL,
     &REMEDY_LOG,
+    &REMEDY_NOTIFY,
 ];
 
 /// The fields outside of tables by name, with their paths.

@@ -14,6 +14,7 @@ mod files;
 mod fleet;
 mod maintenance;
 mod measures;
+mod notify;
 mod peers;
 mod questions;
 mod reader;
@@ -148,6 +149,8 @@ pub struct Config {
     pub leases: crate::leases::Settings,
     /// For `signing`, if this group signs.
     pub signing: Option<crate::signing::Settings>,
+    /// For `notify`.
+    pub notify: crate::notify::Settings,
     /// Where the node writes that it lives, for whoever watches a file.
     pub heartbeat_file: Option<PathBuf>,
     /// File of the store.

@@ -55,6 +55,8 @@ pub(super) struct Blockers {
 pub(super) struct Surroundings<'a> {
     pub(super) interval: Duration,
     pub(super) expectations: &'a Expectations,
+    /// Names of the targets of notifications.
+    pub(super) targets: &'a [&'a str],
     /// Where the node's sockets lie.
     pub(super) runtime: &'a Path,
 }
@@ -101,7 +103,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         );
     }
     let known = owner.as_ref().ok().and_then(Option::as_ref);
-    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), known);
+    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), known, around.targets);
     let (owner, mut checks) = (owner?, checks?);
     if owner.is_some() && checks.process.is_none() {
         implied_process(&mut checks, grace?);
@@ -331,6 +333,7 @@ fn remedies(
     peer: &Reader<'_>,
     healthz_hold: Duration,
     owner: Option<&Owner>,
+    targets: &[&str],
 ) -> Read<Vec<(RemedySettings, Option<Remedy>, Origin)>> {
     let list = peer.list("remedies");
     let mut ladder = Ok(Vec::new());
@@ -339,7 +342,7 @@ fn remedies(
         ladder = Err(peer.wrong(&over.origin, "too_many", message, ""));
     }
     for node in list.iter().take(MAX_REMEDIES) {
-        let rung = super::remedy::remedy(peer, node, healthz_hold, owner);
+        let rung = super::remedy::remedy(peer, node, healthz_hold, owner, targets);
         ladder = match (ladder, rung) {
             (Ok(mut ladder), Ok((settings, remedy))) => {
                 ladder.push((settings, remedy, node.origin.clone()));
@@ -359,7 +362,7 @@ fn remedy_fits(
     local: bool,
     checks: &Checks,
 ) -> Read<()> {
-    use crate::engine::settings::RemedyKind::{ClientKill, Healthz, Log, Signal, SocketReset};
+    use crate::engine::settings::RemedyKind::{ClientKill, Healthz, Signal, SocketReset};
     let lives =
         owner.is_some() || checks.heard.iter().any(|heard| !heard.data) || !checks.notifies.is_empty();
     if remedy.kind == Signal && !matches!(owner, Some(Owner::Process(_) | Owner::Unit(_))) {
@@ -400,10 +403,10 @@ fn remedy_fits(
             "add a `subscription` or `sockets` check",
         ));
     }
-    if remedy.kind != Log && !lives {
+    if !remedy.kind.tells() && !lives {
         let message =
             "this peer has nothing by which one life differs from the next, so nothing may be done to it";
-        let help = "add an owner, a heartbeat or a notify check, or use do = \"log\"";
+        let help = "add an owner, a heartbeat or a notify check, or use do = \"log\" or \"notify\"";
         return Err(peer.wrong(at, "remedy_needs_incarnation", message, help));
     }
     Ok(())

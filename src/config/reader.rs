@@ -172,6 +172,13 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// What is written at `key`.
+    pub(super) fn node(&self, key: &str) -> Option<&'a Node> {
+        self.table
+            .and_then(|table| table.get(key))
+            .map(|entry| &entry.node)
+    }
+
     /// True if something is written at `key`.
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.table.is_some_and(|table| table.get(key).is_some())
@@ -420,18 +427,39 @@ impl<'a> Reader<'a> {
             super::statuses(&text).ok_or_else(|| Wrong::shown(&text, "is neither"))
         })
     }
+    pub(super) fn maybe_words(&self, key: &str) -> Read<Option<Vec<String>>> {
+        self.read(key, values::words)
+    }
+    pub(super) fn secret(&self, key: &str) -> Read<Secret> {
+        self.maybe_secret(key)?.ok_or(Bad)
+    }
     pub(super) fn maybe_secret(&self, key: &str) -> Read<Option<Secret>> {
         let secret = self.read(key, values::secret)?;
-        if let Some(Secret::Env(name)) = &secret
+        secret
+            .map(|secret| self.is_there(secret, key, &self.at(key)))
+            .transpose()
+    }
+    /// A secret in a table of names that are free.
+    pub(super) fn secret_of(&self, node: &Node, at: &Origin, key: &str) -> Read<Secret> {
+        if node.is_bad() {
+            return Err(Bad);
+        }
+        let secret = values::secret_in(node).map_err(|wrong| {
+            let message = format!("`{key}`: {}", wrong.message);
+            let help = format!("takes {}", Takes::Secret.describe());
+            let bad = self.wrong(at, wrong.rule, message, help);
+            self.context.problems.hide();
+            bad
+        })?;
+        self.is_there(secret, key, &node.origin)
+    }
+
+    fn is_there(&self, secret: Secret, key: &str, at: &Origin) -> Read<Secret> {
+        if let Secret::Env(name) = &secret
             && !self.context.env.contains_key(name)
         {
             let message = format!("the variable {name}, which holds `{key}`, is not set");
-            return Err(self.wrong(
-                &self.at(key),
-                "missing_variable",
-                message,
-                "set it for this process",
-            ));
+            return Err(self.wrong(at, "missing_variable", message, "set it for this process"));
         }
         Ok(secret)
     }

@@ -9,6 +9,7 @@ use super::questions::question;
 use super::reader::{Bad, Read, Reader};
 use super::schema::Section;
 use super::tree::{Node, Value};
+use super::values::of_names;
 use crate::docker::Selector;
 use crate::engine::settings::{RemedyKind, RemedySettings};
 use crate::remedies::{Action, DockerAct, Remedy, Signal, SystemdAct, UnitAction, Until};
@@ -26,6 +27,7 @@ pub(super) fn remedy(
     node: &Node,
     healthz_hold: Duration,
     owner: Option<&Owner>,
+    targets: &[&str],
 ) -> Read<(RemedySettings, Option<Remedy>)> {
     let word = match &node.value {
         Value::Table(table) => table.get("do").map(|entry| &entry.node),
@@ -68,6 +70,7 @@ pub(super) fn remedy(
         "systemd" => &[&fields::REMEDY, &fields::REMEDY_SYSTEMD],
         "socket_reset" => &[&fields::REMEDY, &fields::REMEDY_SOCKET_RESET],
         "client_kill" => &[&fields::REMEDY, &fields::REMEDY_CLIENT_KILL],
+        "notify" => &[&fields::REMEDY, &fields::REMEDY_NOTIFY],
         _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
     };
     let reader = peer.child("remedies", &node.origin, node, sections)?;
@@ -87,6 +90,7 @@ pub(super) fn remedy(
             false,
         ),
         "client_kill" => client_kill(&reader)?,
+        "notify" => notify(&reader, targets)?,
         _ => (RemedyKind::Log, Some(Remedy::Log), Duration::ZERO, false),
     };
     let settings = RemedySettings {
@@ -318,6 +322,25 @@ fn client_kill(reader: &Reader<'_>) -> Read<Kind> {
         RemedyKind::ClientKill,
         Some(Remedy::ClientKill { servers, timeout }),
         timeout * 4,
+        false,
+    ))
+}
+
+fn notify(reader: &Reader<'_>, targets: &[&str]) -> Read<Kind> {
+    let to = reader.text("to")?;
+    if !targets.contains(&to.as_str()) {
+        let message = format!("`to`: there is no [notify.{to}]");
+        let help = if targets.is_empty() {
+            format!("add [notify.{to}] with its url")
+        } else {
+            of_names(&to, targets)
+        };
+        return Err(reader.wrong(&reader.at("to"), "unknown_target", message, help));
+    }
+    Ok((
+        RemedyKind::Notify,
+        Some(Remedy::Notify { to: to.into() }),
+        Duration::ZERO,
         false,
     ))
 }

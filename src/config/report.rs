@@ -79,6 +79,17 @@ impl Problems {
         });
     }
 
+    /// The place of `needle` within what was written at `origin`, if it can be found there as it is.
+    pub(super) fn within(&self, origin: &Origin, needle: &str) -> Origin {
+        let (Origin::File(start, end), Some((_, text))) = (origin, &self.file) else {
+            return origin.clone();
+        };
+        match text.get(*start..*end).and_then(|written| written.find(needle)) {
+            Some(at) => Origin::File(start + at, start + at + needle.len()),
+            None => origin.clone(),
+        }
+    }
+
     /// Hides what stands behind the place of the last mistake: it may be a secret whose key was misspelt.
     pub(super) fn hide(&self) {
         if let Some(problem) = self.found.borrow_mut().last_mut() {

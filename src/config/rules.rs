@@ -311,7 +311,7 @@ fn helpless_after_exit(peer: &PeerSettings) -> Option<&'static str> {
     let mut rungs = peer
         .remedies
         .iter()
-        .filter(|remedy| exits && remedy.is_for(Cause::PeerExited) && remedy.kind != RemedyKind::Log)
+        .filter(|remedy| exits && remedy.is_for(Cause::PeerExited) && !remedy.kind.tells())
         .peekable();
     let first = rungs.peek()?.kind.as_str();
     rungs.all(|remedy| remedy.needs_life).then_some(first)

@@ -81,6 +81,12 @@ pub enum Takes {
     Series,
     /// What `tracing-subscriber` takes.
     LogFilter,
+    /// A list of some of these.
+    Words(&'static [&'static str]),
+    /// A table of headers, each a secret.
+    Headers,
+    /// A table that becomes JSON, with words in its texts.
+    Template,
 }
 
 /// What holds if a field is not written. Values are TOML.
@@ -121,8 +127,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 use Takes::{
-    Address, Bool, Causes, Codes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar,
-    Secret, Series, Size, Statuses, Text, Texts, Time, Url, Users,
+    Address, Bool, Causes, Codes, FailAfter, Headers, Int, LogFilter, Name, Number, OneOf, Path, Ports,
+    Scalar, Secret, Series, Size, Statuses, Template, Text, Texts, Time, Url, Users, Words,
 };
 use Unless::{Absent, Derived, Is, Must};
 
@@ -151,6 +157,11 @@ impl Takes {
             Codes => "a list of at most 16 exit codes from 0 to 125".to_owned(),
             Users => "a list of 1 to 16 user ids".to_owned(),
             Series => "series, as in open_connections or queue_depth{queue=\"out\"}; = and !=".to_owned(),
+            Words(all) => format!("a list of some of {}", all.join(", ")),
+            Headers => {
+                "a table of names, each with a text, { env = \"NAME\" } or { file = \"/path\" }".to_owned()
+            }
+            Template => "a table that becomes JSON; each text may hold {word}s".to_owned(),
             LogFilter => "a level (error, warn, info, debug, trace), also per module".to_owned(),
         }
     }

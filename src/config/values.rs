@@ -409,8 +409,37 @@ pub(super) fn fail_after(node: &Node, _: &Field) -> Result<FailAfter, Wrong> {
     }
 }
 
+/// A list of some of the words that the field has.
+pub(super) fn words(node: &Node, field: &Field) -> Result<Vec<String>, Wrong> {
+    let (Takes::Words(all), Value::List(list)) = (field.takes, &node.value) else {
+        return Err(Wrong::kind(node));
+    };
+    let word = |node: &Node| match &node.value {
+        Value::Text(text) if all.contains(&text.as_str()) => Ok(text.clone()),
+        Value::Text(text) => Err(Wrong::shown(text, "is not known").help(of_names(text, all))),
+        other => Err(Wrong::new(format!("there is {} in the list", other.describe()))),
+    };
+    list.iter().map(word).collect()
+}
+
+/// What may have been meant by a name that does not exist.
+pub(super) fn of_names(word: &str, known: &[&str]) -> String {
+    match suggest::closest(word, known.iter().copied()) {
+        Some(near) => format!("did you mean {near}?"),
+        None if known.is_empty() => "there is none".to_owned(),
+        None => {
+            let first = known.iter().take(30).copied().collect::<Vec<_>>();
+            format!("there are: {}", first.join(", "))
+        }
+    }
+}
+
 /// Never shows what it read.
 pub(super) fn secret(node: &Node, _: &Field) -> Result<Secret, Wrong> {
+    secret_in(node)
+}
+
+pub(super) fn secret_in(node: &Node) -> Result<Secret, Wrong> {
     let table = match (&node.value, &node.bare) {
         (_, Some(text)) | (Value::Text(text), None) if !text.is_empty() => {
             return Ok(Secret::Inline(text.clone()));

@@ -176,7 +176,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
-        if remedy.kind != RemedyKind::Log {
+        if !remedy.kind.tells() {
             peer.ledger.mark_done(incarnation.clone(), rung);
         }
         let exited = peer.exited;
@@ -256,7 +256,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
-        if remedy.kind == RemedyKind::Log {
+        if remedy.kind.tells() {
             return;
         }
         if peer.lived_for.is_some_and(|lived| lived >= backoff.reset_after) {

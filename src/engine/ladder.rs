@@ -6,7 +6,7 @@ use super::episode::Episode;
 use super::event::{Incarnation, PeerId};
 use super::heal::SLOT_SLACK;
 use super::peer::Peer;
-use super::settings::{RemedyKind, RemedySettings};
+use super::settings::RemedySettings;
 use super::snapshot::EpisodePhase;
 
 /// What the ladder says of a condemned peer.
@@ -69,7 +69,7 @@ impl Engine {
             return;
         };
         let Some(remedy) = &mut episode.remedy else { return };
-        let gentle = !remedy.granted.restarts && remedy.granted.kind != RemedyKind::Log;
+        let gentle = !remedy.granted.restarts && !remedy.granted.kind.tells();
         if !gentle || remedy.incarnation != *life || remedy.ended {
             return;
         }
@@ -130,7 +130,7 @@ impl Engine {
 /// that nothing is there.
 fn next(remedies: &[RemedySettings], episode: &Episode, exited: bool, done: impl Fn(u16) -> bool) -> Step {
     let usable = |rung: u16, remedy: &RemedySettings| {
-        let told = remedy.kind == RemedyKind::Log && episode.failed.contains(&rung);
+        let told = remedy.kind.tells() && episode.failed.contains(&rung);
         !told && !done(rung)
     };
     let mut last = None;

@@ -11,7 +11,7 @@ use super::event::{CheckId, Incarnation, Next, PeerId, Report, Word};
 use super::evidence::{Check, Why};
 use super::peer::Peer;
 use super::persist::PersistedLeaving;
-use super::settings::{Decides, RemedyKind};
+use super::settings::Decides;
 
 /// A peer said that it leaves on purpose.
 #[derive(Clone, Debug)]
@@ -185,9 +185,10 @@ impl Engine {
         if taken_down.is_some_and(|life| current.is_none_or(|current| current == life)) {
             return true;
         }
-        episode.remedy.as_ref().is_some_and(|remedy| {
-            Some(&remedy.incarnation) == current && remedy.granted.kind != RemedyKind::Log
-        })
+        episode
+            .remedy
+            .as_ref()
+            .is_some_and(|remedy| Some(&remedy.incarnation) == current && !remedy.granted.kind.tells())
     }
 
     /// Its exit was witnessed, and it had said that it would leave.

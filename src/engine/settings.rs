@@ -407,7 +407,7 @@ pub struct RemedySettings {
     /// How long the execution may last before it is taken for failed (a lost executor must not hold the
     /// peer for ever).
     pub act_within: Duration,
-    /// It makes a new incarnation: charged to the budgets. False for `log` (and for a drain).
+    /// It makes a new incarnation: charged to the budgets. False for what only tells (and for a drain).
     pub restarts: bool,
     /// It acts on something that runs: the ladder passes it over for a life that has ended.
     pub needs_life: bool,
@@ -442,11 +442,13 @@ pub enum RemedyKind {
     SocketReset,
     /// A line in the log.
     Log,
+    /// A message to people.
+    Notify,
 }
 
 impl RemedyKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Healthz,
         Self::Signal,
         Self::Exec,
@@ -456,6 +458,7 @@ impl RemedyKind {
         Self::ClientKill,
         Self::SocketReset,
         Self::Log,
+        Self::Notify,
     ];
 
     /// As written in configuration, labels and messages.
@@ -470,6 +473,22 @@ impl RemedyKind {
             Self::ClientKill => "client_kill",
             Self::SocketReset => "socket_reset",
             Self::Log => "log",
+            Self::Notify => "notify",
+        }
+    }
+
+    /// It only tells somebody: no guard of an act is asked, and nothing is charged.
+    pub const fn tells(self) -> bool {
+        match self {
+            Self::Log | Self::Notify => true,
+            Self::Healthz
+            | Self::Signal
+            | Self::Exec
+            | Self::Http
+            | Self::Docker
+            | Self::Systemd
+            | Self::ClientKill
+            | Self::SocketReset => false,
         }
     }
 }

@@ -69,6 +69,7 @@ impl Blocker {
             url: self.asks.url(),
             body: None,
             bearer: self.bearer.clone(),
+            headers: Vec::new(),
             timeout: self.timeout,
             body_limit: Some(MAX_BODY),
         };

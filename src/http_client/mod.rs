@@ -104,6 +104,7 @@ pub async fn fetch(question: &Question, timeout: Duration) -> Result<Response, E
         url: question.url.clone(),
         body: None,
         bearer: question.bearer.clone(),
+        headers: Vec::new(),
         timeout,
         body_limit: reads_body.then_some(question.body_limit),
     };

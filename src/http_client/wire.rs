@@ -12,7 +12,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, USER_AGENT,
+};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -30,6 +32,8 @@ const MAX_ADDRESSES: usize = 4;
 const MAX_HEAD: usize = 16 * 1024;
 /// Most headers of a response.
 const MAX_HEADERS: usize = 64;
+/// A date takes 29 bytes.
+const MAX_RETRY_AFTER: usize = 40;
 /// Threads that may sit in `getaddrinfo` at once, in the whole process: it cannot be cancelled, and a dead
 /// name server holds each for many seconds.
 static RESOLVERS: Semaphore = Semaphore::const_new(8);
@@ -45,6 +49,8 @@ pub struct Request {
     pub body: Option<String>,
     /// Sent as `Authorization: Bearer …`.
     pub bearer: Option<Secret>,
+    /// More headers; one of our own names (`Host`, `Content-Type`, …) is replaced by it.
+    pub headers: Vec<(String, Secret)>,
     /// Bound on everything together: resolving, connecting, TLS, head and body.
     pub timeout: Duration,
     /// Whether the body is read, and at most how many bytes of it.
@@ -58,6 +64,8 @@ pub struct Response {
     pub status: u16,
     /// The body: empty if it was not asked for, `None` if it is longer than the limit.
     pub body: Option<Vec<u8>>,
+    /// `Retry-After`, as it was written, if it is of a length that makes sense.
+    pub retry_after: Option<String>,
 }
 
 /// How far an exchange had come.
@@ -280,9 +288,22 @@ async fn compose(request: &Request, target: &Target) -> Result<hyper::Request<Fu
         value.set_sensitive(true);
         message = message.header(AUTHORIZATION, value);
     }
-    message
+    let mut message = message
         .body(Full::new(Bytes::from(body)))
-        .map_err(|error| Error::Request(format!("cannot compose the request: {error}")))
+        .map_err(|error| Error::Request(format!("cannot compose the request: {error}")))?;
+    for (name, secret) in &request.headers {
+        let header: HeaderName = name
+            .parse()
+            .map_err(|_| Error::Request(format!("`{name}` is no name of a header")))?;
+        let mut value = HeaderValue::from_str(&secret.read().await?).map_err(|_| {
+            Error::Request(format!(
+                "what the header {name} shall hold has a character that no header can carry"
+            ))
+        })?;
+        value.set_sensitive(true);
+        message.headers_mut().insert(header, value);
+    }
+    Ok(message)
 }
 
 async fn resolve(target: &Target) -> Result<Vec<SocketAddr>, Error> {
@@ -352,6 +373,10 @@ where
             .await
             .map_err(|e| broken(&e, stage))?;
         let status = response.status().as_u16();
+        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| {
+            let text = value.to_str().ok()?;
+            (text.len() <= MAX_RETRY_AFTER).then(|| text.to_owned())
+        });
         let body = match body_limit {
             None => Some(Vec::new()),
             Some(limit) => {
@@ -359,7 +384,11 @@ where
                 read_body(response.into_body(), limit, stage).await?
             }
         };
-        Ok(Response { status, body })
+        Ok(Response {
+            status,
+            body,
+            retry_after,
+        })
     });
     // No task is spawned for the connection: it is driven here, and dropped with the request.
     let mut open = true;
@@ -479,6 +508,7 @@ mod tests {
             url,
             body: None,
             bearer: None,
+            headers: Vec::new(),
             timeout: Duration::from_secs(20),
             body_limit: Some(100),
         }

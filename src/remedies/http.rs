@@ -25,6 +25,7 @@ pub(super) async fn run(remedy: &Remedy, passed: Passed<'_>) -> RemedyOutcome {
         url: url.clone(),
         body: body.clone(),
         bearer: bearer.clone(),
+        headers: Vec::new(),
         timeout: *timeout,
         body_limit: None,
     };

@@ -83,6 +83,11 @@ pub enum Remedy {
     SocketReset,
     /// A line in the log.
     Log,
+    /// A message to this target of notifications.
+    Notify {
+        /// Its name.
+        to: Arc<str>,
+    },
 }
 
 /// A signal, by number: one of the named ones (1 to 31).
@@ -103,6 +108,9 @@ pub struct Until {
 /// The newest incarnation known of a peer that has no process owner here.
 pub type Latest = Arc<dyn Fn(PeerId) -> Option<Incarnation> + Send + Sync>;
 
+/// Asks for a message to a target of notifications; an error says why it will not be sent.
+pub type Tell = Arc<dyn Fn(&Arc<str>, &Grant) -> Result<(), &'static str> + Send + Sync>;
+
 /// What the executors take from their surroundings.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -112,6 +120,8 @@ pub struct Surroundings {
     pub condemned: CondemnedTable,
     /// The newest incarnation of every other peer.
     pub latest: Latest,
+    /// Tells people.
+    pub tell: Tell,
     /// The Docker engine, for remedies that ask it.
     pub docker: Docker,
     /// systemd, for remedies that ask it.
@@ -134,6 +144,7 @@ pub struct Executors {
     settings: Settings,
     fence: Fence,
     condemned: CondemnedTable,
+    tell: Tell,
     docker: Docker,
     systemd: Systemd,
     redis: Server,
@@ -155,6 +166,7 @@ impl Executors {
                 latest: around.latest,
             },
             condemned: around.condemned,
+            tell: around.tell,
             docker: around.docker,
             systemd: around.systemd,
             redis: around.redis,
@@ -180,9 +192,11 @@ impl Executors {
             let detail = format!("rung {} of {} has no executor", grant.rung, grant.name);
             return Err(RemedyOutcome::NotActed { detail });
         };
-        // A line in the log touches nobody: no lock, no fence.
-        if *remedy == Remedy::Log {
-            return Ok(log(grant));
+        // Who only tells touches nobody: no lock, no fence.
+        match remedy {
+            Remedy::Log => return Ok(log(grant)),
+            Remedy::Notify { to } => return self.notify(to, grant),
+            _ => {}
         }
         let _lock = match &self.lock_dir {
             Some(dir) => Some(lock::take(dir, &grant.name)?),
@@ -205,6 +219,17 @@ impl Executors {
             }
             Remedy::SocketReset => socket_reset::reset(&found, grant, passed).await,
             Remedy::Log => log(grant),
+            Remedy::Notify { to } => self.notify(to, grant)?,
+        })
+    }
+
+    fn notify(&self, to: &Arc<str>, grant: &Grant) -> Result<RemedyOutcome, RemedyOutcome> {
+        let failed = |why: &str| RemedyOutcome::Failed {
+            detail: format!("{to} is not told: {why}"),
+        };
+        (self.tell)(to, grant).map_err(failed)?;
+        Ok(RemedyOutcome::Acted {
+            detail: format!("{to} is told"),
         })
     }
 }
@@ -257,7 +282,7 @@ impl Remedy {
             Self::Signal { .. } | Self::ClientKill { .. } | Self::SocketReset => true,
             Self::Docker(act) => matches!(act.action, Action::Kill(_)),
             Self::Systemd(act) => matches!(act.action, UnitAction::Kill(..)),
-            Self::Exec { .. } | Self::Http { .. } | Self::Log => false,
+            Self::Exec { .. } | Self::Http { .. } | Self::Log | Self::Notify { .. } => false,
         }
     }
 
@@ -279,7 +304,8 @@ impl Remedy {
             | Self::Docker(_)
             | Self::Systemd(_)
             | Self::SocketReset
-            | Self::Log => Vec::new(),
+            | Self::Log
+            | Self::Notify { .. } => Vec::new(),
         };
         secrets
             .into_iter()

@@ -9,7 +9,6 @@ use super::scenario::{Look, Target};
 use super::world::{Happening, MS, S, World};
 use crate::engine::decision::Grant;
 use crate::engine::event::{Event, RemedyOutcome};
-use crate::engine::settings::RemedyKind;
 
 /// How a node's executors behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +90,7 @@ impl World {
             let at = until + self.rng.millis(0, 20);
             return self.queue.put(at, Happening::Act(act));
         }
-        if act.grant.kind == RemedyKind::Log {
+        if act.grant.kind.tells() {
             return self.answer(&act, MS, acted("a line was written"));
         }
         let target = of.watched[act.grant.peer.0 as usize].target;

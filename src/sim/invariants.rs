@@ -262,7 +262,7 @@ impl World {
         self.check_permission(node, peer, kind, &view);
         self.check_truth(node, peer, &view);
         self.check_bounds(node, peer, token, kind, &view);
-        if kind != RemedyKind::Log {
+        if !kind.tells() {
             self.check_leave(node, peer, token);
         }
     }
@@ -319,7 +319,7 @@ impl World {
             self.violate(node, "dry_run", format!("{} is healed", view.name));
         }
         self.check_quorum(node, peer, kind, view);
-        if kind == RemedyKind::Log {
+        if kind.tells() {
             return;
         }
         let settings = &self.nodes[node].settings.peers[peer];
@@ -342,7 +342,7 @@ impl World {
     fn check_quorum(&mut self, node: usize, peer: usize, kind: RemedyKind, view: &PeerView) {
         let of = &self.nodes[node];
         let settings = &of.settings.peers[peer];
-        if settings.local || settings.single_observer || kind == RemedyKind::Log {
+        if settings.local || settings.single_observer || kind.tells() {
             return;
         }
         let target = of.watched[peer].target;
@@ -439,7 +439,7 @@ impl World {
             .clone()
             .unwrap_or_else(|| Incarnation("none".into()));
         self.oracle.nodes[node].peers[peer].current = Some((token, incarnation.clone(), write));
-        if kind == RemedyKind::Log {
+        if kind.tells() {
             return; // It touches nothing, and nothing bounds it but its episode.
         }
         let of_peer = self.oracle.nodes[node].peers[peer].clone();

@@ -107,7 +107,9 @@ owner = { command = "sfu" }
 remedies = [{ do = "http", url = "http://127.0.0.1:9090/drain", until = { url = "http://127.0.0.1:9090/connections" } }]
 [peer.neighbour]
 checks.heartbeat = { channel = "neighbour_heartbeat" }
-remedies = [{ do = "log" }]
+remedies = [{ do = "log" }, { do = "notify", to = "slack" }]
+[notify.slack]
+url = "http://127.0.0.1:8080/hook"
 "#;
     let mut written = load(&sources(&uncommented(false))).unwrap_or_else(|report| panic!("{report}"));
     let implied = load(&sources(minimal)).unwrap_or_else(|report| panic!("{report}"));
@@ -128,6 +130,7 @@ fn every_example_is_of_the_right_kind() {
         "PROMETHEUS_TOKEN",
         "PUSHER_TOKEN",
         "SFU_TOKEN",
+        "NOTIFY_TOKEN",
     ] {
         all.env.insert(name.to_owned(), "x".to_owned());
     }

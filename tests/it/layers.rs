@@ -29,7 +29,9 @@ const LEAVES: &[&str] = &[
     "task",
     "telemetry",
 ];
-const EDGES: &[&str] = &["bus", "checks", "fleet", "http", "leases", "remedies", "store"];
+const EDGES: &[&str] = &[
+    "bus", "checks", "fleet", "http", "leases", "notify", "remedies", "store",
+];
 
 /// The whole rule: what a module of the first level may name, beside itself.
 ///
@@ -63,6 +65,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
     ("fleet", &[LEAVES, &["engine"]]),
     ("http", &[LEAVES, &["engine"]]),
     ("leases", &[LEAVES, &["engine"]]),
+    ("notify", &[LEAVES, &["engine"]]),
     ("remedies", &[LEAVES, &["engine"]]),
     ("store", &[LEAVES, &["engine"]]),
     ("sim", &[LEAVES, &["engine"]]),

@@ -26,6 +26,7 @@ mod keys;
 mod layers;
 mod leases;
 mod measures;
+mod notify;
 mod remedies;
 mod runtime;
 mod scenarios;

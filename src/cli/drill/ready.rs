@@ -4,7 +4,6 @@ use crate::cli::args::DrillFault;
 use crate::engine::event::Incarnation;
 use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
-use crate::engine::settings::RemedyKind;
 use crate::engine::snapshot::{PeerView, Snapshot};
 use crate::engine::time::Time;
 use crate::http::Status;
@@ -99,7 +98,7 @@ fn of_peer(peer: &PeerView) -> Result<Incarnation, String> {
             "an episode of {name} is still open (`defib explain {name}`)"
         ));
     }
-    if peer.remedies.iter().all(|kind| *kind == RemedyKind::Log) {
+    if peer.remedies.iter().all(|kind| kind.tells()) {
         return Err(format!("{name} has no remedy that acts: nothing would heal it"));
     }
     if peer.budget_left == 0 {

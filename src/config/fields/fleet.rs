@@ -52,8 +52,8 @@ pub const FLEET: Section = Section {
 pub const BLOCKER: Section = Section {
     title: "[blocker.NAME]",
     sample: "[blocker.deploys]",
-    about: "Something outside that forbids remedies: an alert that fires, a deploy that runs. Asked right before each remedy but \
-            `log`, once every other guard at home permits it; what is not empty, and what cannot be found out, blocks. Exactly one \
+    about: "Something outside that forbids remedies: an alert that fires, a deploy that runs. Asked right before each remedy that \
+            acts, once every other guard at home permits it; what is not empty, and what cannot be found out, blocks. Exactly one \
             of `http` and `prometheus`. At most 16.",
     fields: &[
         field(

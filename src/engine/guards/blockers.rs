@@ -1,7 +1,6 @@
 //! Something outside forbids it: an alert that fires, a deploy that runs. What cannot be found out forbids it too.
 
 use super::{Asked, GuardName, Refusal};
-use crate::engine::settings::RemedyKind;
 
 /// What they said last.
 pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
@@ -20,7 +19,5 @@ pub(super) fn must_be_clear(asked: &Asked<'_>) -> Result<(), Refusal> {
 }
 
 fn needed(asked: &Asked<'_>) -> bool {
-    asked.peer_settings.blockers
-        && asked.remedy.kind != RemedyKind::Log
-        && !asked.is_forced(GuardName::Blockers)
+    asked.peer_settings.blockers && !asked.remedy.kind.tells() && !asked.is_forced(GuardName::Blockers)
 }

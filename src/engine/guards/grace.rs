@@ -3,10 +3,9 @@
 
 use super::{Asked, GuardName, Refusal};
 use crate::engine::evidence::Check;
-use crate::engine::settings::RemedyKind;
 
 pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
-    if asked.remedy.kind == RemedyKind::Log {
+    if asked.remedy.kind.tells() {
         return Ok(());
     }
     let peer = asked.peer;

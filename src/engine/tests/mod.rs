@@ -100,7 +100,7 @@ fn remedy(kind: RemedyKind) -> RemedySettings {
         causes: Vec::new(),
         verify_within: 20 * S,
         act_within: 30 * S,
-        restarts: kind != RemedyKind::Log,
+        restarts: !kind.tells(),
         needs_life: false,
     }
 }

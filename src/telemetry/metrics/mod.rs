@@ -9,6 +9,7 @@ pub mod engine;
 pub mod fleet;
 pub mod http;
 pub mod leases;
+pub mod notify;
 pub mod preflight;
 pub mod remedies;
 pub mod signing;
@@ -38,6 +39,8 @@ pub struct Metrics {
     pub http: http::HttpMetrics,
     /// Of `leases`.
     pub leases: leases::LeaseMetrics,
+    /// Of `notify`.
+    pub notify: notify::NotifyMetrics,
     /// Of the preflight.
     pub preflight: preflight::PreflightMetrics,
     /// Of `remedies`.
@@ -63,6 +66,7 @@ impl Metrics {
             fleet: fleet::FleetMetrics::register(&registry)?,
             http: http::HttpMetrics::register(&registry)?,
             leases: leases::LeaseMetrics::register(&registry)?,
+            notify: notify::NotifyMetrics::register(&registry)?,
             preflight: preflight::PreflightMetrics::register(&registry)?,
             remedies: remedies::RemedyMetrics::register(&registry)?,
             signing: signing::SigningMetrics::register(&registry)?,
