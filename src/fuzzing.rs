@@ -23,6 +23,7 @@ use crate::secret::Secret;
 use crate::signing::{self, Keyring, Own, Signer, Verifier};
 use crate::sim::trace::{self, Reception};
 use crate::sock_diag::wire;
+use crate::systemd::{inbox::Inbox, session};
 use crate::telemetry::metrics::Metrics;
 
 /// A target: its name below `fuzz/`, and what reads the bytes.
@@ -39,6 +40,7 @@ pub const TARGETS: &[Target] = &[
     ("heartbeat_file", heartbeat_file),
     ("notify", notify),
     ("sock_diag", sock_diag),
+    ("dbus", dbus),
     ("configuration", configuration),
     ("trace", trace),
 ];
@@ -234,6 +236,24 @@ pub fn configuration(data: &[u8]) {
             assert!(!report.to_string().is_empty());
         }
     }
+}
+
+/// What a message bus sends: the same messages in whatever pieces they arrive, and the same is understood of them.
+pub fn dbus(data: &[u8]) {
+    let Some((&piece, data)) = data.split_first() else {
+        return;
+    };
+    let decode = |piece: usize| {
+        let mut inbox = Inbox::default();
+        in_pieces(data, piece, |part, seen| {
+            inbox.room().extend_from_slice(part);
+            while let Some(message) = inbox.next()? {
+                seen.push(format!("{message:?} {}", session::understood(&message)));
+            }
+            Ok(())
+        })
+    };
+    same(&decode(data.len()), &decode(piece.into()));
 }
 
 /// A recorded trace, of either format: whatever is read can be heard by every detector, and none is right more often

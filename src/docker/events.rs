@@ -69,6 +69,9 @@ pub struct End {
     pub code: Option<i64>,
 }
 
+/// Before an answer that is used up is followed by the next.
+const BRAKE: Duration = Duration::from_millis(50);
+
 /// A stream of what happens. Dropping it closes its connection.
 pub struct Events {
     docker: Docker,
@@ -239,6 +242,8 @@ impl Events {
     /// Asks for what has happened since the last event. That was a moment ago, so that the engine, which remembers 256
     /// events of everything, has it all: after a real gap nothing is asked for that is past.
     async fn go_on(&mut self) -> Result<(), Error> {
+        // One that fills each answer at once would otherwise be asked without an end.
+        tokio::time::sleep(BRAKE).await;
         let nanos = self.last.and_then(|nanos| u64::try_from(nanos).ok());
         let options = EventsOptions {
             since: nanos.map(|nanos| stamp(Duration::from_nanos(nanos))),

@@ -71,28 +71,44 @@ async fn carry_out(
     let mut session = systemd.open(&act.target).await.map_err(unseen)?;
     session.follow().await.map_err(unseen)?;
     let unit = session.look(None).await.map_err(unseen)?;
+    // Also under an alias it is the peer's owner.
+    let owner = systemd
+        .sighting(grant.peer)
+        .and_then(|sighting| sighting.seen.ok());
+    let act = &SystemdAct {
+        is_owner: act.is_owner || owner.is_some_and(|owner| owner.name == unit.name),
+        ..act.clone()
+    };
     let life = may_be_touched(act, &unit, grant)?;
     let doing = systemd.begin_act(&life, &passed.executors.clock);
-    let now = session.look(Some(&unit)).await.map_err(unseen)?;
-    passed.looked_again();
-    if now.invocation != unit.invocation || may_be_touched(act, &now, grant).is_err() {
-        return Err(fenced(format!(
-            "{} is {} ({}) by now, or another life of it runs",
-            act.target, now.sub, now.result
-        )));
-    }
-    passed.act();
-    let outcome = match act.action {
-        UnitAction::Kill(signal, whom) => {
-            let killed = session.kill(whom, signal.0).await;
-            killed.map_err(|error| refused(act, &error))?;
-            Ok(RemedyOutcome::Acted {
-                detail: format!("systemd sent signal {} to {}", signal.0, act.target),
-            })
+    let acting = async {
+        let now = session.look(Some(&unit)).await.map_err(unseen)?;
+        passed.looked_again();
+        if now.invocation != unit.invocation || may_be_touched(act, &now, grant).is_err() {
+            return Err(fenced(format!(
+                "{} is {} ({}) by now, or another life of it runs",
+                act.target, now.sub, now.result
+            )));
         }
-        UnitAction::Restart | UnitAction::Start => job(act, &mut session, &unit).await,
+        passed.act();
+        match act.action {
+            UnitAction::Kill(signal, whom) => {
+                let killed = session.kill(whom, signal.0).await;
+                killed.map_err(|error| refused(act, &error))?;
+                Ok(RemedyOutcome::Acted {
+                    detail: format!("systemd sent signal {} to {}", signal.0, act.target),
+                })
+            }
+            UnitAction::Restart | UnitAction::Start => job(act, &mut session, &unit, &life).await,
+        }
     };
-    drop(doing);
+    let outcome = acting.await;
+    if matches!(
+        outcome,
+        Err(RemedyOutcome::Fenced { .. } | RemedyOutcome::NotActed { .. })
+    ) {
+        doing.nothing_done();
+    }
     outcome
 }
 
@@ -141,7 +157,12 @@ fn may_be_touched(act: &SystemdAct, unit: &Unit, grant: &Grant) -> Result<Invoca
     }
 }
 
-async fn job(act: &SystemdAct, session: &mut Session, unit: &Unit) -> Result<RemedyOutcome, RemedyOutcome> {
+async fn job(
+    act: &SystemdAct,
+    session: &mut Session,
+    unit: &Unit,
+    life: &Invocation,
+) -> Result<RemedyOutcome, RemedyOutcome> {
     let failed = unit.active == Active::Failed;
     let (verb, done) = if failed {
         (Verb::Start, "started")
@@ -166,7 +187,7 @@ async fn job(act: &SystemdAct, session: &mut Session, unit: &Unit) -> Result<Rem
         // systemd did not try: it was started too often (`StartLimitBurst=`). What is counted is forgotten once; the
         // budget of this node bounds how often.
         session
-            .reset_failed()
+            .reset_failed(life)
             .await
             .map_err(|error| refused(act, &error))?;
         end = ended(act, session.job(verb, within).await, within)?;

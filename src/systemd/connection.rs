@@ -1,17 +1,17 @@
 //! One connection to a message bus: greeting, calls with one bound on each, and the signals that come in between.
-//! What is read is bounded by [`wire::MAX_MESSAGE`].
+//! What is read is bounded by [`Inbox`].
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::{Buf as _, BytesMut};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use zbus::wire::DynamicType;
 
-use super::wire::{self, Call, Kind, MAX_MESSAGE, Message};
+use super::inbox::Inbox;
+use super::wire::{Call, Kind, Message};
 use super::{Error, shown};
 
 /// Most bytes of a line of the greeting.
@@ -26,9 +26,7 @@ const BUS_PATH: &str = "/org/freedesktop/DBus";
 pub(super) struct Connection {
     socket: PathBuf,
     stream: UnixStream,
-    buffer: BytesMut,
-    /// Bytes still to come of a body that is too long to be kept.
-    skip: usize,
+    inbox: Inbox,
     serial: u32,
     within: Duration,
     /// What the bus calls this connection.
@@ -51,8 +49,7 @@ impl Connection {
             let mut connection = Self {
                 socket: socket.to_owned(),
                 stream,
-                buffer: BytesMut::new(),
-                skip: 0,
+                inbox: Inbox::default(),
                 serial: 0,
                 within,
                 unique_name: String::new(),
@@ -99,11 +96,12 @@ impl Connection {
 
     async fn line(&mut self) -> Result<String, Error> {
         loop {
-            if let Some(end) = self.buffer.windows(2).position(|two| two == b"\r\n") {
-                let line = self.buffer.split_to(end + 2);
+            let read = self.inbox.room();
+            if let Some(end) = read.windows(2).position(|two| two == b"\r\n") {
+                let line = read.split_to(end + 2);
                 return Ok(String::from_utf8_lossy(&line[..end]).into_owned());
             }
-            if self.buffer.len() > MAX_LINE {
+            if read.len() > MAX_LINE {
                 return Err(Error::Broken("a greeting without an end".to_owned()));
             }
             self.read().await?;
@@ -200,44 +198,17 @@ impl Connection {
     /// The next message. Nothing is lost if it is not waited for to the end.
     pub(super) async fn message(&mut self) -> Result<Message, Error> {
         loop {
-            if let Some(message) = self.take().map_err(Error::Broken)? {
+            if let Some(message) = self.inbox.next().map_err(Error::Broken)? {
                 return Ok(message);
             }
             self.read().await?;
         }
     }
 
-    fn take(&mut self) -> Result<Option<Message>, String> {
-        let skipped = self.skip.min(self.buffer.len());
-        self.buffer.advance(skipped);
-        self.skip -= skipped;
-        if self.skip > 0 {
-            return Ok(None);
-        }
-        let Some((header, body)) = wire::lengths(&self.buffer)? else {
-            return Ok(None);
-        };
-        if header > MAX_MESSAGE {
-            return Err(format!("a header of {header} bytes"));
-        }
-        if header + body > MAX_MESSAGE {
-            if self.buffer.len() < header {
-                return Ok(None);
-            }
-            self.skip = body;
-            return Message::of(&self.buffer.split_to(header), None).map(Some);
-        }
-        if self.buffer.len() < header + body {
-            return Ok(None);
-        }
-        let bytes = self.buffer.split_to(header + body);
-        let (header, body) = bytes.split_at(header);
-        Message::of(header, Some(body)).map(Some)
-    }
-
     async fn read(&mut self) -> Result<(), Error> {
-        self.buffer.reserve(CHUNK);
-        match self.stream.read_buf(&mut self.buffer).await {
+        let room = self.inbox.room();
+        room.reserve(CHUNK);
+        match self.stream.read_buf(room).await {
             Ok(0) => Err(Error::Broken("the bus closed the connection".to_owned())),
             Ok(_) => Ok(()),
             Err(error) => Err(self.lost(&error)),

@@ -6,8 +6,9 @@
 
 mod acts;
 mod connection;
+pub(crate) mod inbox;
 mod name;
-mod session;
+pub(crate) mod session;
 mod unit;
 mod wire;
 
@@ -179,7 +180,7 @@ impl Systemd {
     /// # Errors
     /// If there is no bus, or no systemd on it, or it does not say.
     pub async fn open(&self, unit: &UnitRef) -> Result<Session, Error> {
-        Session::open(self.socket(unit.scope)?, self.timeout(), unit).await
+        Session::open(self, self.socket(unit.scope)?, unit).await
     }
 
     fn socket(&self, scope: Scope) -> Result<&Path, Error> {
@@ -192,6 +193,8 @@ impl Systemd {
 
 /// Rules to paste, so that this node's user may act upon this unit and no other.
 pub fn polkit_rule(user: &str, unit: &str) -> String {
+    // `a\x2db.service` is another name once JavaScript has read it.
+    let unit = unit.replace('\\', "\\\\");
     format!(
         "polkit.addRule(function(action, subject) {{ if (action.id == \"org.freedesktop.systemd1.manage-units\" && \
          subject.user == \"{user}\" && action.lookup(\"unit\") == \"{unit}\") return polkit.Result.YES; }});"

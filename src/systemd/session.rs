@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::connection::{BUS, Connection, refusal};
 use super::unit::{Of, REST, STAMP, Stamp};
 use super::wire::{Call, Kind, Message};
-use super::{Error, Job, Unit, UnitRef};
+use super::{Error, Invocation, Job, Systemd, Unit, UnitRef};
 
 const SYSTEMD: &str = "org.freedesktop.systemd1";
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
@@ -25,6 +25,7 @@ const MOST_NEWS: usize = 32;
 /// A connection to the manager of one unit.
 pub struct Session {
     connection: Connection,
+    systemd: Systemd,
     /// The unit's object.
     path: String,
     heard: Heard,
@@ -96,12 +97,13 @@ pub enum Whom {
 
 impl Session {
     /// Connects, finds systemd and the unit's object. A unit that systemd cannot find has one, too.
-    pub(super) async fn open(socket: &Path, within: Duration, unit: &UnitRef) -> Result<Self, Error> {
-        let mut connection = Connection::open(socket, within).await?;
+    pub(super) async fn open(systemd: &Systemd, socket: &Path, unit: &UnitRef) -> Result<Self, Error> {
+        let mut connection = Connection::open(socket, systemd.timeout()).await?;
         let owner = connection.bus("GetNameOwner", &(SYSTEMD,)).await?;
         let (owner,): (String,) = owner.arguments().ok_or_else(|| malformed("GetNameOwner"))?;
         let mut session = Self {
             connection,
+            systemd: systemd.clone(),
             path: String::new(),
             heard: Heard {
                 systemd: owner,
@@ -207,7 +209,8 @@ impl Session {
                 Some(path) => Some(self.job_at(path).await?),
                 None => None,
             };
-            return Unit::of(before, job, rest).map_err(Error::Broken);
+            let unit = Unit::of(before, job, rest).map_err(Error::Broken)?;
+            return Ok(self.systemd.remembering(unit));
         }
         Err(Error::Broken("the unit changes while it is looked at".to_owned()))
     }
@@ -319,11 +322,13 @@ impl Session {
         self.manager("KillUnit", &(unit, whom, signal)).await.map(drop)
     }
 
-    /// Forgets its failure and how often it was started, so that it may be started again.
+    /// Has systemd forget the failure of this life and how often the unit was started, so that it may be started again.
+    /// This node does not forget it: until then the unit is still seen as failed.
     ///
     /// # Errors
     /// If it was not done, or perhaps was.
-    pub async fn reset_failed(&mut self) -> Result<(), Error> {
+    pub async fn reset_failed(&mut self, life: &Invocation) -> Result<(), Error> {
+        self.systemd.forgets_failure_of(life);
         let unit = self.heard.unit.clone();
         self.manager("ResetFailedUnit", &(unit,)).await.map(drop)
     }
@@ -434,6 +439,26 @@ impl JobEnd {
             other => Self::Other(super::shown(other)),
         }
     }
+}
+
+/// All that is read of a message by whoever asked for it, or follows a unit: for `fuzzing`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn understood(message: &Message) -> String {
+    let mut heard = Heard {
+        systemd: ":1.1".to_owned(),
+        unit: "feed.service".to_owned(),
+        unit_path: "/org/freedesktop/systemd1/unit/feed_2eservice".to_owned(),
+        ..Heard::default()
+    };
+    heard.take(message);
+    let job = message.arguments::<(zbus::OwnedObjectPath,)>();
+    let refused = refusal(message).map(|error| error.with_cure());
+    format!(
+        "{:?} {job:?} {refused:?} {:?} {}",
+        message.value(),
+        heard.jobs,
+        heard.changed
+    )
 }
 
 fn is_unknown(name: &str) -> bool {

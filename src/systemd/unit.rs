@@ -212,7 +212,11 @@ impl Unit {
     pub fn was_asked_to_end(&self) -> bool {
         let by_fault = ["watchdog", "oom-kill", "resources", "protocol", "start-limit-hit"];
         let was_up = self.entered >= self.started && self.entered > 0;
-        was_up && self.left < self.main_ended && !by_fault.contains(&self.result.as_str())
+        // Of one that stays up after its main process ended well (`RemainAfterExit=`) nothing is left to crash.
+        let stayed =
+            self.main_ended >= self.started && self.main_ended > 0 && self.main_ended <= self.entered;
+        let left_first = self.left < self.main_ended;
+        was_up && (left_first || stayed) && !by_fault.contains(&self.result.as_str())
     }
 
     /// How it ended, in words.
@@ -286,6 +290,16 @@ mod tests {
             ..crashed.clone()
         };
         assert!(stopped.was_asked_to_end());
+        let stopped_after_its_work = Unit {
+            main_ended: 11,
+            ..crashed.clone()
+        };
+        assert!(stopped_after_its_work.was_asked_to_end());
+        let without_a_main_process = Unit {
+            main_ended: 0,
+            ..crashed.clone()
+        };
+        assert!(!without_a_main_process.was_asked_to_end());
         let killed_by_its_watchdog = Unit {
             result: "watchdog".to_owned(),
             ..stopped.clone()

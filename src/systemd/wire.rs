@@ -10,7 +10,7 @@ use zbus::wire::{BE, DynamicType, Endian, LE, to_bytes};
 use zbus::{Signature, Type, Variant};
 
 /// Most bytes of a message that is read; a longer one is skipped. What is asked for takes some hundred.
-pub(super) const MAX_MESSAGE: usize = 64 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 /// The specification's own bound: what claims more is no D-Bus.
 const MAX_CLAIMED: usize = 128 * 1024 * 1024;
 /// The part of a header whose length is known.
@@ -18,7 +18,7 @@ const FIXED: usize = 16;
 
 /// What kind of message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Call,
     Return,
     Error,
@@ -29,7 +29,7 @@ pub(super) enum Kind {
 
 /// A message that was received.
 #[derive(Debug, PartialEq)]
-pub(super) struct Message {
+pub(crate) struct Message {
     pub(super) kind: Kind,
     /// The call that this answers.
     pub(super) answers: Option<u32>,

@@ -252,6 +252,173 @@ fn a_stuck_unit_is_restarted_and_a_systemd_that_starts_anew_is_followed() {
 }
 
 #[test]
+fn a_start_that_hangs_is_a_failure_once_it_lasts_too_long() {
+    let Some(machine) = Machine::boot() else { return };
+    let hang = machine.dir().join("hang");
+    let lines = format!(
+        "Type=notify\nNotifyAccess=all\nTimeoutStartSec=infinity\n\
+         ExecStart=/bin/sh -c 'test -e {} || systemd-notify --ready; exec sleep 100000'",
+        hang.display()
+    );
+    machine.service("feed.service", &lines);
+    let check =
+        "checks.systemd = { interval = \"200ms\", settle_within = \"2s\", fail_after = \"1 of 1\" }\n";
+    let node = node(&machine, &format!("{check}{RESTART}"));
+    let events = node.events();
+    std::fs::write(&hang, "").unwrap();
+    machine.must(&["restart", "--no-block", "feed"]);
+    machine.until("feed", "ActiveState", |now| now == "activating");
+    let hangs = machine.show("feed", "InvocationID");
+    let granted = events.of("feed", "granted");
+    assert_eq!(granted["cause"], "peer_stuck", "{granted}");
+    // It hangs again: what was done is no success, and the job that hangs is told.
+    machine.until("feed", "InvocationID", |now| now != hangs);
+    std::fs::remove_file(&hang).unwrap();
+    machine.must(&["kill", "-s", "KILL", "feed"]);
+    events.of("feed", "recovered");
+    machine.until("feed", "ActiveState", |now| now == "active");
+}
+
+#[test]
+fn s43_one_that_stays_up_after_its_work_does_not_crash_when_its_stop_fails() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.service(
+        "feed.service",
+        "Type=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\nExecStop=/bin/false",
+    );
+    let node = node(&machine, RESTART);
+    let events = node.events();
+    machine.must(&["stop", "feed"]);
+    assert_eq!(machine.show("feed", "ActiveState"), "failed");
+    is_left_alone(&node, "asked for");
+    nothing_was_done(&node, &events.all());
+}
+
+/// systemd gave up on it, and this node has it forget that: a start that fails then is no stop.
+#[test]
+fn what_does_not_start_although_its_failures_were_forgotten_was_not_stopped() {
+    let Some(machine) = Machine::boot() else { return };
+    let needed = machine.dir().join("needed");
+    std::fs::write(&needed, "").unwrap();
+    machine.write_unit(
+        "needed.service",
+        &format!(
+            "[Service]\nType=oneshot\nExecStart=/bin/test -e {}\n",
+            needed.display()
+        ),
+    );
+    machine.write_unit(
+        "feed.service",
+        "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=1\nRequires=needed.service\nAfter=needed.service\n\
+         [Service]\nExecStart=/bin/sleep 100000\n",
+    );
+    machine.must(&["start", "feed"]);
+    let node = node(&machine, &format!("budget = {{ count = 9 }}\n{RESTART}"));
+    let events = node.events();
+    std::fs::remove_file(&needed).unwrap();
+    machine.crash("feed");
+    let acted = events.of("feed", "acted");
+    assert_eq!(acted["outcome"], "failed", "{acted}");
+    // It is what it was, for this node, and goes on being healed.
+    node.sees("it is dead", |snapshot| {
+        snapshot.peers[0].liveness == Liveness::Dead
+    });
+    std::fs::write(&needed, "").unwrap();
+    events.of("feed", "recovered");
+    assert_eq!(machine.show("feed", "ActiveState"), "active");
+}
+
+#[test]
+fn an_alias_of_the_owner_is_the_owner() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.service("feed.service", IDLE);
+    std::os::unix::fs::symlink(
+        "feed.service",
+        machine.run_dir().join("systemd/system/other.service"),
+    )
+    .unwrap();
+    machine.must(&["daemon-reload"]);
+    let node = node(
+        &machine,
+        r#"remedies = [{ do = "systemd", unit = "other", action = "start", verify_within = "20s" }]"#,
+    );
+    let events = node.events();
+    // By its own name it is started only if its failure was seen: an operator's stop is none.
+    machine.must(&["stop", "other"]);
+    is_left_alone(&node, "stopped");
+    machine.must(&["start", "feed"]);
+    node.is_calm();
+    nothing_was_done(&node, &events.all());
+    machine.crash("feed");
+    events.of("feed", "recovered");
+}
+
+/// What is measured and done by way of a process, for an owner that is a unit: its cgroup's memory, its sockets among
+/// others', a signal to its main process.
+#[test]
+fn a_units_own_memory_and_sockets_are_seen_and_its_main_process_gets_the_signal() {
+    let Some(machine) = Machine::boot() else { return };
+    if !crate::support::redis_server::there() {
+        return;
+    }
+    let port = "6390";
+    machine.service(
+        "redis.service",
+        &format!("ExecStart=/usr/bin/redis-server --port {port} --save ''"),
+    );
+    let redis = |words: &[&str]| machine.run(&[&["redis-cli", "-p", port], words].concat());
+    until("Redis is up", || redis(&["ping"]).1 == "PONG");
+    let subscribe = format!("ExecStart=/usr/bin/redis-cli -p {port} subscribe data");
+    machine.service("feed.service", &subscribe);
+    machine.service("other.service", &subscribe);
+    let publish = format!(
+        "ExecStart=/bin/sh -c 'while :; do redis-cli -p {port} publish data $(head -c 150 /dev/zero | tr \\0 x); sleep 0.2; done'"
+    );
+    machine.service("publish.service", &publish);
+    let checks = "checks.subscription = { channels = [\"data\"], window = \"2s\", stuck_after = \"2s\", interval = \"300ms\", \
+                  decides = \"nothing\" }\n\
+                  checks.memory = { below = \"300MiB\", interval = \"200ms\", decides = \"nothing\" }\n\
+                  remedies = [{ do = \"signal\", signal = \"SIGCONT\", verify_within = \"20s\" }]\n";
+    let config = config_inside(&machine, checks);
+    let config =
+        format!("bus.url = \"redis://127.0.0.1:{port}\"\n{config}").replace("[bus]\nsettle", "bus.settle");
+    let wrapper = machine.wrapper();
+    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
+    let node = Node::run_apart_below(machine.dir(), &wrapper, &config);
+    let check = |name: &str| {
+        let peer = node.peer("feed");
+        peer.checks
+            .iter()
+            .find(|check| &*check.name == name)
+            .unwrap()
+            .clone()
+    };
+    node.sees("its own subscriber is seen", |_| {
+        check("subscription").verdict == Liveness::Alive && check("memory").verdict == Liveness::Alive
+    });
+    node.is_calm();
+    // The other's is not taken for its own.
+    let events = node.events();
+    let before = machine.show("feed", "InvocationID");
+    machine.must(&["kill", "-s", "STOP", "other"]);
+    machine.must(&["kill", "-s", "STOP", "feed"]);
+    let granted = events.of("feed", "granted");
+    assert_eq!(granted["cause"], "peer_stuck", "{granted}");
+    events.of("feed", "recovered");
+    assert_eq!(
+        machine.show("feed", "InvocationID"),
+        before,
+        "it goes on, and was not restarted"
+    );
+    node.sees("its subscriber reads on", |_| {
+        check("subscription").verdict == Liveness::Alive
+    });
+    machine.must(&["stop", "other"]);
+    machine.must(&["stop", "feed"]);
+    is_left_alone(&node, "stopped");
+}
+
+#[test]
 fn the_bus_goes_and_comes_back() {
     let Some(machine) = Machine::boot() else { return };
     machine.service("feed.service", IDLE);
@@ -480,10 +647,10 @@ async fn s38_a_bus_that_misbehaves_costs_bounded_time_and_memory_and_is_told() {
             true,
             "claims",
         ),
-        // A body that is skipped as it comes, and never ends in time.
+        // A body of 1 MiB that is skipped as it comes, and then no message.
         (
             OK,
-            b"l\x04\x01\x01\x00\x00\x00\x07\x01\x00\x00\x00\x00\x00\x00\x00",
+            b"l\x04\x01\x01\x00\x00\x10\x00\x01\x00\x00\x00\x00\x00\x00\x00",
             true,
             "cannot be used",
         ),
