@@ -4,12 +4,12 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 
-.PHONY: help demo test lint fmt docs bench measurements half-dead plants mutants fuzz image
+.PHONY: help demo test lint fmt docs bench measurements half-dead plants mutants fuzz image deb deb-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: ## Five failures and what defib does about them, in 90 s; needs only Rust (ARGS="--redis URL --keep")
+demo: ## Five failures and what defib does about them, in about 35 s; needs only Rust (ARGS="--redis URL --keep")
 	@cargo run --locked --profile bench -- demo $(ARGS)
 
 test: ## Everything CI checks, with one summary (DEFIB_REQUIRE_ALL=1 forbids skipping; ONLY="fmt clippy" picks stages)
@@ -44,3 +44,9 @@ fuzz: ## Throw bytes at each parser of what others send; needs a nightly (ONLY="
 
 image: ## Build the container image defib:local (needs Docker and the base images, see Dockerfile)
 	@docker build --tag defib:local .
+
+deb: ## Build the Debian package by cargo-deb, and print its path
+	@scripts/deb.sh
+
+deb-check: ## Build it, ask lintian, install, run, upgrade and purge it on a throw-away system (root; DEB=FILE: that one)
+	@DEB=$(DEB) scripts/deb-check.sh

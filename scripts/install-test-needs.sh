@@ -30,6 +30,8 @@ need prometheus-redis-exporter prometheus-redis-exporter -version
 need prometheus-alertmanager prometheus-alertmanager --version
 need systemd test -x /lib/systemd/systemd
 need dbus dbus-daemon --version
+need dbus-user-session test -e /usr/lib/systemd/user/dbus.socket
+need libpam-systemd sh -c 'ls /usr/lib/pam.d/systemd-user /etc/pam.d/systemd-user 2>/dev/null | grep -q .'
 need polkitd test -x /usr/lib/polkit-1/polkitd
 need libnss-systemd sh -c 'ls /lib/*/libnss_systemd.so.2'
 need docker-compose docker-compose version --short

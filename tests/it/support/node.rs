@@ -390,7 +390,7 @@ pub(crate) fn defib(arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 /// A node without a store grants each peer one restart in its first ten minutes. This one ran before.
-fn seem_experienced(dir: &Path) {
+pub(crate) fn seem_experienced(dir: &Path) {
     let now = clock::stamp(clock::boot_id());
     let (mut store, _) = Store::open(&dir.join("state.json"), &now).unwrap();
     let state = Persisted {

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{available, until};
 
+/// With it: users with managers of their own.
+const USERS: &str = "dbus-user-session and libpam-systemd (users with managers of their own)";
 const NEEDED: &str = "root with systemd, dbus and namespaces (a systemd of the test's own)";
 
 pub(crate) struct Machine {
@@ -24,6 +26,18 @@ pub(crate) struct Machine {
 impl Machine {
     /// Boots one; `None` if this machine cannot.
     pub(crate) fn boot() -> Option<Self> {
+        Self::boot_as("")
+    }
+
+    /// The same with everything writable: users can be added, and files written, as on a machine.
+    pub(crate) fn boot_writable() -> Option<Self> {
+        let there = |path: &str| Path::new(path).exists();
+        let pam = there("/usr/lib/pam.d/systemd-user") || there("/etc/pam.d/systemd-user");
+        let users = pam && there("/usr/lib/systemd/user/dbus.socket") && there("/usr/sbin/useradd");
+        available(USERS, users).then(|| Self::boot_as("writable"))?
+    }
+
+    fn boot_as(mode: &str) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let Some(cgroups) = cgroups().filter(|_| usable()) else {
             available(NEEDED, false);
@@ -42,13 +56,14 @@ impl Machine {
         let boot = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/boot.sh");
         // A test that is killed must not leave a systemd behind.
         let enter = "echo $$ >\"$1/cgroup.procs\" && exec setpriv --pdeathsig KILL \
-                     unshare -m -p -f -C -i -u -n --kill-child sh \"$2\" \"$3\" \"$4\"";
+                     unshare -m -p -f -C -i -u -n --kill-child sh \"$2\" \"$3\" \"$4\" $5";
         let child = Command::new("sh")
             .args(["-c", enter, "sh"])
             .arg(&cgroup)
             .arg(boot)
             .arg(dir.path())
             .arg(env!("CARGO_BIN_EXE_defib"))
+            .arg(mode)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -101,6 +116,32 @@ impl Machine {
     /// Its `/run`, from outside.
     pub(crate) fn run_dir(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root/run", self.init))
+    }
+
+    /// All its files, from outside.
+    pub(crate) fn root(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root", self.init))
+    }
+
+    /// Adds a user whose manager runs without a session, as `loginctl enable-linger` has it. Of one that is writable.
+    pub(crate) fn add_user(&self, name: &'static str) -> User<'_> {
+        for words in [
+            &["useradd", "--create-home", name][..],
+            &["loginctl", "enable-linger", name],
+        ] {
+            let (code, said) = self.run(words);
+            assert_eq!(code, Some(0), "{words:?}: {said}");
+        }
+        let id = self.run(&["id", "-u", name]).1;
+        let user = User {
+            machine: self,
+            name,
+            runtime: format!("XDG_RUNTIME_DIR=/run/user/{id}"),
+        };
+        until("the user's manager is up", || {
+            user.systemctl(&["is-active", "default.target"]).0 == Some(0)
+        });
+        user
     }
 
     /// The only directory of the host that can be written to in there, under the same name.
@@ -180,6 +221,55 @@ impl Machine {
     /// Where polkit reads rules.
     pub(crate) fn rules(&self) -> PathBuf {
         self.dir.path().join("rules.d")
+    }
+}
+
+/// A user of a machine, with a manager of its own.
+pub(crate) struct User<'m> {
+    machine: &'m Machine,
+    name: &'static str,
+    runtime: String,
+}
+
+impl User<'_> {
+    /// Runs a command as that user.
+    pub(crate) fn run(&self, words: &[&str]) -> (Option<i32>, String) {
+        let home = format!("HOME=/home/{}", self.name);
+        let path = "PATH=/usr/local/bin:/usr/bin:/bin";
+        let setpriv = [
+            "setpriv",
+            "--reuid",
+            self.name,
+            "--regid",
+            self.name,
+            "--init-groups",
+        ];
+        let env = ["env", "-i", path, &home, &self.runtime];
+        self.machine.run(&[&setpriv[..], &env, words].concat())
+    }
+
+    pub(crate) fn systemctl(&self, words: &[&str]) -> (Option<i32>, String) {
+        self.run(&[&["systemctl", "--user"], words].concat())
+    }
+
+    /// The same, which must succeed.
+    pub(crate) fn must(&self, words: &[&str]) -> String {
+        let (code, said) = self.systemctl(words);
+        assert_eq!(code, Some(0), "systemctl --user {words:?}: {said}");
+        said
+    }
+
+    /// A property of one of the user's units.
+    pub(crate) fn show(&self, unit: &str, property: &str) -> String {
+        self.must(&["show", unit, "--value", "-p", property])
+    }
+
+    /// Writes a file of the user's, below the home directory.
+    pub(crate) fn write(&self, path: &str, text: &str) {
+        let path = format!("/home/{}/{path}", self.name);
+        let write = "mkdir -p \"$(dirname \"$1\")\" && printf %s \"$2\" >\"$1\"";
+        let (code, said) = self.run(&["sh", "-c", write, "sh", &path, text]);
+        assert_eq!(code, Some(0), "{path}: {said}");
     }
 }
 
