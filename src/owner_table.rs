@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -80,6 +81,8 @@ pub async fn wait_exit(pidfd: &OwnedFd) -> io::Result<()> {
 pub struct Listener {
     /// Which life it is.
     pub incarnation: Incarnation,
+    /// The address it listens on, if it was found by that.
+    pub ip: Option<IpAddr>,
     /// The port it listens on.
     pub port: u16,
     /// Why its process cannot be seen, with the cure.

@@ -151,6 +151,7 @@ fn peer(by: By, index: usize, detector: DetectorSettings) -> PeerSettings {
         name: crowd::name(index).into(),
         local: false,
         grace: Duration::from_secs(10),
+        leave_within: Duration::from_secs(300),
         single_observer: false,
         blockers: false,
         when_bus_down: WhenBusDown::Hold,

@@ -111,7 +111,11 @@ fn is_kept(what: &What) -> bool {
         | What::Maintenance { .. }
         | What::Restart { .. }
         | What::Operator { .. } => true,
-        What::Liveness { .. } | What::Bus { .. } | What::Stalled { .. } | What::Goodbye => false,
+        What::Liveness { .. }
+        | What::Bus { .. }
+        | What::Stalled { .. }
+        | What::Goodbye
+        | What::LeaveOverdue { .. } => false,
     }
 }
 

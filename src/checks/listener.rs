@@ -9,17 +9,18 @@ use std::os::unix::fs::MetadataExt;
 use super::process::boot;
 use crate::engine::event::Incarnation;
 use crate::owner_table::Listener;
-use crate::sock_diag::{Cookie, Filter, dump};
+use crate::sock_diag::{Cookie, Endpoint, Filter, dump};
 
-/// Who listens on this port of our own network namespace. Of several (one for each family, or with SO_REUSEPORT) the
+/// Who listens there in our own network namespace. Of several (one for each family, or with SO_REUSEPORT) the
 /// one with the lowest cookie. `why` its process cannot be seen.
-pub(super) fn find(port: u16, why: &str) -> Result<Option<Listener>, String> {
-    let Some(cookie) = cookies(port)?.into_iter().min() else {
+pub(super) fn find(end: Endpoint, why: &str) -> Result<Option<Listener>, String> {
+    let Some(cookie) = cookies(end)?.into_iter().min() else {
         return Ok(None);
     };
     Ok(Some(Listener {
         incarnation: incarnation(cookie)?,
-        port,
+        ip: end.ip,
+        port: end.port.unwrap_or_default(),
         why: why.to_owned(),
     }))
 }
@@ -27,14 +28,22 @@ pub(super) fn find(port: u16, why: &str) -> Result<Option<Listener>, String> {
 /// Whether that very socket still listens.
 pub(super) fn listens(listener: &Listener) -> Result<bool, String> {
     let mut same = false;
-    for cookie in cookies(listener.port)? {
+    for cookie in cookies(at(listener))? {
         same |= incarnation(cookie)? == listener.incarnation;
     }
     Ok(same)
 }
 
-fn cookies(port: u16) -> Result<Vec<Cookie>, String> {
-    let listed = dump(&Filter::listening(port)).map_err(|error| error.to_string())?;
+/// Where that one listens.
+pub(super) fn at(listener: &Listener) -> Endpoint {
+    Endpoint {
+        ip: listener.ip,
+        port: Some(listener.port),
+    }
+}
+
+fn cookies(end: Endpoint) -> Result<Vec<Cookie>, String> {
+    let listed = dump(&Filter::listening_at(end)).map_err(|error| error.to_string())?;
     Ok(listed
         .sockets
         .into_iter()

@@ -49,7 +49,7 @@ use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::Server;
 use crate::secret::Secret;
-use crate::sock_diag::Rounds;
+use crate::sock_diag::{Endpoint, Rounds};
 use crate::systemd::{Systemd, UnitRef};
 use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
@@ -157,8 +157,21 @@ pub enum Owner {
     HeartbeatFile(std::path::PathBuf),
     /// By a part of its command line (arguments joined by blanks); exactly one process must match.
     Command(String),
-    /// By the TCP port it listens on.
+    /// By the TCP port it listens on, on whatever address.
     Listens(u16),
+    /// By the very address and port.
+    ListensAt(std::net::SocketAddr),
+}
+
+impl Owner {
+    /// On what it listens, if it is found by that.
+    fn listens_on(&self) -> Option<Endpoint> {
+        match self {
+            Self::Listens(port) => Some(Endpoint::port(*port)),
+            Self::ListensAt(address) => Some((*address).into()),
+            Self::Pid(_) | Self::PidFile(_) | Self::HeartbeatFile(_) | Self::Command(_) => None,
+        }
+    }
 }
 
 /// When a check runs.

@@ -3,19 +3,22 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use super::process::{Stat, Unfound, pids};
+use crate::sock_diag::Endpoint;
 
-/// The oldest of those that hold a LISTEN socket on this port: of a pre-fork server that is the parent. systemd
+/// The oldest of those that hold a LISTEN socket there: of a pre-fork server that is the parent. systemd
 /// keeps a copy of the sockets it activates; it is never the owner.
 ///
 /// # Errors
 /// If there is none, or it cannot be seen; or if there are several of which none can be told to be meant.
-pub(super) fn find(port: u16) -> Result<u32, Unfound> {
-    let sockets = listening(port)?;
+pub(super) fn find(end: Endpoint) -> Result<u32, Unfound> {
+    let sockets = listening(end)?;
+    let end = end.in_words();
     let Some(first) = sockets.first() else {
-        return Err(format!("no process listens on port {port}").into());
+        return Err(format!("no process listens on {end}").into());
     };
     let (mut holders, mut systemd, mut hidden) = (Vec::new(), false, false);
     for pid in pids()? {
@@ -29,22 +32,22 @@ pub(super) fn find(port: u16) -> Result<u32, Unfound> {
     match oldest(holders) {
         Some((pid, None)) => Ok(pid),
         Some((pid, Some(other))) => Err(format!(
-            "processes {pid} and {other} listen on port {port}, and have nothing to do with each other: find the one \
-             that is meant by pid_file or command"
+            "processes {pid} and {other} listen on {end}, and have nothing to do with each other: find the one that is \
+             meant by its address (listens = \"ADDRESS:PORT\"), pid_file or command"
         )
         .into()),
         None if systemd => {
-            Err(format!("only systemd holds port {port}: the service it activates does not run").into())
+            Err(format!("only systemd holds {end}: the service it activates does not run").into())
         }
         None if hidden => Err(Unfound::blind(
             format!(
-                "port {port} is held by uid {}, whose open files this node may not read",
+                "{end} is held by uid {}, whose open files this node may not read",
                 first.uid
             ),
             "run it as that user or give it CAP_SYS_PTRACE",
         )),
         None => Err(Unfound::blind(
-            format!("port {port} is held by no process that can be seen here"),
+            format!("{end} is held by no process that can be seen here"),
             "share its pid namespace",
         )),
     }
@@ -108,8 +111,8 @@ pub(super) struct Socket {
     uid: u32,
 }
 
-/// LISTEN sockets on this port in our own network namespace, whatever their address.
-fn listening(port: u16) -> Result<Vec<Socket>, String> {
+/// LISTEN sockets there in our own network namespace.
+fn listening(end: Endpoint) -> Result<Vec<Socket>, String> {
     let mut sockets = Vec::new();
     for path in ["/proc/net/tcp", "/proc/net/tcp6"] {
         let table = match fs::File::open(path) {
@@ -118,17 +121,16 @@ fn listening(port: u16) -> Result<Vec<Socket>, String> {
             Err(error) => return Err(format!("cannot read {path}: {error}")),
         };
         let lines = table.lines().map_while(Result::ok);
-        sockets.extend(lines.filter_map(|line| listener(&line, port)));
+        sockets.extend(lines.filter_map(|line| listener(&line, end)));
     }
     Ok(sockets)
 }
 
-pub(super) fn listener(line: &str, port: u16) -> Option<Socket> {
+pub(super) fn listener(line: &str, end: Endpoint) -> Option<Socket> {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let address = fields.next()?;
-    let (_, local_port) = address.rsplit_once(':')?;
     let state = fields.nth(1)?;
-    if state != "0A" || u16::from_str_radix(local_port, 16) != Ok(port) {
+    if state != "0A" || !end.matches(local(address)?) {
         return None;
     }
     let uid = fields.nth(3)?.parse().ok()?;
@@ -140,9 +142,27 @@ pub(super) fn listener(line: &str, port: u16) -> Option<Socket> {
     })
 }
 
-/// Whether this process holds a socket that listens on the port.
-pub(super) fn holds(pid: u32, port: u16) -> bool {
-    listening(port).is_ok_and(|sockets| held(pid, &sockets).is_ok_and(|held| !held.is_empty()))
+/// An address as the kernel writes it there: words of 32 bits, each as a number.
+fn local(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok();
+    let ip: IpAddr = match ip.len() {
+        8 => Ipv4Addr::from(word(0)?.to_ne_bytes()).into(),
+        32 => {
+            let mut bytes = [0; 16];
+            for (at, four) in bytes.chunks_exact_mut(4).enumerate() {
+                four.copy_from_slice(&word(at)?.to_ne_bytes());
+            }
+            Ipv6Addr::from(bytes).into()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// Whether this process holds a socket that listens there.
+pub(super) fn holds(pid: u32, end: Endpoint) -> bool {
+    listening(end).is_ok_and(|sockets| held(pid, &sockets).is_ok_and(|held| !held.is_empty()))
 }
 
 /// Those of the sockets that the process holds.
@@ -184,17 +204,22 @@ mod tests {
             )
         };
         assert_eq!(
-            listener(&line("0A"), 8080),
+            listener(&line("0A"), Endpoint::port(8080)),
             Some(Socket {
                 inode: 637,
                 address: "0100007F:1F90".to_owned(),
                 uid: 1000
             })
         );
-        assert_eq!(listener(&line("01"), 8080), None);
-        assert_eq!(listener(&line("0A"), 80), None);
+        assert_eq!(listener(&line("01"), Endpoint::port(8080)), None);
+        assert_eq!(listener(&line("0A"), Endpoint::port(80)), None);
+        let at = |address: &str| Endpoint::from(address.parse::<SocketAddr>().unwrap());
+        assert!(listener(&line("0A"), at("127.0.0.1:8080")).is_some());
+        assert_eq!(listener(&line("0A"), at("0.0.0.0:8080")), None);
         let six = "  0: 00000000000000000000000001000000:1F90 00000000000000000000000000000000:0000 0A 0:0 0:0 0 33 0 9 1 0";
-        let found = listener(six, 8080).unwrap();
+        assert!(listener(six, at("[::1]:8080")).is_some());
+        assert_eq!(listener(six, at("[::]:8080")), None);
+        let found = listener(six, Endpoint::port(8080)).unwrap();
         assert_eq!((found.inode, found.uid), (9, 33));
     }
 }

@@ -11,7 +11,7 @@ use super::page::{Exposed, Unread};
 use super::process::{Finder, Unfound, alone_in_pid_namespace};
 use super::{Owner, Probe, Settings, WantedSockets, When, keys, notify, place_of, subscription};
 use crate::command::runnable;
-use crate::docker::{Container, Docker, Found, Health, Selector};
+use crate::docker::{Container, Docker, Found, Health, Selector, State};
 use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client::{Answer, Question, fetch, judge};
@@ -188,10 +188,14 @@ async fn look(probe: Probe, of: Place, docker: Docker, redis: Option<Server>, ti
         },
         // What it needs its owner needs.
         Probe::Systemd { .. } => Finding::OK,
-        Probe::Sockets(wanted) => seen(wanted, timeout).await,
+        Probe::Sockets(wanted) => {
+            let kernel = seen(wanted, timeout).await;
+            of_container(kernel, of.container, &docker).await
+        }
         Probe::Subscription(subscription) => {
             let server = redis.map(|bus| bus.or(subscription.redis.as_ref()));
-            subscription::preflight(server, timeout).await
+            let there = subscription::preflight(server, timeout).await;
+            of_container(there, of.container, &docker).await
         }
         Probe::Metric(Metric { page, .. }) => read(page, timeout).await,
         // Whether somebody listens today is what the check is for.
@@ -254,6 +258,23 @@ async fn read(page: Exposed, timeout: Duration) -> Finding {
             Finding::missing(why, "give the check a `bearer` that may read the page")
         }
         Err(Unread::Other(why)) => Finding::unknown(why),
+    }
+}
+
+/// Whether a container's sockets can be told from others' here, if all else is well; one that does not run is not looked
+/// at.
+async fn of_container(found: Finding, container: Option<Selector>, docker: &Docker) -> Finding {
+    let (Finding::Ok { .. }, Some(selector)) = (&found, container) else {
+        return found;
+    };
+    match found_by_docker(docker, &selector).await {
+        Ok(container) if container.state == State::Running => {
+            match super::whose::told_apart(docker, container).await {
+                Ok(how) => Finding::noted(how),
+                Err(why) => Finding::missing(why, "or run the node on the host, with `pid: host`"),
+            }
+        }
+        Ok(_) | Err(_) => found,
     }
 }
 

@@ -18,6 +18,7 @@ use super::{Owner, listener, port};
 use crate::engine::event::Incarnation;
 use crate::heartbeat_file::{self, Beat, Unread};
 use crate::owner_table::{Held, LiveOwner, exited};
+use crate::sock_diag::Endpoint;
 
 /// Most bytes of a command line that are compared.
 const MAX_COMMAND: u64 = 64 * 1024;
@@ -108,11 +109,11 @@ impl Finder {
     /// # Errors
     /// In words for people: what was looked for, and what to do.
     pub(super) fn hold(&self) -> Result<Held, String> {
-        match (self.find(), &self.owner) {
+        match (self.find(), self.owner.listens_on()) {
             (Ok(live), _) => Ok(Held::Process(live)),
-            (Err(unseen @ Unfound::Blind { .. }), Owner::Listens(port)) => {
+            (Err(unseen @ Unfound::Blind { .. }), Some(end)) => {
                 let why = unseen.to_string();
-                match listener::find(*port, &why) {
+                match listener::find(end, &why) {
                     Ok(Some(listener)) => Ok(Held::Listener(listener)),
                     Ok(None) => Err(why),
                     Err(error) => Err(format!("{why}; nor can its LISTEN socket be seen: {error}")),
@@ -295,7 +296,8 @@ fn find(owner: &Owner) -> Result<Named, Unfound> {
         Owner::PidFile(path) => by_pid_file(path)?,
         Owner::HeartbeatFile(path) => alone(by_heartbeat_file(path)?),
         Owner::Command(part) => alone(by_command(part)?),
-        Owner::Listens(port) => alone(port::find(*port)?),
+        Owner::Listens(port) => alone(port::find(Endpoint::port(*port))?),
+        Owner::ListensAt(address) => alone(port::find((*address).into())?),
     };
     match named.pid {
         0 => Err("0 is not a process number".to_owned().into()),
@@ -312,7 +314,8 @@ fn still(owner: &Owner, named: Named) -> bool {
         Owner::PidFile(path) => by_pid_file(path).is_ok_and(|again| again == named),
         Owner::HeartbeatFile(path) => by_heartbeat_file(path).is_ok_and(|again| again == pid),
         Owner::Command(part) => command(pid).is_some_and(|line| line.contains(part)),
-        Owner::Listens(port) => port::holds(pid, *port),
+        Owner::Listens(port) => port::holds(pid, Endpoint::port(*port)),
+        Owner::ListensAt(address) => port::holds(pid, (*address).into()),
     }
 }
 
@@ -519,7 +522,7 @@ mod tests {
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..256)) {
             let _ = Stat::parse(&bytes);
             let _ = parse_pid(&bytes);
-            let _ = port::listener(&String::from_utf8_lossy(&bytes), 80);
+            let _ = port::listener(&String::from_utf8_lossy(&bytes), Endpoint::port(80));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Surroundings, contained};
+use super::{Surroundings, contained, listener};
 use crate::docker::{Container, Docker, Life};
 use crate::engine::event::{Incarnation, PeerId};
 use crate::engine::time::Clock;
@@ -63,7 +63,10 @@ impl Ownership {
             },
             Holding::Nothing => return Err("its owner does not run".to_owned()),
             Holding::Live(live) => (Whose::Process(live.pid), Some(live.incarnation)),
-            Holding::Listening(listener) => (Whose::Listener(listener.port), Some(listener.incarnation)),
+            Holding::Listening(listener) => (
+                Whose::Listener(listener::at(&listener)),
+                Some(listener.incarnation),
+            ),
         };
         Ok(Owned { whose, incarnation })
     }
@@ -131,23 +134,54 @@ impl Ownership {
         if self.ours_alone.as_ref() == Some(&container.life) {
             return Ok(());
         }
-        let sharers = self.docker.sharers(container).await;
-        let sharers = sharers.map_err(|error| error.with_cure())?;
-        if !sharers.this_node {
-            return Err(format!(
-                "{} does not share its network namespace with this node: give the node network_mode: \"service:…\" or \
-                 \"container:…\"",
-                container.name
-            ));
-        }
-        if let Some((_, other)) = sharers.others.first() {
-            return Err(format!(
-                "{} shares its network namespace with {other} too, and their sockets cannot be told apart",
-                container.name
-            ));
-        }
+        shares_with_us_alone(&self.docker, container).await?;
         self.ours_alone = Some(container.life.clone());
         Ok(())
+    }
+}
+
+/// By what a container's sockets are told from others' here, in words.
+///
+/// # Errors
+/// Why they cannot be, with the cure.
+pub(super) async fn told_apart(docker: &Docker, container: Container) -> Result<&'static str, String> {
+    let looked_at = container.clone();
+    let sight = tokio::task::spawn_blocking(move || Sight::of(&looked_at)).await;
+    let sight = sight.map_err(|error| format!("looking at its processes failed: {error}"))?;
+    match sight {
+        Sight::Cgroups(_) => Ok("its sockets are told by its cgroup"),
+        Sight::Elsewhere(why) => Err(why),
+        sight @ (Sight::Process(_) | Sight::Hidden(_)) => {
+            match (shares_with_us_alone(docker, &container).await, sight) {
+                (Ok(()), _) => Ok("its sockets are those of the network that it shares with this node alone"),
+                (Err(_), Sight::Process(_)) => {
+                    Ok("its sockets are told by its first process and those below it")
+                }
+                (Err(other), Sight::Hidden(why)) => {
+                    Err(format!("{other}; nor can they be told by its processes: {why}"))
+                }
+                (Err(other), _) => Err(other),
+            }
+        }
+    }
+}
+
+async fn shares_with_us_alone(docker: &Docker, container: &Container) -> Result<(), String> {
+    let sharers = docker.sharers(container).await;
+    let sharers = sharers.map_err(|error| error.with_cure())?;
+    if !sharers.this_node {
+        return Err(format!(
+            "{} does not share its network namespace with this node: give the node network_mode: \"service:…\" or \
+             \"container:…\"",
+            container.name
+        ));
+    }
+    match sharers.others.first() {
+        Some((_, other)) => Err(format!(
+            "{} shares its network namespace with {other} too, and their sockets cannot be told apart",
+            container.name
+        )),
+        None => Ok(()),
     }
 }
 

@@ -107,28 +107,21 @@ fn check(
             "a-z, 0-9, then also _ . -; at most 63",
         ));
     }
-    let kind = check_type(all, name, origin, node)?;
-    let sections: &[&'static Section] = match kind {
-        "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
-        "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
-        "push" => &[&fields::CHECK, &fields::CHECK_PUSH],
-        "notify" => &[&fields::CHECK, &fields::CHECK_NOTIFY],
-        "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
-        "docker" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_DOCKER],
-        "systemd" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SYSTEMD],
-        "metric" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_METRIC],
-        "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
-        "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
-        "file" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_FILE],
-        "sockets" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SOCKETS],
-        "subscription" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SUBSCRIPTION],
-        "tcp" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_TCP],
-        "exec" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_EXEC],
-        "redis_key" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_REDIS_KEY],
-        "redis_lock" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_REDIS_LOCK],
-        _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
+    let kind = match check_type(all, name, origin, node) {
+        Ok(kind) => kind,
+        Err(bad) => {
+            // What no type has is wrong whichever is meant, and so is what is wrong for all.
+            let any: Vec<_> = fields::CHECK_TYPES
+                .iter()
+                .flat_map(|kind| sections(kind))
+                .collect();
+            if let Ok(reader) = all.child(name, origin, node, &any) {
+                let _ = common(&reader, grace, around.expectations);
+            }
+            return Err(bad);
+        }
     };
-    let reader = all.child(name, origin, node, sections)?;
+    let reader = all.child(name, origin, node, &sections(kind))?;
     let index = u16::try_from(checks.all.len()).map_err(|_| Bad)?;
     let common = common(&reader, grace, around.expectations);
     // An owner that is wrong is reported, and is one.
@@ -269,6 +262,31 @@ fn state(reader: &Reader<'_>, owner: &Read<Option<Owner>>) -> Read<Probe> {
 }
 
 /// The type of a check: what `type` says, else its key.
+/// What may stand in a check of this type.
+fn sections(kind: &str) -> Vec<&'static Section> {
+    let own: &[&'static Section] = match kind {
+        "heartbeat" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_HEARTBEAT],
+        "traffic" => &[&fields::CHECK, &fields::CHECK_PASSIVE, &fields::CHECK_TRAFFIC],
+        "push" => &[&fields::CHECK, &fields::CHECK_PUSH],
+        "notify" => &[&fields::CHECK, &fields::CHECK_NOTIFY],
+        "process" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_PROCESS],
+        "docker" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_DOCKER],
+        "systemd" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SYSTEMD],
+        "metric" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_METRIC],
+        "connections" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_CONNECTIONS],
+        "memory" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_MEMORY],
+        "file" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_FILE],
+        "sockets" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SOCKETS],
+        "subscription" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_SUBSCRIPTION],
+        "tcp" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_TCP],
+        "exec" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_EXEC],
+        "redis_key" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_REDIS_KEY],
+        "redis_lock" => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_REDIS_LOCK],
+        _ => &[&fields::CHECK, &fields::CHECK_RUN, &fields::CHECK_HTTP],
+    };
+    own.to_vec()
+}
+
 fn check_type(place: &Reader<'_>, name: &str, origin: &Origin, node: &Node) -> Read<&'static str> {
     let given = match &node.value {
         Value::Table(table) => table.get("type").map(|entry| &entry.node),

@@ -91,7 +91,7 @@ fn leases(config: &Config) -> String {
         Backend::Embedded { .. } => "in this process",
     };
     format!(
-        "Applications may take leases {place} on keys that begin with {}: {} at once, each for {} at most.\n",
+        "Applications may take leases {place} on keys that begin with {}; {} at once, each for {} at most.\n",
         leases.prefixes.join(" or "),
         leases.max,
         time(leases.max_ttl)
@@ -223,6 +223,7 @@ fn owner(owner: &Owner) -> String {
         Owner::PidFile(path) | Owner::HeartbeatFile(path) => format!("the process of {}", path.display()),
         Owner::Command(part) => format!("the process whose command line contains `{part}`"),
         Owner::Listens(port) => format!("the process that listens on port {port}"),
+        Owner::ListensAt(address) => format!("the process that listens on {address}"),
     }
 }
 

@@ -12,8 +12,8 @@ pub use fleet::{BLOCKER, FLEET};
 pub use notify::NOTIFY;
 
 use super::schema::Takes::{
-    Address, Bool, Causes, FailAfter, Int, LogFilter, Name, Number, OneOf, Path, Ports, Scalar, Secret,
-    Series, Size, Statuses, Text, Texts, Time, Url, Users,
+    Address, Bool, Causes, FailAfter, Int, Listens, LogFilter, Name, Number, OneOf, Path, Ports, Scalar,
+    Secret, Series, Size, Statuses, Text, Texts, Time, Url, Users,
 };
 use super::schema::Unless::{Absent, Derived, Is, Must};
 use super::schema::{Field, Section, Takes, Unless};
@@ -635,6 +635,12 @@ pub const PEER: Section = Section {
             "Which blockers may forbid its remedies; `[]`: none.",
         ),
         field(
+            "leave_within",
+            Time(secs(1), DAY),
+            Is("\"5m\""),
+            "Who says that it stops (a notification, a push, its file) and is still there after so long is told of, and left alone.",
+        ),
+        field(
             "healthz_hold",
             Time(secs(1), secs(600)),
             Is("\"45s\""),
@@ -656,10 +662,10 @@ pub const OWNER: Section = Section {
     fields: &[
         field(
             "listens",
-            Int(1, 65_535),
+            Listens,
             Absent("9080"),
-            "The process that listens on this TCP port; of a server's several the oldest. Two that have nothing to do with each \
-             other (on two addresses) are no owner. If it cannot be seen, its LISTEN socket stands for it, and nothing can be signalled.",
+            "The process that listens on this TCP port, or on this very address; of a server's several the oldest. Two that have \
+             nothing to do with each other (on two addresses of one port) are no owner. If it cannot be seen, its LISTEN socket stands for it, and nothing can be signalled.",
         ),
         field(
             "pid_file",

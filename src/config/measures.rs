@@ -51,6 +51,7 @@ pub(super) fn connections(reader: &Reader<'_>, owner: Option<&Owner>) -> Read<Pr
     let ports = match (ports?, owner) {
         (Some(ports), _) => ports,
         (None, Some(Owner::Process(checks::Owner::Listens(port)))) => vec![*port],
+        (None, Some(Owner::Process(checks::Owner::ListensAt(address)))) => vec![address.port()],
         (None, _) => {
             return Err(reader.wrong(
                 &reader.origin,

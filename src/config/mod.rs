@@ -96,7 +96,7 @@ impl Sources {
             env: &self.env,
         };
         let root = reader::Reader::root(&tree, &fields::ROOT, context);
-        Report::of(&problems, build::base(&root, &dirs::Dirs::of(&self.env)).0)
+        Report::of(&problems, build::base(&root, &dirs::Dirs::of(&self.env)).0, false)
     }
 }
 
@@ -215,16 +215,19 @@ pub struct Report {
     pub http: http::Settings,
     /// The logging, as far as it could be read, else the defaults.
     pub log: LogSettings,
+    /// The listeners were read: `http` is where a node with this configuration listens.
+    pub knows_listeners: bool,
     text: String,
     count: usize,
 }
 
 impl Report {
-    fn of(problems: &report::Problems, base: build::Base) -> Self {
+    fn of(problems: &report::Problems, base: build::Base, knows_listeners: bool) -> Self {
         let (text, count) = problems.render();
         Self {
             http: base.http,
             log: base.log,
+            knows_listeners: knows_listeners && !problems.are_of_syntax(),
             text,
             count,
         }
@@ -258,7 +261,7 @@ pub fn load(sources: &Sources) -> Result<Config, Report> {
     let config = build::config(&root, sources, &dirs, &base);
     match config {
         Ok(config) if base_is_good.is_ok() && problems.is_empty() => Ok(config),
-        _ => Err(Report::of(&problems, base)),
+        _ => Err(Report::of(&problems, base, base_is_good.is_ok())),
     }
 }
 

@@ -73,6 +73,7 @@ fn blockers(reader: &Reader<'_>) -> Read<Option<Blockers>> {
 /// Reads one peer.
 pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -> Read<Peer> {
     let grace = reader.time("grace");
+    let leave_within = reader.time("leave_within");
     let single_observer = reader.bool("single_observer");
     let (when_bus_down, blockers) = (reader.text("when_bus_down"), blockers(reader));
     let healthz_hold = reader.time("healthz_hold");
@@ -144,6 +145,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
             name: name.into(),
             local,
             grace: grace?,
+            leave_within: leave_within?,
             single_observer: single_observer?,
             blockers: false,
             when_bus_down: if when_bus_down? == "local" {
@@ -205,7 +207,8 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
         .filter(|key| *key != "user" && reader.is_set(key))
         .collect();
     let [way] = ways.as_slice() else {
-        if ways.is_empty() && fields::OWNER.later.iter().any(|key| reader.is_set(key)) {
+        if ways.is_empty() && reader.has_keys_besides(&["user"]) {
+            // What stands there is no way, and that is reported.
             return Err(Bad);
         }
         let message = format!(
@@ -229,7 +232,7 @@ fn owner(peer: &Reader<'_>) -> Read<Option<Owner>> {
         "container" => return container(&reader, way, Selector::name),
         "compose" => return container(&reader, way, Selector::compose),
         "label" => return container(&reader, way, Selector::label),
-        "listens" => reader.maybe_int(way)?.map(checks::Owner::Listens),
+        "listens" => reader.maybe_listens(way)?,
         "pid_file" => reader.maybe_path(way)?.map(checks::Owner::PidFile),
         "heartbeat_file" => reader.maybe_path(way)?.map(checks::Owner::HeartbeatFile),
         "command" => reader.maybe_text(way)?.map(checks::Owner::Command),

@@ -184,6 +184,12 @@ impl<'a> Reader<'a> {
         self.table.is_some_and(|table| table.get(key).is_some())
     }
 
+    /// True if anything but `keys` is written here.
+    pub(super) fn has_keys_besides(&self, keys: &[&str]) -> bool {
+        let mut entries = self.table.iter().flat_map(|table| &table.0);
+        entries.any(|entry| !keys.contains(&entry.key.as_str()))
+    }
+
     /// Where the value of `key` is written, else where its table is.
     pub(super) fn at(&self, key: &str) -> Origin {
         self.table
@@ -405,6 +411,9 @@ impl<'a> Reader<'a> {
     }
     pub(super) fn maybe_size(&self, key: &str) -> Read<Option<u64>> {
         self.read(key, values::size)
+    }
+    pub(super) fn maybe_listens(&self, key: &str) -> Read<Option<crate::checks::Owner>> {
+        self.read(key, values::listens)
     }
     pub(super) fn maybe_ports(&self, key: &str) -> Read<Option<Vec<u16>>> {
         self.read(key, values::ports)

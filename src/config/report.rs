@@ -101,6 +101,29 @@ impl Problems {
         self.found.borrow().is_empty()
     }
 
+    /// What could not be read may have said anything.
+    pub(super) fn are_of_syntax(&self) -> bool {
+        self.found
+            .borrow()
+            .iter()
+            .any(|problem| matches!(problem.rule, "syntax" | "too_large"))
+    }
+
+    /// Lines that stand below the header of another table than they were meant for, because their own is broken.
+    fn astray(&self, broken: &[usize]) -> Vec<Range<usize>> {
+        let lines: Vec<&str> = self.file.iter().flat_map(|(_, text)| text.lines()).collect();
+        let is_header = |line: &&str| line.trim_start().starts_with('[');
+        let headers = broken
+            .iter()
+            .filter(|line| lines.get(**line - 1).is_some_and(is_header));
+        headers
+            .map(|line| {
+                let below = lines[*line..].iter().position(is_header);
+                *line + 1..below.map_or(usize::MAX, |below| *line + 1 + below)
+            })
+            .collect()
+    }
+
     /// The text for people, and the number of mistakes.
     pub(super) fn render(&self) -> (String, usize) {
         let mut found = self.found.borrow().clone();
@@ -111,10 +134,12 @@ impl Problems {
             .collect();
         if !broken.is_empty() {
             // What a broken line hides is not missing, and what was made of it is not what was meant.
+            let astray = self.astray(&broken);
+            let is_sound =
+                |line: usize| !broken.contains(&line) && !astray.iter().any(|lines| lines.contains(&line));
             found.retain(|problem| {
                 problem.rule == "syntax"
-                    || (CERTAIN.contains(&problem.rule)
-                        && self.line_of(problem).is_none_or(|line| !broken.contains(&line)))
+                    || (CERTAIN.contains(&problem.rule) && self.line_of(problem).is_none_or(is_sound))
             });
         }
         found.sort_by(|a, b| a.origin.cmp(&b.origin));

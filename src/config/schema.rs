@@ -71,6 +71,8 @@ pub enum Takes {
     Statuses,
     /// A size in bytes with its unit, within bounds.
     Size(u64, u64),
+    /// A port, or an IP address and a port.
+    Listens,
     /// A list of ports.
     Ports,
     /// A list of exit codes.
@@ -127,8 +129,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 use Takes::{
-    Address, Bool, Causes, Codes, FailAfter, Headers, Int, LogFilter, Name, Number, OneOf, Path, Ports,
-    Scalar, Secret, Series, Size, Statuses, Template, Text, Texts, Time, Url, Users, Words,
+    Address, Bool, Causes, Codes, FailAfter, Headers, Int, Listens, LogFilter, Name, Number, OneOf, Path,
+    Ports, Scalar, Secret, Series, Size, Statuses, Template, Text, Texts, Time, Url, Users, Words,
 };
 use Unless::{Absent, Derived, Is, Must};
 
@@ -148,11 +150,12 @@ impl Takes {
             Causes => format!("a list of {}", peer_causes().join(", ")),
             Secret => "{ env = \"NAME\" }, { file = \"/path\" }, or the text itself".to_owned(),
             Address => "an IP address and a port, as in 127.0.0.1:7337 or [::1]:7337".to_owned(),
-            Path => "a path".to_owned(),
+            Path => "an absolute path".to_owned(),
             Url => "an http:// or https:// URL without a user or password".to_owned(),
             FailAfter => "\"m of n\" with 1 <= m <= n <= 64".to_owned(),
             Statuses => "a status or a range of them from 100 to 599, as in 204 or \"200-299\"".to_owned(),
             Size(low, high) => format!("a size from {} to {}, as in \"512MiB\"", size(low), size(high)),
+            Listens => "a port, or \"ADDRESS:PORT\", as in 9080 or \"127.0.0.1:9080\"".to_owned(),
             Ports => "a list of 1 to 16 ports".to_owned(),
             Codes => "a list of at most 16 exit codes from 0 to 125".to_owned(),
             Users => "a list of 1 to 16 user ids".to_owned(),

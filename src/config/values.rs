@@ -8,6 +8,7 @@ use super::report::Origin;
 use super::schema::{Field, Takes, UNITS, Unless, peer_causes, size as size_in_words, time};
 use super::suggest;
 use super::tree::{Node, Value};
+use crate::checks;
 use crate::engine::cause::Cause;
 use crate::engine::settings::FailAfter;
 use crate::exposition::Selector;
@@ -249,7 +250,7 @@ pub(super) fn text(node: &Node, field: &Field) -> Result<String, Wrong> {
     };
     match field.takes {
         Takes::Text(max) => bounded(&text, max)?,
-        Takes::Path => bounded(&text, 4096)?,
+        Takes::Path => path(&text)?,
         Takes::Name => name(&text)?,
         Takes::Url => url(&text)?,
         Takes::OneOf(all) => one_of(&text, all)?,
@@ -341,6 +342,32 @@ pub(super) fn address(node: &Node, _: &Field) -> Result<SocketAddr, Wrong> {
             _ => wrong,
         }
     })
+}
+
+/// Where an owner listens.
+pub(super) fn listens(node: &Node, _: &Field) -> Result<checks::Owner, Wrong> {
+    let text = plain(node).ok_or_else(|| Wrong::kind(node))?;
+    let port = text
+        .parse()
+        .ok()
+        .filter(|port| *port != 0)
+        .map(checks::Owner::Listens);
+    let address = || {
+        text.parse()
+            .ok()
+            .filter(|address: &SocketAddr| address.port() != 0)
+    };
+    port.or_else(|| address().map(checks::Owner::ListensAt))
+        .ok_or_else(|| Wrong::shown(&text, "is neither"))
+}
+
+/// A relative one would depend on where the node is started.
+fn path(text: &str) -> Result<(), Wrong> {
+    bounded(text, 4096)?;
+    if text.starts_with('/') {
+        return Ok(());
+    }
+    Err(Wrong::new("it is relative to wherever the node is started").help("write it from / on"))
 }
 
 pub(super) fn texts(node: &Node, field: &Field) -> Result<Vec<String>, Wrong> {

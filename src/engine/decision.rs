@@ -114,6 +114,11 @@ pub enum What {
     },
     /// The node that speaks for this peer said goodbye.
     Goodbye,
+    /// It said that it leaves, and is still there after `leave_within`. Nothing is done about it.
+    LeaveOverdue {
+        /// Since it said so, in milliseconds.
+        for_ms: u64,
+    },
     /// An episode began.
     EpisodeOpened {
         /// Its number, unique on this node.
@@ -277,6 +282,7 @@ impl What {
             Self::Stalled { .. } => "stalled",
             Self::Incarnation { .. } => "incarnation",
             Self::Goodbye => "goodbye",
+            Self::LeaveOverdue { .. } => "leave_overdue",
             Self::EpisodeOpened { .. } => "episode_opened",
             Self::Refused { .. } => "refused",
             Self::WouldHeal { .. } => "would_heal",
@@ -317,6 +323,11 @@ impl fmt::Display for What {
             Self::Stalled { for_ms } => write!(f, "this node was stopped or starved for {for_ms} ms"),
             Self::Incarnation { incarnation } => write!(f, "new incarnation {incarnation}"),
             Self::Goodbye => f.write_str("said goodbye"),
+            Self::LeaveOverdue { for_ms } => write!(
+                f,
+                "it said {} ago that it leaves, and is still there: its stop may hang; it is left alone",
+                span(*for_ms)
+            ),
             Self::EpisodeOpened { episode, cause } => write!(f, "episode {episode} opened: {cause}"),
             Self::Refused { refusal, .. } => write!(f, "held by {refusal}"),
             Self::WouldHeal { kind, cause, .. } => {

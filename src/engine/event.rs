@@ -267,6 +267,9 @@ pub enum Word {
         /// How long its silence from now on is no failure.
         next: Next,
     },
+    /// It stands written that it is up, nobody knows since when: perhaps since before it said that it leaves. Ends
+    /// only what this same check heard of leaving.
+    Running,
     /// It says that it has failed: condemned at once, until its next sign of life.
     Failed {
         /// What that means.

@@ -473,6 +473,12 @@ impl Check {
         self.gone.is_some()
     }
 
+    /// Of one that tells its life itself: it said that it leaves, or has not said anything for too long.
+    pub(super) fn is_gone_or_overdue(&self, now: Time) -> bool {
+        let overdue = |pass: Time| now.since(pass) >= self.fresh_window();
+        self.has_left() || (!self.said.promises_nothing() && self.last_pass.is_none_or(overdue))
+    }
+
     /// Nothing there, and nobody saw it go. A witnessed exit is not forgotten over it.
     pub(super) fn owner_absent(&mut self, detail: String) {
         if let Evidence::Process { owner, .. } = &mut self.evidence
@@ -642,12 +648,23 @@ impl Check {
                 Owner::Running => self.process(runs, *fail_after, *interval, light),
             },
         };
-        self.thaw(verdict, light.now)
+        self.thaw(self.doubted(verdict), light.now)
+    }
+
+    /// What it told an earlier run of this node against itself is a doubt: it may have lived since, unheard. It condemns
+    /// nobody, and who says no more than that is silent some day.
+    fn doubted(&self, verdict: Verdict) -> Verdict {
+        match self.said.failed() {
+            Some((cause, _)) if self.said.failed_earlier() && verdict.liveness != Liveness::Dead => {
+                Verdict::bad(Liveness::Suspect, cause, Why::Said)
+            }
+            Some(_) | None => verdict,
+        }
     }
 
     /// The peer's own word against itself, or that it cannot be heard.
     fn word(&self, now: Time) -> Option<Verdict> {
-        if let Some((cause, at)) = self.said.failed() {
+        if let Some((cause, at)) = self.said.failed().filter(|_| !self.said.failed_earlier()) {
             let verdict = Verdict::bad(Liveness::Dead, cause, Why::Said);
             // Said before an own pause it is as old as all else; said since, it needs no window to be believed.
             return Some(if at >= self.since {

@@ -67,6 +67,7 @@ impl Engine {
             self.uncovered.remove(&id);
         }
         self.tell_liveness(id, &judged);
+        self.tell_overdue(id);
         self.tell_breaker(id);
         self.follow_episode(id, judged.liveness, judged.against);
         self.follow_votes(id);

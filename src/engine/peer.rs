@@ -10,7 +10,7 @@ use super::cause::Cause;
 use super::episode::Episode;
 use super::event::Incarnation;
 use super::evidence::{Check, Verdict};
-use super::report::Leaving;
+use super::report::{Earlier, Leaving};
 use super::settings::{Budget, PeerSettings};
 use super::time::Time;
 
@@ -202,6 +202,8 @@ pub(super) struct Peer {
     pub(super) absent: bool,
     /// It said that it leaves on purpose, and nothing has undone that.
     pub(super) leaving: Option<Leaving>,
+    /// Lives that spoke for it before this one, the latest first.
+    pub(super) earlier: Vec<Earlier>,
     pub(super) grace_until: Time,
     /// It has been alive without a break since then.
     pub(super) alive_since: Option<Time>,
@@ -238,6 +240,7 @@ impl Peer {
             exited_under_pause: false,
             absent: false,
             leaving: None,
+            earlier: Vec::new(),
             grace_until: now,
             alive_since: None,
             lived_for: None,

@@ -52,7 +52,7 @@ pub struct PersistedPeer {
     /// It said that it leaves on purpose.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leaving: Option<PersistedLeaving>,
-    /// By the name of the check: what the peer told of its own pace. It will not tell it twice.
+    /// By the name of the check: what the peer told it of itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub told: BTreeMap<String, PersistedTold>,
     /// The open episode.
@@ -72,9 +72,15 @@ pub struct PersistedLeaving {
     pub life: Option<Incarnation>,
     /// What it said.
     pub detail: String,
+    /// How long ago.
+    #[serde(default)]
+    pub age: Duration,
+    /// Names of the checks that heard it.
+    #[serde(default)]
+    pub heard_by: Vec<String>,
 }
 
-/// What a peer told of its own pace.
+/// What a peer told of itself, and will not tell twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PersistedTold {
@@ -82,6 +88,19 @@ pub struct PersistedTold {
     pub life: Option<Incarnation>,
     /// How long its silence is no failure.
     pub next: Next,
+    /// It said that it had failed, and nothing of its life since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<PersistedFailure>,
+}
+
+/// A peer said that it failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedFailure {
+    /// What that means.
+    pub cause: Cause,
+    /// What it said.
+    pub detail: String,
 }
 
 /// An episode that was open.

@@ -136,7 +136,7 @@ impl Peer {
             done: self.ledger.done.iter().cloned().collect(),
             passed: passed.map(|(settings, _)| settings.name.to_string()).collect(),
             healing,
-            leaving: self.leaving.as_ref().map(Leaving::persisted),
+            leaving: self.leaving.as_ref().map(|leaving| leaving.persisted(now)),
             told: settings
                 .checks
                 .iter()
@@ -194,14 +194,14 @@ impl Peer {
             if let Some(told) = kept.told.get(&*of.name)
                 && of.kind.is_told()
             {
-                check.said.restore(told);
+                check.said.restore(told, now);
             }
             if check.ever_passed && of.decides == Decides::Liveness {
                 passed.insert(index);
             }
         }
         if let Some(leaving) = &kept.leaving {
-            self.leave(Leaving::restored(leaving));
+            self.leave(Leaving::restored(leaving, elapsed, now));
         }
         self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
             let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));

@@ -6,7 +6,7 @@ use super::cause::Cause;
 use super::detector::Detector;
 use super::event::{Incarnation, Next};
 use super::peer::Peer;
-use super::persist::PersistedTold;
+use super::persist::{PersistedFailure, PersistedTold};
 use super::settings::DetectorSettings;
 use super::time::Time;
 
@@ -42,7 +42,13 @@ enum Pace {
 /// What it said against itself.
 #[derive(Clone, Debug)]
 enum Against {
-    Failed { cause: Cause, at: Time, detail: String },
+    Failed {
+        cause: Cause,
+        at: Time,
+        detail: String,
+        /// To an earlier run of this node: it may have lived since, where nobody listened.
+        earlier: bool,
+    },
     Leaving(Arc<str>),
 }
 
@@ -114,7 +120,12 @@ impl Said {
     }
 
     pub(super) fn fail(&mut self, cause: Cause, at: Time, detail: String) {
-        self.against = Some(Against::Failed { cause, at, detail });
+        self.against = Some(Against::Failed {
+            cause,
+            at,
+            detail,
+            earlier: false,
+        });
     }
 
     pub(super) fn failed(&self) -> Option<(Cause, Time)> {
@@ -122,6 +133,11 @@ impl Said {
             Some(Against::Failed { cause, at, .. }) => Some((*cause, *at)),
             Some(Against::Leaving(_)) | None => None,
         }
+    }
+
+    /// That it failed it told an earlier run of this node, and nothing since.
+    pub(super) fn failed_earlier(&self) -> bool {
+        matches!(self.against, Some(Against::Failed { earlier: true, .. }))
     }
 
     /// The edge cannot hear it. What it said before that still holds.
@@ -204,6 +220,8 @@ impl Said {
         if self.pace_of.take().is_none_or(|of| of == *life) {
             return false;
         }
+        self.against
+            .take_if(|against| matches!(against, Against::Failed { earlier: true, .. }));
         let before = std::mem::take(&mut self.pace);
         matches!(before, Pace::Told { .. } | Pace::Open)
     }
@@ -219,6 +237,14 @@ impl Said {
     /// What stands against it, in words.
     pub(super) fn against(&self) -> String {
         match (&self.against, &self.deaf) {
+            (
+                Some(Against::Failed {
+                    detail,
+                    earlier: true,
+                    ..
+                }),
+                _,
+            ) => self.with_words(format!("{detail}, as it told an earlier run of this node")),
             (Some(Against::Failed { detail, .. }), _) => self.with_words(detail.clone()),
             (Some(Against::Leaving(detail)), _) => format!("it leaves on purpose: {detail}"),
             (None, Some(detail)) => format!("cannot be heard: {detail}"),
@@ -228,14 +254,28 @@ impl Said {
 
     pub(super) fn persisted(&self, peer: &Peer) -> Option<PersistedTold> {
         let next = self.next();
-        (next != Next::AsBefore).then(|| PersistedTold {
+        let failed = match &self.against {
+            Some(Against::Failed { cause, detail, .. }) => Some(PersistedFailure {
+                cause: *cause,
+                detail: detail.clone(),
+            }),
+            Some(Against::Leaving(_)) | None => None,
+        };
+        (next != Next::AsBefore || failed.is_some()).then(|| PersistedTold {
             life: self.pace_of.clone().or_else(|| peer.incarnation.clone()),
             next,
+            failed,
         })
     }
 
-    pub(super) fn restore(&mut self, told: &PersistedTold) {
+    pub(super) fn restore(&mut self, told: &PersistedTold, now: Time) {
         self.pace(told.next);
         self.pace_of.clone_from(&told.life);
+        self.against = told.failed.clone().map(|failed| Against::Failed {
+            cause: failed.cause,
+            at: now,
+            detail: failed.detail,
+            earlier: true,
+        });
     }
 }

@@ -78,6 +78,8 @@ pub struct PeerSettings {
     /// After a new incarnation appears (or a remedy ended), how long its failures are ignored until its first
     /// pass. Default 10 s.
     pub grace: Duration,
+    /// Who said that it leaves and is still there after so long is told of, and left alone. Default 5 min.
+    pub leave_within: Duration,
     /// One observer is enough to heal this *remote* peer. Default false.
     pub single_observer: bool,
     /// Something outside may block its remedies: it is asked before each.
@@ -103,6 +105,7 @@ impl PeerSettings {
             name: "".into(),
             local: false,
             grace: Duration::ZERO,
+            leave_within: Duration::ZERO,
             single_observer: false,
             blockers: false,
             when_bus_down: WhenBusDown::Hold,

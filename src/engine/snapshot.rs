@@ -169,6 +169,8 @@ pub struct PeerView {
     pub incarnation: Option<Incarnation>,
     /// It was stopped on purpose, said goodbye, or was forgotten, and has not come back.
     pub left: bool,
+    /// It said that it leaves, and was still there after `leave_within`.
+    pub leave_overdue: bool,
     /// Other lives seen since the start.
     pub incarnations: u64,
     /// Any check has ever passed (or, after a restart of the node, is known to have).

@@ -100,6 +100,7 @@ impl Engine {
             detail: self.words(id),
             incarnation: peer.incarnation.clone(),
             left: deciding.clone().any(|(_, check)| check.has_left()),
+            leave_overdue: peer.leaving.as_ref().is_some_and(|leaving| leaving.overdue),
             incarnations: peer.incarnations,
             ever_alive: peer.ever_alive(),
             started: deciding.clone().all(|(_, check)| check.started(now)),

@@ -287,6 +287,7 @@ fn peer(rng: &mut Rng, name: &str, checks: Vec<CheckSettings>, kind: Option<Reme
         name: name.into(),
         local: false,
         grace: Duration::from_secs(5 + rng.below(6) as u64),
+        leave_within: 300 * S,
         single_observer: rng.chance(75),
         blockers: false,
         when_bus_down: WhenBusDown::Hold,

@@ -271,10 +271,15 @@ impl Filter {
 
     /// LISTEN on this port, on whatever address.
     pub fn listening(port: u16) -> Self {
+        Self::listening_at(Endpoint::port(port))
+    }
+
+    /// Whoever listens there.
+    pub fn listening_at(end: Endpoint) -> Self {
         Self {
             states: [State::Listen].into(),
             remote: Vec::new(),
-            local: vec![Endpoint::port(port)],
+            local: vec![end],
         }
     }
 
@@ -293,6 +298,14 @@ impl Endpoint {
         Self {
             ip: None,
             port: Some(port),
+        }
+    }
+
+    /// For people: `port 9080`, or the address with the port.
+    pub fn in_words(self) -> String {
+        match (self.ip, self.port) {
+            (None, Some(port)) => format!("port {port}"),
+            _ => self.to_string(),
         }
     }
 

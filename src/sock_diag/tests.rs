@@ -327,13 +327,13 @@ fn who_cannot_be_told_apart_is_not_told() {
     let filter = Filter::established_to(vec![pair.server().into()]);
     let of = |whose: &Whose| sockets_of(whose, dump(&filter).unwrap());
     // The listener is this very process.
-    let refused = of(&Whose::Listener(pair.server().port())).unwrap_err();
+    let refused = of(&Whose::Listener(Endpoint::port(pair.server().port()))).unwrap_err();
     assert!(
         refused.contains("shares its cgroup") || refused.contains("Linux 5.9"),
         "{refused}"
     );
     assert!(
-        of(&Whose::Listener(1))
+        of(&Whose::Listener(Endpoint::port(1)))
             .unwrap_err()
             .contains("nobody listens on port 1")
     );

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::call::{dump, own_cookie};
-use super::{Cookie, Dump, Filter, Socket, State};
+use super::{Cookie, Dump, Endpoint, Filter, Socket, State};
 
 /// By what an owner's sockets are known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +22,8 @@ pub enum Whose {
     Process(u32),
     /// Made in one of these cgroups: see [`cgroup_of`].
     Cgroups(BTreeSet<u64>),
-    /// Made in the cgroup of the socket that listens on this port: for an owner whose process cannot be seen.
-    Listener(u16),
+    /// Made in the cgroup of the socket that listens there: for an owner whose process cannot be seen.
+    Listener(Endpoint),
     /// Nobody's in particular: everybody's in this network namespace but our own. Only if they are all of one
     /// cgroup.
     Namespace,
@@ -48,8 +48,8 @@ pub fn sockets_of(whose: &Whose, dump: Dump) -> Result<Dump, String> {
                 socket.cgroup.is_some_and(|id| ids.contains(&id))
             })
         }
-        Whose::Listener(port) => {
-            let id = cgroup_of_listener(*port)?;
+        Whose::Listener(end) => {
+            let id = cgroup_of_listener(*end)?;
             told_apart(&sockets)?;
             keep(sockets, |socket| socket.cgroup == Some(id))
         }
@@ -165,26 +165,25 @@ pub(super) fn of_one_cgroup(sockets: &[Socket]) -> Result<(), String> {
     }
 }
 
-/// The cgroup in which the listener on this port was made, if it says anything.
-fn cgroup_of_listener(port: u16) -> Result<u64, String> {
-    let listeners = dump(&Filter::listening(port))
-        .map_err(|error| error.to_string())?
-        .sockets;
+/// The cgroup in which the listener there was made, if it says anything.
+fn cgroup_of_listener(end: Endpoint) -> Result<u64, String> {
+    let (asked, end) = (Filter::listening_at(end), end.in_words());
+    let listeners = dump(&asked).map_err(|error| error.to_string())?.sockets;
     if listeners.is_empty() {
-        return Err(format!("nobody listens on port {port} in this network namespace"));
+        return Err(format!("nobody listens on {end} in this network namespace"));
     }
     told_apart(&listeners)?;
     let ids: BTreeSet<u64> = listeners.iter().filter_map(|socket| socket.cgroup).collect();
     let &[id] = ids.iter().collect::<Vec<_>>().as_slice() else {
         return Err(format!(
-            "port {port} is listened on by {} containers or units",
+            "{end} is listened on by {} containers or units",
             ids.len()
         ));
     };
     // Id 1 is the root: everybody who has none of their own. Ours: the peer was not told from this node.
     if *id == 1 || own_cgroup() == Some(*id) {
         return Err(format!(
-            "who listens on port {port} shares its cgroup with this node, so its sockets cannot be told from \
+            "who listens on {end} shares its cgroup with this node, so its sockets cannot be told from \
              others': let its process be seen (`pid: \"service:…\"`, or shareProcessNamespace)"
         ));
     }

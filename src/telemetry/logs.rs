@@ -153,6 +153,7 @@ fn level(what: &What) -> Level {
             | BusState::SelfDeaf
             | BusState::WrongBroker => Level::WARN,
         },
+        What::LeaveOverdue { .. } => Level::WARN,
         What::Refused { refusal, .. } if refusal.guard == GuardName::Budget => Level::WARN,
         What::Liveness { .. }
         | What::Incarnation { .. }

@@ -1004,6 +1004,14 @@ async fn two_that_have_nothing_to_do_with_each_other_on_one_port_are_no_owner() 
             _ => later.stop().await,
         }
     };
+    // Their addresses tell them apart.
+    for (host, pid) in [("127.0.0.1", one.pid()), ("127.0.0.2", two.pid())] {
+        let at = std::net::SocketAddr::new(host.parse().unwrap(), port);
+        let mut meant = Running::owner(Owner::ListensAt(at), SOON);
+        found(&mut meant).await;
+        assert_eq!(meant.held(), Some(pid), "{at}");
+        meant.stop().await;
+    }
     two.kill();
     assert_eq!(found(&mut later).await, incarnation);
     assert_eq!(running.held(), Some(one.pid()));

@@ -106,7 +106,7 @@ defib.toml:12:90: error[dead_after]: `dead_after` (5s) must be more than `suspec
 defib.toml:13:1: error[not_in_this_version]: `stopped_when` in `peer.feed` is not in this version
   13 | stopped_when = "x"
      | ^^^^^^^^^^^^
-     = this version has grace, single_observer, when_bus_down, blockers, healthz_hold, owner, checks, remedies, backoff, budget
+     = this version has grace, single_observer, when_bus_down, blockers, leave_within, healthz_hold, owner, checks, remedies, backoff, budget
 5 mistakes in the configuration"#;
     assert_eq!(report.to_string(), expected);
     assert_eq!(report.count(), 5);
@@ -515,6 +515,39 @@ fn broken_toml_is_reported_with_the_mistakes_elsewhere() {
 }
 
 #[test]
+fn a_broken_header_blames_nothing_of_what_stands_below_it() {
+    let report = bad(&sources(
+        "[bus]\nurl = \"embedded\"\n[peer.a\ngrace = \"1s\"\nchecks.x = 1\n[log]\nlevell = 1\n",
+    ));
+    let report = report.to_string();
+    assert!(report.contains("defib.toml:3:"), "{report}");
+    assert!(report.contains("defib.toml:7:1: error[unknown_key]"), "{report}");
+    assert!(report.ends_with("2 mistakes in the configuration"), "{report}");
+}
+
+#[test]
+fn one_mistake_is_told_once_and_hides_no_other() {
+    let report = bad(&sources("[peer.a]\nowner = { contaner = \"x\" }")).to_string();
+    assert!(
+        report.contains("error[unknown_key]: there is no key `contaner`"),
+        "{report}"
+    );
+    assert!(report.ends_with("1 mistake in the configuration"), "{report}");
+    let text =
+        "[peer.a.checks.x]\ntype = \"htp\"\nurll = \"http://h\"\nurl = \"http://h\"\nneeds = \"nothing\"";
+    let report = bad(&sources(text)).to_string();
+    for word in ["`htp`", "no key `urll`", "nothing"] {
+        assert!(report.contains(word), "{word}: {report}");
+    }
+    assert!(report.ends_with("3 mistakes in the configuration"), "{report}");
+    let report = bad(&sources("[peer.a.checks.file]\npath = \"heartbeat.json\"")).to_string();
+    assert!(
+        report.contains("relative to wherever the node is started"),
+        "{report}"
+    );
+}
+
+#[test]
 fn observing_keeps_what_could_be_read() {
     let report = bad(&sources(
         "[http]\nlisten = \"127.0.0.1:7444\"\n[log]\nformat = \"json\"\n[peer.x]\n",
@@ -566,6 +599,9 @@ fn rules_have_names() {
         ("[peer.A]\nowner = { pid = 1 }".to_owned(), "name"),
         ("[peer.a]\nowner = { }".to_owned(), "one_owner"),
         ("[peer.a]\nowner = { pid = 1, listens = 2 }".to_owned(), "one_owner"),
+        ("[peer.a]\nowner = { listens = \"localhost:9080\" }".to_owned(), "value"),
+        ("[peer.a]\nowner = { listens = \"127.0.0.1:0\" }".to_owned(), "value"),
+        ("[peer.a]\nowner = { listens = 65536 }".to_owned(), "value"),
         ("[peer.a]\nowner = { pod = \"x\" }".to_owned(), "not_in_this_version"),
         ("[peer.a]\nowner = { container = \"a/b\" }".to_owned(), "value"),
         ("[peer.a]\nowner = { compose = \"a/b/c\" }".to_owned(), "value"),
@@ -676,7 +712,7 @@ fn rules_have_names() {
         ("[bus]\nlisten = \"0.0.0.0:7379\"".to_owned(), "loopback_only"),
         ("[peer.a.checks.push]\nsuspect_after = \"1m\"\ndead_after = \"1m\"".to_owned(), "dead_after"),
         ("[peer.a.checks.notify]\nwatchdog = \"1h\"".to_owned(), "max_watchdog"),
-        ("[peer.a.checks.notify]\nsocket = \"here.sock\"".to_owned(), "socket_path"),
+        ("[peer.a.checks.notify]\nsocket = \"here.sock\"".to_owned(), "value"),
         (format!("[peer.a.checks.notify]\nsocket = \"/{}\"", "x".repeat(103)), "socket_path"),
         ("[peer.a.checks.notify]\nmode = \"0777\"".to_owned(), "value"),
         ("[peer.a.checks.notify]\nusers = [\"me\"]".to_owned(), "value"),

@@ -560,12 +560,14 @@ async fn s43_who_says_that_it_stops_is_said_to_leave_and_to_come_back() {
         }),
         ..place.file()
     };
-    let mut running = Place::watched(file, SOON);
+    let mut running = Place::watched(file.clone(), SOON);
     let says = |status: &str| place.beat(1, &json!({"metadata": {"status": status}}));
+    let up = |word: &Word| matches!(word, Word::Life { up: true, .. });
+    until(&mut running, "it is missing", fails(Cause::PeerSilent)).await;
     for _ in 0..2 {
         says("running");
         let word = running.word().await;
-        assert!(matches!(word, Word::Life { up: true, .. }), "{word:?}");
+        assert!(up(&word), "{word:?}");
         says("stopped");
         match running.word().await {
             Word::Leaving { detail } => assert_eq!(detail, "its metadata.status is \"stopped\""),
@@ -573,6 +575,19 @@ async fn s43_who_says_that_it_stops_is_said_to_leave_and_to_come_back() {
         }
         until(&mut running, "it is not judged", is_unknown).await;
     }
+
+    // What it says at first sight may be older than what it said by other ways; and so may each beat of one that drains.
+    says("running");
+    let mut again = Place::watched(file, SOON);
+    assert_eq!(again.word().await, Word::Running);
+    says("running");
+    until(&mut again, "it goes on", passes).await;
+    // Who takes it away and writes it again has begun anew.
+    fs::remove_file(&place.path).unwrap();
+    until(&mut again, "it is missing", fails(Cause::PeerSilent)).await;
+    says("running");
+    let word = again.word().await;
+    assert!(up(&word), "{word:?}");
 }
 
 #[tokio::test]

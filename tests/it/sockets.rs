@@ -17,7 +17,7 @@ use defib::engine::time::Time;
 use defib::owner_table::OwnerTable;
 use defib::redis_client::{self, Redis};
 use defib::remedies::{Executors, Remedy, Surroundings};
-use defib::sock_diag::{Filter, Socket, Whose, can_destroy, cgroup_of, dump, sockets_of};
+use defib::sock_diag::{Endpoint, Filter, Socket, Whose, can_destroy, cgroup_of, dump, sockets_of};
 use defib::telemetry::metrics::Metrics;
 use rustix::process::Signal;
 
@@ -315,7 +315,7 @@ async fn s41_neighbours_on_one_network_are_told_apart_by_their_cgroups() {
         .id
         .local
         .port();
-    assert_eq!(of(&Whose::Listener(port)), Ok([cookie].into()));
+    assert_eq!(of(&Whose::Listener(Endpoint::port(port))), Ok([cookie].into()));
     // Without an owner it cannot be told whose they are.
     assert!(
         of(&Whose::Namespace)

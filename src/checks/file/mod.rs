@@ -144,6 +144,8 @@ pub(super) struct Watch {
     tells_purpose: bool,
     /// It was last seen to say that it stopped, or that it did not.
     stopped: Option<bool>,
+    /// It was not there since: what it says next is news.
+    absent: bool,
 }
 
 impl Watch {
@@ -167,6 +169,7 @@ impl Watch {
             reading: Reading::default(),
             failing: false,
             stopped: None,
+            absent: false,
         }
     }
 
@@ -193,6 +196,7 @@ impl Watch {
     async fn look(&mut self) -> anyhow::Result<bool> {
         let began = self.reporting.clock.now();
         let sight = self.read().await;
+        self.absent |= matches!(sight, Err(Unread::Absent(_)));
         let at = Moment {
             now: self.reporting.clock.now(),
             wall: self.reporting.clock.wall(),
@@ -207,17 +211,8 @@ impl Watch {
         let took = at.now.since(began);
         let metrics = &self.reporting.metrics;
         metrics.ran(CheckKind::File, RunOutcome::of(&outcome), took);
-        match stopped {
-            Some(detail) if self.stopped != Some(true) => {
-                self.stopped = Some(true);
-                self.report(Word::Leaving { detail }).await?;
-            }
-            None if lives && self.tells_purpose && self.stopped != Some(false) => {
-                self.stopped = Some(false);
-                let (up, next) = (true, Next::AsBefore);
-                self.report(Word::Life { up, next }).await?;
-            }
-            Some(_) | None => {}
+        if let Some(word) = self.purpose(stopped, lives) {
+            self.report(word).await?;
         }
         let observation = Observation {
             check: self.check,
@@ -226,6 +221,30 @@ impl Watch {
         };
         self.reporting.send(Event::Observation(observation)).await?;
         Ok(exited)
+    }
+
+    /// What is to be told of its purpose, once for each change.
+    fn purpose(&mut self, stopped: Option<String>, lives: bool) -> Option<Word> {
+        match stopped {
+            Some(detail) => {
+                self.absent = false;
+                let before = self.stopped.replace(true);
+                (before != Some(true)).then_some(Word::Leaving { detail })
+            }
+            None if lives && self.tells_purpose => {
+                let news = std::mem::take(&mut self.absent);
+                match self.stopped.replace(false) {
+                    Some(false) if !news => None,
+                    // At first sight it may be older than what was said by other ways.
+                    None if !news => Some(Word::Running),
+                    Some(_) | None => Some(Word::Life {
+                        up: true,
+                        next: Next::AsBefore,
+                    }),
+                }
+            }
+            None => None,
+        }
     }
 
     async fn report(&self, word: Word) -> anyhow::Result<()> {

@@ -295,3 +295,28 @@ fn s43_last_words_of_another_process_are_not_those_of_the_one_that_runs() {
     owner.kill().unwrap();
     owner.wait().unwrap();
 }
+
+/// A directory on a dead network mount: asking the kernel to watch it hangs, and the event loop's thread does not.
+#[tokio::test]
+async fn a_directory_that_hangs_is_waited_for_on_the_thread_that_reads() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let (answer, answered) = std::sync::mpsc::channel::<()>();
+    let mut reading = Reading::default();
+    let hangs = move || {
+        let _ = answered.recv();
+    };
+    let within = Duration::from_millis(50);
+    let said = reading.next(file.path(), true, within, hangs).await;
+    assert!(
+        matches!(&said, Err(Unread::Failed(why)) if why.contains("has not ended")),
+        "{said:?}"
+    );
+    // The same one is waited for, and no other is begun.
+    let again = reading.next(file.path(), true, within, || unreachable!("begun twice"));
+    assert!(matches!(again.await, Err(Unread::Failed(_))));
+    drop(answer);
+    let late = reading.next(file.path(), true, Duration::from_secs(60), || {
+        unreachable!("begun twice")
+    });
+    assert!(late.await.is_ok());
+}

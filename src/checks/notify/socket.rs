@@ -195,6 +195,35 @@ mod tests {
         place(&dir.join("a.sock"), 0o600).unwrap().opened().unwrap()
     }
 
+    /// A sender chooses what closing does. If it were done here, this would hang for an hour.
+    #[tokio::test]
+    async fn what_takes_an_hour_to_close_is_closed_on_another_thread() {
+        use std::io::{ErrorKind, Read as _, Write as _};
+        use std::os::fd::IntoRawFd as _;
+
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut sender = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        sender.set_nonblocking(true).unwrap();
+        let mut unsent = 0;
+        loop {
+            match sender.write(&[b'x'; 4_096]) {
+                Ok(written) => unsent += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let hour = Some(Duration::from_secs(3_600));
+        socket2::SockRef::from(&sender).set_linger(hour).unwrap();
+        drop(Descriptors(vec![sender.into_raw_fd()]));
+        // Only now what it lingers for is read.
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut all = Vec::new();
+            peer.read_to_end(&mut all).map(|_| all.len())
+        });
+        assert_eq!(reading.await.unwrap().unwrap(), unsent);
+    }
+
     async fn ends(reader: &mut std::io::PipeReader) -> bool {
         let reader = reader.try_clone().unwrap();
         let ended = tokio::task::spawn_blocking(move || {

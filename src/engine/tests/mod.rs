@@ -8,6 +8,7 @@ mod evidence;
 mod guards;
 mod healing;
 mod ladder;
+mod leaving;
 mod ledger;
 mod lives;
 mod mass_silence;
@@ -110,6 +111,7 @@ fn peer(name: &str, local: bool, checks: Vec<CheckSettings>, kind: Option<Remedy
         name: name.into(),
         local,
         grace: 5 * S,
+        leave_within: 300 * S,
         single_observer: true,
         blockers: false,
         when_bus_down: WhenBusDown::Hold,

@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn reported(names_lives: bool) -> CheckSettings {
+pub(super) fn reported(names_lives: bool) -> CheckSettings {
     CheckSettings {
         name: "notify".into(),
         kind: CheckKind::Passive {
@@ -18,14 +18,14 @@ fn reported(names_lives: bool) -> CheckSettings {
 }
 
 /// Check 0 of `app` is what it says of itself; then come `more`.
-fn speaking(more: Vec<CheckSettings>) -> Settings {
+pub(super) fn speaking(more: Vec<CheckSettings>) -> Settings {
     let mut checks = vec![reported(true)];
     checks.extend(more);
     settings(vec![peer("app", true, checks, Some(RemedyKind::Exec))])
 }
 
 impl World {
-    fn says(&mut self, life: Option<&str>, word: Word) {
+    pub(super) fn says(&mut self, life: Option<&str>, word: Word) {
         let check = CheckId {
             peer: PeerId(0),
             index: 0,
@@ -38,22 +38,22 @@ impl World {
         }));
     }
 
-    fn ready(&mut self, life: &str) {
+    pub(super) fn ready(&mut self, life: &str) {
         let next = Next::AsConfigured;
         self.says(Some(life), Word::Life { up: true, next });
     }
 
-    fn pings(&mut self, life: &str) {
+    pub(super) fn pings(&mut self, life: &str) {
         let next = Next::AsBefore;
         self.says(Some(life), Word::Life { up: false, next });
     }
 
-    fn leaves(&mut self, life: Option<&str>) {
+    pub(super) fn leaves(&mut self, life: Option<&str>) {
         let detail = "stopping".into();
         self.says(life, Word::Leaving { detail });
     }
 
-    fn fails(&mut self, life: Option<&str>) {
+    pub(super) fn fails(&mut self, life: Option<&str>) {
         let detail = "disk gone".into();
         let cause = Cause::PeerStuck;
         self.says(life, Word::Failed { cause, detail });
@@ -68,7 +68,7 @@ impl World {
     }
 
     /// Pings each second for so long.
-    fn pinging(&mut self, life: &str, secs: u32) {
+    pub(super) fn pinging(&mut self, life: &str, secs: u32) {
         for _ in 0..secs {
             self.run(S);
             self.pings(life);
@@ -77,7 +77,7 @@ impl World {
 }
 
 /// An owner that runs, and says that it is ready.
-fn owned(more: Vec<CheckSettings>) -> World {
+pub(super) fn owned(more: Vec<CheckSettings>) -> World {
     let mut checks = vec![process_check()];
     checks.extend(more);
     let mut world = World::settled(speaking(checks));

@@ -50,6 +50,7 @@ pub struct EngineMetrics {
     last_life: GaugeVec,
     budget_left: IntGaugeVec,
     gave_up: IntGaugeVec,
+    leave_overdue: IntGaugeVec,
     pulsing: IntGaugeVec,
     check_verdict: IntGaugeVec,
     episodes_open: IntGauge,
@@ -209,6 +210,11 @@ impl EngineMetrics {
                 "1 if no remedy is left to try for the peer: somebody has to look.",
                 &["peer"],
             )?,
+            leave_overdue: make.gauges(
+                "defib_peer_leave_overdue",
+                "1 if the peer said that it stops, and is still there after `leave_within`.",
+                &["peer"],
+            )?,
             pulsing: make.gauges(
                 "defib_healthz_pulsing",
                 "1 while /healthz/{peer} answers 503.",
@@ -336,8 +342,11 @@ impl EngineMetrics {
             }
             What::DuplicateNode { .. } => self.duplicate_node.inc(),
             // `WouldHeal` is counted by what follows it: `Acted`, whose outcome is `dry_run`.
-            What::WouldHeal { .. } | What::Bus { .. } | What::MassSilenceEnded | What::Maintenance { .. } => {
-            }
+            What::WouldHeal { .. }
+            | What::Bus { .. }
+            | What::MassSilenceEnded
+            | What::Maintenance { .. }
+            | What::LeaveOverdue { .. } => {}
             // Counted by who reloads: also what changed nothing.
             What::ConfigReloaded { .. } | What::ConfigRefused { .. } => {}
         }
@@ -440,6 +449,9 @@ impl EngineMetrics {
             .as_ref()
             .is_some_and(|episode| matches!(episode.phase, EpisodePhase::GaveUp { .. }));
         self.gave_up.with_label_values(&[name]).set(gave_up.into());
+        self.leave_overdue
+            .with_label_values(&[name])
+            .set(peer.leave_overdue.into());
         if let Some(healthz) = peer.healthz {
             let pulsing = healthz.pulsing_until.is_some_and(|until| now < until);
             self.pulsing.with_label_values(&[name]).set(pulsing.into());

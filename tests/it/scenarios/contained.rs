@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::config;
 use crate::support::available;
 use crate::support::docker::{Container, Engine};
-use crate::support::node::Node;
+use crate::support::node::{Node, defib};
 use crate::support::redis_server::RedisServer;
 
 const CHANNEL: &str = "can_messages";
@@ -91,6 +91,15 @@ fn s41_containers_on_the_hosts_network_are_told_apart_by_their_cgroups() {
         });
     };
     is_alive("one");
+    let file = node.dir().join("defib.toml");
+    let (_, said) = defib(&["doctor", "--config", file.to_str().unwrap()]);
+    for (name, word) in [
+        ("one", "told by its cgroup"),
+        ("apart", "another network namespace"),
+    ] {
+        let told = |line: &str| line.contains(name) && line.contains("subscription") && line.contains(word);
+        assert!(said.lines().any(told), "{name}: {said}");
+    }
     // The neighbour's subscriber is not taken for its own.
     assert_eq!(node.peer("two").liveness, Liveness::Unknown);
     two.exec(&["touch", "/tmp/go"]);
