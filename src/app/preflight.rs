@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::Type;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -15,9 +16,10 @@ use crate::http::View;
 use crate::owner_table::OwnerTable;
 use crate::preflight::{Finding, Item, Look, Part, Patience, Subject, run, writable_dir};
 use crate::redis_client::{Redis, Server};
+use crate::socket_file::{self, PlaceError};
 use crate::systemd::Systemd;
 use crate::telemetry::metrics::Metrics;
-use crate::{bus, checks, fleet, leases, notify, remedies, signing};
+use crate::{bus, checks, fleet, leases, notify, remedies, signing, store};
 
 /// Bounds on one preflight: beyond them a dead name server or a hanging mount is `unknown`.
 pub const PATIENCE: Patience = Patience {
@@ -35,7 +37,8 @@ pub type Probes<'p> = Option<&'p (dyn Fn(&str) -> u64 + Send + Sync)>;
 pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) -> Vec<Item> {
     let names = config.engine_settings("".into());
     let found = OwnerTable::default();
-    let mut looks = places(config);
+    // Beside a node that runs (`defib doctor`), what that one holds is worth a word.
+    let mut looks = places(config, probes.is_none());
     let docker = Docker::new(config.docker.clone());
     let systemd = Systemd::new(config.systemd.clone());
     looks.extend(bus::preflight(&config.bus));
@@ -118,23 +121,50 @@ pub(super) async fn keep_looking(
     Ok(())
 }
 
-fn places(config: &Config) -> Vec<Look> {
-    let dir = |part, path: Option<&Path>| {
-        let path = path.map(Path::to_owned)?;
-        Some(Subject::node(part).look_blocking(move || writable_dir(&path)))
-    };
+fn places(config: &Config, beside_a_node: bool) -> Vec<Look> {
     let parent = |path: &'_ Path| path.parent().map(Path::to_owned);
-    let socket = config.http.admin_socket.as_deref().and_then(parent);
-    let looks = [
-        dir(Part::RuntimeDir, Some(&config.runtime_dir)),
-        dir(Part::AdminSocket, socket.as_deref()),
-        dir(Part::Store, parent(&config.store).as_deref()),
-    ];
-    let beats = config.heartbeat_file.clone().map(|path| {
+    let runtime = config.runtime_dir.clone();
+    let mut looks = vec![Subject::node(Part::RuntimeDir).look_blocking(move || writable_dir(&runtime))];
+    if let Some(socket) = config.http.admin_socket.clone()
+        && let Some(dir) = parent(&socket)
+    {
+        let subject = Subject::node(Part::AdminSocket);
+        looks.push(subject.look_blocking(move || match writable_dir(&dir) {
+            Finding::Ok { .. } if beside_a_node => held_socket(&socket),
+            found => found,
+        }));
+    }
+    if let Some(dir) = parent(&config.store) {
+        let store = config.store.clone();
+        let subject = Subject::node(Part::Store);
+        looks.push(subject.look_blocking(move || match writable_dir(&dir) {
+            Finding::Ok { .. } if beside_a_node && store::is_in_use(&store) => Finding::noted(format!(
+                "a running node holds {}: another one needs a `path` of its own in [store]",
+                store.display()
+            )),
+            found => found,
+        }));
+    }
+    if let Some(path) = config.heartbeat_file.clone() {
         let subject = Subject::node(Part::HeartbeatFile);
-        subject.look_blocking(move || beside(&path))
-    });
-    looks.into_iter().flatten().chain(beats).collect()
+        looks.push(subject.look_blocking(move || beside(&path)));
+    }
+    looks
+}
+
+fn held_socket(path: &Path) -> Finding {
+    let shown = path.display();
+    match socket_file::is_free(path, Type::STREAM) {
+        Ok(()) => Finding::OK,
+        Err(PlaceError::InUse) => Finding::noted(format!(
+            "a running node answers at {shown}: another one needs an `admin_socket` of its own in [http]"
+        )),
+        Err(PlaceError::NotASocket) => Finding::missing(
+            format!("{shown} exists and is no socket"),
+            "remove it, or name another `admin_socket` in [http]",
+        ),
+        Err(PlaceError::Io(error)) => Finding::unknown(format!("{shown}: {error}")),
+    }
 }
 
 /// Whether a file can be written here. (Its directory is not made: a volume that is not mounted must show.)

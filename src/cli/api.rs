@@ -15,8 +15,9 @@ use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
-use super::args::{AdminArgs, PublicArgs};
+use super::args::{AdminArgs, ConfigArgs, PublicArgs};
 use super::exit;
+use crate::config::Report;
 use crate::http::Settings;
 use crate::http_client;
 use crate::secret::Secret;
@@ -53,11 +54,11 @@ impl fmt::Display for Node {
 
 impl Node {
     /// The public listener that the arguments, or else the configuration, name.
-    pub(super) fn public(args: &PublicArgs) -> Self {
-        match &args.url {
+    pub(super) fn public(args: &PublicArgs) -> anyhow::Result<Self> {
+        Ok(match &args.url {
             Some(url) => Self::Url(url.trim_end_matches('/').to_owned(), None),
-            None => Self::Url(base_url(listeners(args.config.load(false)).listen), None),
-        }
+            None => Self::Url(base_url(listeners(&args.config)?.listen), None),
+        })
     }
 
     /// The admin listener that the arguments, or else the configuration, name.
@@ -69,7 +70,7 @@ impl Node {
         if let Some(path) = &args.admin_socket {
             return Ok(Self::Socket(path.clone()));
         }
-        let configured = listeners(args.config.load(false));
+        let configured = listeners(&args.config)?;
         match (configured.admin_socket, configured.admin_listen) {
             (Some(path), _) => Ok(Self::Socket(path)),
             (None, Some((address, token))) => Ok(Self::Url(base_url(address), given.or(Some(token)))),
@@ -176,9 +177,22 @@ pub(super) fn answered(questions: impl Future<Output = anyhow::Result<String>>) 
             print(&text);
             ExitCode::from(exit::OK)
         }
-        Ok(Err(error)) | Err(error) => {
+        Ok(Err(error)) | Err(error) => ExitCode::from(told(&error)),
+    }
+}
+
+/// Tells why a question could not be asked, or was not answered well; the exit code.
+pub(super) fn told(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Report>() {
+        Some(report) => {
+            complain(&format!(
+                "{report}\ndefib: so it is not known where the node listens: correct the configuration, or give --url\n"
+            ));
+            exit::CONFIG
+        }
+        None => {
             complain(&format!("defib: {error:#}\n"));
-            ExitCode::from(exit::FAILED)
+            exit::FAILED
         }
     }
 }
@@ -198,11 +212,13 @@ fn complain(text: &str) {
     let _ = std::io::Write::write_all(&mut std::io::stderr().lock(), text.as_bytes());
 }
 
-/// Where a configuration listens; one that is otherwise wrong may still say so.
-fn listeners(loaded: Result<crate::config::Config, crate::config::Report>) -> Settings {
-    match loaded {
-        Ok(config) => config.http,
-        Err(report) => report.http,
+/// Where a configuration listens. One that is otherwise wrong may still say so; what a file that was named does not say
+/// is not guessed.
+fn listeners(args: &ConfigArgs) -> anyhow::Result<Settings> {
+    match args.load(false) {
+        Ok(config) => Ok(config.http),
+        Err(report) if report.knows_listeners || args.config.is_none() => Ok(report.http),
+        Err(report) => Err(report.into()),
     }
 }
 

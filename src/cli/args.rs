@@ -69,7 +69,7 @@ pub enum Command {
     Probe(ProbeCommand),
     /// Break one peer on purpose, and watch the running node notice, explain, heal and prove it.
     Drill(DrillArgs),
-    /// Break things on purpose and watch them being healed, in 90 seconds.
+    /// Break things on purpose and watch them being healed, in about 35 seconds.
     Demo(DemoArgs),
     /// Write down when heartbeats arrive, for `simulate`.
     Record(super::record::RecordArgs),
@@ -487,7 +487,7 @@ pub struct ProbeHttpArgs {
 /// `defib probe file`
 #[derive(Clone, Debug, Args)]
 pub struct ProbeFileArgs {
-    /// The heartbeat file: a JSON object with an ISO 8601 `timestamp`.
+    /// The heartbeat file: a JSON object with an ISO 8601 `timestamp`; of any other file, when it was modified counts.
     pub path: PathBuf,
     /// Older than this is dead.
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]

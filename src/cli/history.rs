@@ -20,7 +20,7 @@ pub fn execute(args: &HistoryArgs) -> ExitCode {
         if let Some(file) = &args.file {
             return shown(&from_file(args, file)?, args.json);
         }
-        let node = Node::public(&args.node);
+        let node = Node::public(&args.node)?;
         // Before the page is asked for: what happens in between is then told twice rather than not at all.
         let mut follower = if args.follow {
             Some(Follower::of(&node, "/api/v1/events").await?)

@@ -35,7 +35,10 @@ pub fn execute(command: &ProbeCommand) -> ExitCode {
         ProbeCommand::Http(args) => (waited(http(args)), args.unreachable),
         ProbeCommand::File(args) => (file(args), args.unreachable),
         ProbeCommand::Redis(args) => (waited(redis(args)), args.unreachable),
-        ProbeCommand::Healthz(args) => (waited(healthz(args)), args.unreachable),
+        ProbeCommand::Healthz(args) => match Node::public(&args.node) {
+            Ok(node) => (waited(healthz(&node, args)), args.unreachable),
+            Err(unknown) => return ExitCode::from(api::told(&unknown)),
+        },
     };
     let (line, code) = verdict(&found, unreachable);
     api::print(&format!("{}\n", printable(&line)));
@@ -98,12 +101,12 @@ fn condition(args: &ProbeHttpArgs) -> Option<JsonCondition> {
     })
 }
 
-async fn healthz(args: &ProbeHealthzArgs) -> Found {
+async fn healthz(node: &Node, args: &ProbeHealthzArgs) -> Found {
     let path = match &args.peer {
         Some(peer) => format!("/healthz/{}", api::encoded(peer)),
         None => "/healthz".to_owned(),
     };
-    match Node::public(&args.node).get(&path, args.timeout).await {
+    match node.get(&path, args.timeout).await {
         Ok(reply) => {
             let body = String::from_utf8_lossy(&reply.body);
             let said = body.trim_end().trim_start_matches("ok: ").to_owned();

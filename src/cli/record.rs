@@ -131,8 +131,11 @@ async fn record(args: &RecordArgs, config: Option<&Config>) -> Result<String, St
             _ => Err(format!("{}: {error}", args.output.display())),
         })?;
     Ok(format!(
-        "defib record: {} heartbeats and other messages from {} written ({why})",
-        file.written,
+        "defib record: {} from {} written ({why})",
+        match file.written {
+            1 => "1 heartbeat or other message".to_owned(),
+            written => format!("{written} heartbeats and other messages"),
+        },
         channels.join(", ")
     ))
 }

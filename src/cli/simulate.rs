@@ -49,6 +49,9 @@ pub struct SimulateArgs {
     pub config: Option<PathBuf>,
 }
 
+/// Heartbeats that are counted at least.
+const LEAST: usize = 2;
+
 fn percent(text: &str) -> Result<f64, String> {
     bounded(text, 100.0)
 }
@@ -116,6 +119,16 @@ fn simulate(args: &SimulateArgs, candidates: &[Candidate]) -> anyhow::Result<Str
         reception.receive(life);
     }
     let warm_up = args.warm_up.unwrap_or_else(|| trace::warm_up(&lives));
+    let longest = lives
+        .iter()
+        .map(|life| life.beats.len())
+        .max()
+        .unwrap_or_default();
+    anyhow::ensure!(
+        longest >= warm_up + LEAST,
+        "too short: the longest life has {longest} heartbeats; {} are needed, {warm_up} of them to be learned from",
+        warm_up + LEAST
+    );
     let mut said = trace::describe(&lives, &reception, warm_up);
     said.push('\n');
     said.push_str(&trace::compare(&lives, candidates, warm_up));

@@ -20,10 +20,8 @@ use crate::telemetry::logs::printable;
 pub fn execute(args: &StatusArgs) -> ExitCode {
     let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     api::answered(async {
-        let answer = Node::public(&args.node)
-            .get("/api/v1/status", api::TIMEOUT)
-            .await?
-            .good()?;
+        let node = Node::public(&args.node)?;
+        let answer = node.get("/api/v1/status", api::TIMEOUT).await?.good()?;
         if args.json {
             let text = String::from_utf8(answer).context("the answer is not UTF-8: is that a defib?")?;
             return Ok(text + "\n");
@@ -102,6 +100,10 @@ fn row(peer: &PeerView, next: &str, now: Time) -> [String; HEADINGS.len()] {
     ]
 }
 
+fn counted(number: usize, of: &str) -> String {
+    format!("{number} {of}{}", if number == 1 { "" } else { "s" })
+}
+
 /// How many are well; and the names of the others, which are what one looks for.
 fn checks(checks: &[CheckView]) -> String {
     let ill: Vec<_> = checks
@@ -139,8 +141,8 @@ fn write_node(out: &mut String, status: &Status, snapshot: &Snapshot, paint: Pai
     }
     if let Some(mass) = &snapshot.mass_silence {
         let silent = format!(
-            "mass silence of {} peers, {}: all is held",
-            mass.members.len(),
+            "mass silence of {}, {}: all is held",
+            counted(mass.members.len(), "peer"),
             ago(mass.since, now)
         );
         writeln!(out, "{}", paint.bad(&silent))?;

@@ -69,7 +69,7 @@ pub enum OpenError {
     /// Two nodes on one file would spend each other's budgets.
     #[error(
         "the store {store} is in use by another defib (it holds the lock {lock}): stop that one, or give this \
-         node a store of its own"
+         node a store of its own (`path` of [store])"
     )]
     InUse {
         /// The file.
@@ -77,6 +77,11 @@ pub enum OpenError {
         /// Its lock.
         lock: PathBuf,
     },
+}
+
+/// Whether a node holds the store at `path`, as far as the kernel tells; nobody is kept from it by this look.
+pub fn is_in_use(path: &Path) -> bool {
+    file::is_locked(&file::beside(path, "lock"))
 }
 
 /// The file, held against other nodes until this is dropped.

@@ -169,7 +169,7 @@ fn simulate_says_what_each_detector_would_have_done() {
     let (code, out, err) = defib(&["simulate", "--trace", "-"], &emissions());
     assert_eq!(code, Some(0), "{err}");
     insta::assert_snapshot!(out, @r"
-    1 lives, 588 heartbeats, 0 of them lost, one every 100ms.
+    1 life, 588 heartbeats, 0 of them lost, one every 100ms.
     Emissions, received by a model: delay 300µs plus lognormal (median 200µs, sigma 1), loss 0 %, in order, seed 1.
     A crash is one right after a heartbeat was sent.
     The first 58 heartbeats of each life are learned from and not counted.
@@ -249,6 +249,12 @@ fn simulate_says_what_it_cannot_read() {
             &["simulate", "--trace", "-"],
             "numseq,timestamp_start_send,timestamp_end_send\n1,2\n",
             "-: line 2: not three numbers",
+        ),
+        (
+            &["simulate", "--trace", "-", "--warm-up", "3"],
+            "numseq,timestamp_start_send,timestamp_end_send\n1,5000000000,5000060000\n2,5100000000,5100060000\n\
+             3,5200000000,5200060000\n4,5300000000,5300060000\n",
+            "too short: the longest life has 4 heartbeats; 5 are needed, 3 of them",
         ),
     ] {
         let (code, out, err) = defib(arguments, input);

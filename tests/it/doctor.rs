@@ -118,6 +118,30 @@ fn nothing_missing_is_exit_0_and_nothing_is_made() {
     assert_eq!(code, Some(78), "{said}");
 }
 
+#[test]
+fn what_a_running_node_holds_is_said_and_not_missing() {
+    let node = Node::run("");
+    let lock = std::fs::read_dir(node.dir())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|ending| ending == "lock"))
+        .unwrap();
+    let doctor = Doctor::new(&format!(
+        "[store]\npath = \"{}\"\n[http]\nadmin_socket = \"{}\"\n",
+        lock.with_extension("").display(),
+        node.dir().join("admin.sock").display(),
+    ));
+    doctor.is("ok", "store", "", "`path` of its own in [store]");
+    doctor.is("ok", "admin_socket", "", "`admin_socket` of its own in [http]");
+    drop(node);
+    let (found, words) = doctor.finds("store", "");
+    assert_eq!(
+        (found.as_str(), words.contains("holds")),
+        ("ok", false),
+        "{words}"
+    );
+}
+
 /// The line is pasted as it was printed, and then it works; nobody hears anything of the looking.
 #[test]
 fn missing_acl_rules_are_named_in_one_line_that_cures() {

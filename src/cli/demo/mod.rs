@@ -1,4 +1,4 @@
-//! `defib demo`: the main job, shown on real processes in under 90 seconds, with nothing installed.
+//! `defib demo`: the main job, shown on real processes in about 35 seconds, with nothing installed.
 //!
 //! A broker, a telemetry publisher, a plain subscriber without any liveness logic of its own, and a node beside
 //! them; five faults; a timeline; and at the end what was expected against what was seen.

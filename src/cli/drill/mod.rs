@@ -19,6 +19,7 @@ use crate::checks;
 use crate::docker::{Docker, Life, State};
 use crate::engine::event::Incarnation;
 use crate::http::Status;
+use crate::systemd::Invocation;
 use fault::{Fault, Target};
 use ready::Ready;
 use timeline::{Outcome, Timeline};
@@ -26,7 +27,11 @@ use timeline::{Outcome, Timeline};
 /// Makes the fault, shows what comes of it, undoes it. 0: healed and proven (in a dry run: would have been healed),
 /// 1: not, 2: refused, and nothing was touched.
 pub fn execute(args: &DrillArgs) -> ExitCode {
-    let drilled = api::on_one_thread(drill(args)).unwrap_or_else(|error| Err(error.to_string()));
+    let node = match Node::public(&args.node) {
+        Ok(node) => node,
+        Err(unknown) => return ExitCode::from(api::told(&unknown)),
+    };
+    let drilled = api::on_one_thread(drill(args, node)).unwrap_or_else(|error| Err(error.to_string()));
     match drilled {
         Ok(timeline) => {
             api::print(&timeline.report());
@@ -45,8 +50,7 @@ pub fn execute(args: &DrillArgs) -> ExitCode {
 }
 
 /// `Err` is a refusal: nothing was touched.
-async fn drill(args: &DrillArgs) -> Result<Timeline, String> {
-    let node = Node::public(&args.node);
+async fn drill(args: &DrillArgs, node: Node) -> Result<Timeline, String> {
     let status = status(&node).await?;
     let Ready { incarnation, notes } = ready::ready(&status, &args.peer, args.fault)?;
     let target = hold(args, &incarnation).await?;
@@ -85,6 +89,13 @@ async fn drill(args: &DrillArgs) -> Result<Timeline, String> {
 /// Takes hold of the very life that the node has seen.
 async fn hold(args: &DrillArgs, incarnation: &Incarnation) -> Result<Target, String> {
     let Some(life) = Life::of(incarnation) else {
+        if Invocation::named(incarnation).is_some() {
+            let peer = &args.peer;
+            return Err(format!(
+                "{peer} is a unit of systemd, of which this version breaks none: `systemctl kill -s STOP UNIT` stops it, \
+                 `-s KILL` ends it, and `defib explain {peer}` shows what comes of that"
+            ));
+        }
         let held = checks::hold_again(incarnation);
         return held
             .map(Target::Process)

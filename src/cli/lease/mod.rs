@@ -35,10 +35,7 @@ const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
 pub fn execute(args: &LeaseArgs) -> ExitCode {
     match api::on_one_thread(run(args)) {
         Ok(Ok(code)) => ExitCode::from(code),
-        Ok(Err(error)) | Err(error) => {
-            say_error(&format!("defib: {error:#}"));
-            ExitCode::from(exit::FAILED)
-        }
+        Ok(Err(error)) | Err(error) => ExitCode::from(api::told(&error)),
     }
 }
 
@@ -182,8 +179,7 @@ impl Holding {
                 renewing.set(Some(desk.renew(self.tick)).into());
                 in_flight = true;
             }
-            // Timers stand still while the machine sleeps; the lease does not.
-            let wait = self.due(in_flight).since(now).min(Duration::from_secs(1));
+            let wait = self.wait(in_flight, now);
             let woken = tokio::select! {
                 biased;
                 exited = running.exited() => {
@@ -209,6 +205,11 @@ impl Holding {
                 Woken::Timer => {}
             }
         }
+    }
+
+    /// Timers stand still while the machine sleeps; the lease does not.
+    fn wait(&self, in_flight: bool, now: Time) -> Duration {
+        self.due(in_flight).since(now).min(Duration::from_secs(1))
     }
 
     fn due(&self, in_flight: bool) -> Time {
@@ -268,8 +269,7 @@ impl Holding {
             Some("lost" | "free") => self.lost(reason, running),
             Some("ending") => {
                 let why = reason.unwrap_or_else(|| "the node drains".to_owned());
-                let kill_at = (self.clock.now() + self.grace).min(self.until);
-                self.end(&why, kill_at, running);
+                self.end(&why, self.kill_at(self.clock.now()), running);
             }
             _ => {}
         }
@@ -278,8 +278,12 @@ impl Holding {
     /// Somebody else may have it already.
     fn lost(&mut self, reason: Option<String>, running: &Running) {
         let why = reason.unwrap_or_else(|| "somebody else has it".to_owned());
-        let kill_at = (self.clock.now() + self.grace).min(self.until);
-        self.end(&why, kill_at, running);
+        self.end(&why, self.kill_at(self.clock.now()), running);
+    }
+
+    /// When one that is told to end at `now` is killed: never later than the lease ends, however late it was heard of.
+    fn kill_at(&self, now: Time) -> Time {
+        (now + self.grace).min(self.until)
     }
 
     fn end(&mut self, why: &str, kill_at: Time, running: &Running) {
@@ -288,5 +292,39 @@ impl Holding {
             running.terminate();
             self.ending = Some(kill_at);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_command_outlasts_its_lease_by_a_sleep_of_the_machine() {
+        let clock = SleeplessClock::start();
+        let began = clock.now();
+        let after = |secs: u64| began + Duration::from_secs(secs);
+        let mut holding = Holding {
+            clock,
+            grace: Duration::from_secs(10),
+            tick: Duration::from_secs(20),
+            until: after(60),
+            next: after(20),
+            trouble: None,
+            ending: None,
+        };
+        // The machine sleeps for an hour right now: the timer goes on where it stood, so it is a short one.
+        for in_flight in [false, true] {
+            assert!(holding.wait(in_flight, began) <= Duration::from_secs(1));
+        }
+        assert_eq!(holding.kill_at(after(30)), after(40));
+        assert_eq!(holding.kill_at(after(55)), after(60), "no grace beyond its end");
+        assert_eq!(
+            holding.kill_at(after(3600)),
+            after(60),
+            "heard of too late: at once"
+        );
+        holding.ending = Some(after(60));
+        assert_eq!(holding.wait(false, after(3600)), Duration::ZERO);
     }
 }

@@ -63,6 +63,15 @@ pub fn warm_up(lives: &[Life]) -> usize {
     (shortest / 10).min(1_000)
 }
 
+/// No more digits than matter.
+fn in_words(interval: Duration) -> String {
+    if interval.subsec_micros().is_multiple_of(1_000) {
+        format!("{interval:?}")
+    } else {
+        format!("{interval:.1?}")
+    }
+}
+
 /// What there is, in a line.
 pub fn counted(lives: &[Life]) -> String {
     let beats: usize = lives.iter().map(|life| life.beats.len()).sum();
@@ -73,10 +82,17 @@ pub fn counted(lives: &[Life]) -> String {
     let mut intervals: Vec<Duration> = lives.iter().map(|life| life.interval).collect();
     intervals.sort_unstable();
     intervals.dedup();
-    let intervals: Vec<String> = intervals.iter().map(|interval| format!("{interval:?}")).collect();
+    let intervals: Vec<String> = intervals.iter().map(|interval| in_words(*interval)).collect();
     format!(
-        "{} lives, {beats} heartbeats, {} of them lost, one every {}",
-        lives.len(),
+        "{}, {}, {} of them lost, one every {}",
+        match lives.len() {
+            1 => "1 life".to_owned(),
+            lives => format!("{lives} lives"),
+        },
+        match beats {
+            1 => "1 heartbeat".to_owned(),
+            beats => format!("{beats} heartbeats"),
+        },
         lost.count(),
         intervals.join(" or ")
     )

@@ -53,6 +53,53 @@ async fn status_is_a_table_that_a_person_reads() {
 }
 
 #[tokio::test]
+async fn what_a_named_configuration_does_not_say_is_not_guessed() {
+    let served = Served::start(vec![peer("feed")]);
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let missing = dir.path().join("none.toml").to_str().unwrap().to_owned();
+    let broken = file("broken.toml", "[http\nlisten = \"127.0.0.1:1\"\n");
+    let nowhere = file("nowhere.toml", "[http]\nlisten = \"here\"\n");
+    for config in [&missing, &broken, &nowhere] {
+        for command in [
+            &["status"][..],
+            &["explain", "feed"],
+            &["pause", "--reason", "x"],
+            &["probe", "healthz"],
+            &["drill", "feed", "--yes"],
+            &["lease", "app:x", "--", "true"],
+        ] {
+            let at = command
+                .iter()
+                .position(|word| *word == "--")
+                .unwrap_or(command.len());
+            let words = [&command[..at], &["--config", config], &command[at..]].concat();
+            let (code, said, error) = defib(&words).await;
+            assert_eq!((code, said.as_str()), (78, ""), "{words:?}: {error}");
+            assert!(
+                error.contains("it is not known where the node listens"),
+                "{words:?}: {error}"
+            );
+        }
+        let url = format!("http://{}", served.address);
+        let (code, ..) = defib(&["status", "--config", config, "--url", &url]).await;
+        assert_eq!(code, 0, "it was told where");
+    }
+    // Wrong elsewhere, as a node has it that observes: it says where that listens.
+    let wrong = file(
+        "wrong.toml",
+        &format!("[http]\nlisten = \"{}\"\n[bus]\nurll = 1\n", served.address),
+    );
+    let (code, _, error) = defib(&["status", "--config", &wrong]).await;
+    assert_eq!(code, 0, "{error}");
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn operators_work_from_the_command_line() {
     let mut served = Served::with_admin(vec![peer("feed")]);
     let socket = served.socket.clone().unwrap().display().to_string();
