@@ -117,7 +117,7 @@ as_user systemctl --user disable --now defib
 is "how it ended" "$(as_user systemctl --user show --value -p Result defib)" success
 inside loginctl disable-linger tester
 until_is "the user's manager is gone" inside sh -c "! systemctl is-active user@$user"
-inside userdel --remove tester 2>/dev/null
+until_is "the user can be removed" inside userdel --remove tester
 
 echo "== removed, it is stopped, and its configuration stays"
 inside dpkg --remove defib
