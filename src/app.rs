@@ -624,11 +624,7 @@ fn fleet_task(
 ) -> Task {
     let settings = Arc::new(settings);
     let around = fleet::Surroundings {
-        names: (
-            Arc::clone(&names.node),
-            Arc::clone(&names.group),
-            Arc::clone(&names.boot),
-        ),
+        names: (Arc::clone(&names.node), Arc::clone(&names.group)),
         redis: redis.clone(),
         clock: common.clock.clone(),
         events: common.events.clone(),

@@ -43,7 +43,9 @@ pub enum Errand {
 /// What is asked of the group before a remedy that restarts: the lease, for one remedy on one life.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
-    /// Its number in this run of the node: with the run's boot id, nobody else's.
+    /// The run of the node that asks, by its boot id.
+    pub run: Arc<str>,
+    /// Its number in that run: with it, nobody else's.
     pub number: u64,
     /// When it was decided to ask: before anything was sent.
     pub asked: Time,
@@ -261,6 +263,8 @@ impl Engine {
                 }
             }
             None => {
+                // What an earlier run of this node still holds for it would be in the way.
+                self.let_go(id);
                 self.questions += 1;
                 let number = self.questions;
                 if let Some(outside) = self.outside_mut(id) {
@@ -300,6 +304,7 @@ impl Engine {
             remedy.act_within
         };
         Reservation {
+            run: Arc::clone(&self.settings.boot),
             number,
             asked: self.now,
             peer: id,

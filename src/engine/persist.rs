@@ -2,6 +2,7 @@
 //! another clock. `store` puts it on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -120,6 +121,25 @@ pub struct PersistedEpisode {
     pub failed: BTreeSet<u16>,
     /// It had been given up.
     pub gave_up: bool,
+    /// What the group holds for its last remedy, to be let go as the episode ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<PersistedLease>,
+}
+
+/// What the group holds for a remedy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PersistedLease {
+    /// The run of the node that took it, by its boot id.
+    pub run: Arc<str>,
+    /// Its number in that run.
+    pub number: u64,
+    /// The peer has an owner or a check on this machine.
+    pub local: bool,
+    /// The life that it was granted for.
+    pub incarnation: Incarnation,
+    /// And the rung.
+    pub rung: u16,
 }
 
 /// A pause that was in force.

@@ -1,15 +1,20 @@
 //! What survives a restart of the node: taken out, and taken in again.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
 use super::decision::Decision;
 use super::episode::Episode;
+use super::event::PeerId;
+use super::outside::Reservation;
 use super::peer::{Pause, Peer};
-use super::persist::{Persisted, PersistedEpisode, PersistedPause, PersistedPeer, Restored, VERSION};
+use super::persist::{
+    Persisted, PersistedEpisode, PersistedLease, PersistedPause, PersistedPeer, Restored, VERSION,
+};
 use super::report::Leaving;
-use super::settings::{Decides, PeerSettings};
+use super::settings::{Decides, GroupBudget, PeerSettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
@@ -100,9 +105,12 @@ impl Engine {
         if binding {
             self.group.not_before = persisted.group_wait.map(|wait| now + left(wait));
         }
-        for (peer, settings) in self.peers.iter_mut().zip(&self.settings.peers) {
+        for (id, (peer, settings)) in (0..)
+            .map(PeerId)
+            .zip(self.peers.iter_mut().zip(&self.settings.peers))
+        {
             if let Some(kept) = persisted.peers.get(&*settings.name) {
-                peer.restore(settings, kept, binding, elapsed, now);
+                peer.restore(id, settings, kept, binding, elapsed, now);
             }
         }
         let others = persisted.peers.iter().filter(|_| binding);
@@ -150,6 +158,7 @@ impl Peer {
                 remedies: episode.remedies,
                 failed: episode.failed.clone(),
                 gave_up: matches!(episode.phase, EpisodePhase::GaveUp { .. }),
+                lease: episode.lease.as_deref().map(PersistedLease::of),
             }),
             pause: self.pause.as_ref().map(|pause| pause.persisted(now)),
             removed: None,
@@ -158,6 +167,7 @@ impl Peer {
 
     pub(super) fn restore(
         &mut self,
+        id: PeerId,
         settings: &PeerSettings,
         kept: &PersistedPeer,
         binding: bool,
@@ -213,8 +223,41 @@ impl Peer {
             if kept.gave_up {
                 episode.phase = EpisodePhase::GaveUp { since: now };
             }
+            let lease = kept.lease.as_ref();
+            episode.lease = lease.map(|lease| Arc::new(lease.restored(id, settings, now)));
             episode
         });
+    }
+}
+
+impl PersistedLease {
+    fn of(held: &Reservation) -> Self {
+        Self {
+            run: Arc::clone(&held.run),
+            number: held.number,
+            local: held.local,
+            incarnation: held.incarnation.clone(),
+            rung: held.rung,
+        }
+    }
+
+    /// To be settled, and no more: how much of it is left, only the group knows.
+    fn restored(&self, id: PeerId, settings: &PeerSettings, now: Time) -> Reservation {
+        Reservation {
+            run: Arc::clone(&self.run),
+            number: self.number,
+            asked: now,
+            peer: id,
+            name: Arc::clone(&settings.name),
+            local: self.local,
+            incarnation: self.incarnation.clone(),
+            rung: self.rung,
+            lasting: Duration::ZERO,
+            budget: settings.budget,
+            group: GroupBudget::default(),
+            peers: 0,
+            only_look: false,
+        }
     }
 }
 

@@ -188,7 +188,7 @@ impl Engine {
         };
         let mut peer = Peer::new(settings, now);
         if let Some(record) = self.retired.records.remove(&*settings.name) {
-            peer.restore(settings, &record.kept, true, now.since(record.at), now);
+            peer.restore(id, settings, &record.kept, true, now.since(record.at), now);
         } else if let Some(spent_at) = self.retired.spent_at {
             peer.ledger.spend(settings.budget, spent_at, now);
         }

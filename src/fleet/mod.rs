@@ -67,15 +67,14 @@ pub enum Group {
 #[derive(Clone, Debug)]
 pub(crate) struct Identity {
     pub(crate) node: Arc<str>,
-    pub(crate) boot: Arc<str>,
     pub(crate) own_peers: bool,
 }
 
 /// What this edge takes from its surroundings.
 #[derive(Clone)]
 pub struct Surroundings {
-    /// This node, its group and its run.
-    pub names: (Arc<str>, Arc<str>, Arc<str>),
+    /// This node and its group.
+    pub names: (Arc<str>, Arc<str>),
     /// The bus's server.
     pub redis: Server,
     /// The node's clock.
@@ -117,10 +116,9 @@ struct Called {
 impl Fleet {
     /// Has asked nobody yet, and connected to nothing.
     pub fn new(settings: Arc<Settings>, around: Surroundings) -> Self {
-        let (node, group, boot) = around.names.clone();
+        let (node, group) = around.names.clone();
         let identity = Identity {
             node,
-            boot,
             own_peers: settings.own_peers,
         };
         Self {

@@ -66,7 +66,7 @@ impl Remote {
     pub(super) async fn reserve(&mut self, reservation: &Reservation, within: Duration) -> LeaseAnswer {
         let group = reservation.group;
         let arguments = [
-            self.identity.id(reservation),
+            Identity::id(reservation),
             self.identity.peer(reservation),
             field(reservation),
             self.identity.statement(reservation),
@@ -106,7 +106,7 @@ impl Remote {
             Mark::Clear => "clear",
         };
         let arguments = [
-            self.identity.id(reservation),
+            Identity::id(reservation),
             self.identity.peer(reservation),
             field(reservation),
             mark.to_owned(),
@@ -292,8 +292,8 @@ fn node_of(record: &[u8]) -> String {
 
 impl Identity {
     /// Nobody else's, also after a restart of this node.
-    fn id(&self, reservation: &Reservation) -> String {
-        format!("{}.{}", self.boot, reservation.number)
+    fn id(reservation: &Reservation) -> String {
+        format!("{}.{}", reservation.run, reservation.number)
     }
 
     /// What the peer is called in the group.
@@ -308,7 +308,7 @@ impl Identity {
     fn statement(&self, reservation: &Reservation) -> String {
         serde_json::json!({
             "node": &*self.node,
-            "boot": &*self.boot,
+            "boot": &*reservation.run,
             "peer": self.peer(reservation),
             "incarnation": &*reservation.incarnation.0,
             "rung": reservation.rung,

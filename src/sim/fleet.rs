@@ -129,9 +129,11 @@ impl World {
                 }
             }
             Asked::Settle(settlement) => {
+                // (Which may be of an earlier run.)
+                let of = settlement.reservation.run.rsplit('-').next();
                 let id = Id {
                     node,
-                    run,
+                    run: of.and_then(|of| of.parse().ok()).unwrap_or(run),
                     number: settlement.reservation.number,
                 };
                 let kept = self.ledger.settle(id, &settlement, self.now);

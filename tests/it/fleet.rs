@@ -29,6 +29,7 @@ struct Desk {
     errands: mpsc::Sender<Errand>,
     told: mpsc::Receiver<Event>,
     clock: Arc<MonotonicClock>,
+    run: Arc<str>,
     number: AtomicU64,
     _task: AbortOnDropHandle<anyhow::Result<()>>,
 }
@@ -48,7 +49,7 @@ impl Desk {
         let (events, told) = mpsc::channel(ERRANDS);
         let clock = Arc::new(MonotonicClock::start());
         let around = Surroundings {
-            names: (node.into(), "g".into(), format!("boot-{node}").into()),
+            names: (node.into(), "g".into()),
             redis: Server::new(
                 Arc::new(Redis::new(Endpoint::parse(url).unwrap())),
                 &Arc::from(node),
@@ -62,6 +63,7 @@ impl Desk {
             errands,
             told,
             clock,
+            run: format!("boot-{node}").into(),
             number: AtomicU64::new(0),
             _task: AbortOnDropHandle::new(tokio::spawn(fleet.run(taken, CancellationToken::new()))),
         }
@@ -70,6 +72,7 @@ impl Desk {
     /// `app` in this life, with no spacing and three restarts in ten minutes.
     fn asks(&self, life: &str) -> Reservation {
         Reservation {
+            run: Arc::clone(&self.run),
             number: self.number.fetch_add(1, Ordering::Relaxed) + 1,
             asked: self.clock.now(),
             peer: PeerId(0),

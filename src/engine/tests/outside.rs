@@ -11,6 +11,7 @@ use crate::engine::outside::{
     BLOCKERS_LIFE, BlockersAnswer, Errand, InTheWay, LEASE_PATIENCE, LeaseAnswer, Mark, Reservation,
     Settlement,
 };
+use crate::engine::persist::Restored;
 use crate::engine::settings::{RemedyKind, Settings, WhenBusDown};
 use crate::engine::snapshot::EpisodePhase;
 
@@ -118,6 +119,7 @@ fn the_group_is_asked_once_home_permits_and_its_token_is_the_grants() {
     assert_eq!(
         **reservation,
         Reservation {
+            run: world.engine.settings().boot.clone(),
             number: 1,
             asked: reservation.asked,
             peer: PeerId(0),
@@ -547,4 +549,50 @@ fn s44_a_pulse_asks_the_group_too_and_holds_its_slot_while_it_lasts() {
         world.view(0).episode.map(|episode| episode.phase),
         Some(EpisodePhase::Acting { .. })
     ));
+}
+
+/// The node is restarted while its remedy is being verified: its slot must not be in the way of others for the rest of
+/// its time.
+#[test]
+fn what_an_earlier_run_holds_is_let_go_when_the_peer_is_well_or_must_be_healed_again() {
+    let mut world = dead(asking());
+    world.outcome = None;
+    world.group_says(granted(9));
+    assert_eq!(world.grants.len(), 1);
+    let held = world.reservations().pop().unwrap();
+    let kept = Restored::Found(Box::new(world.persisted.clone().unwrap()), S);
+    let again = || {
+        let mut settings = asking();
+        settings.boot = "another-run".into();
+        World::restored(settings, &kept)
+    };
+    let let_go = |settlement: &Settlement| {
+        let of = &settlement.reservation;
+        (&of.run, of.number, &of.name) == (&held.run, held.number, &held.name)
+            && (&of.incarnation, of.rung) == (&held.incarnation, held.rung)
+            && (settlement.mark, settlement.refund, settlement.over) == (Mark::Leave, false, true)
+    };
+
+    let mut world = again();
+    world.running(0, "b");
+    world.looks(0, 0, 2);
+    world.run(5 * S);
+    assert!(world.view(0).episode.is_none(), "{:#?}", world.notices);
+    let settlements = world.settlements();
+    assert!(
+        settlements.len() == 1 && let_go(settlements[0]),
+        "{settlements:?}"
+    );
+
+    let mut world = again();
+    world.running(0, "b");
+    world.exits(0, "b");
+    world.run(60 * S);
+    world.until_asked(1);
+    let settlements = world.settlements();
+    assert!(
+        settlements.len() == 1 && let_go(settlements[0]),
+        "{settlements:?}"
+    );
+    assert!(matches!(world.errands[0].1, Errand::Settle(_)), "first of all");
 }

@@ -59,6 +59,7 @@ fn an_absurd_store_or_setting_is_no_panic() {
         remedies: u32::MAX,
         failed: [7, u16::MAX].into(),
         gave_up: false,
+        lease: None,
     };
     kept.peers.insert(
         "app".into(),
