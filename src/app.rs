@@ -1,6 +1,7 @@
 //! The composition root: binds everything first, then loads the store, then starts what runs. The only place that
 //! knows all edges. It decides nothing.
 
+pub mod acl;
 pub mod preflight;
 mod signing;
 

@@ -200,6 +200,9 @@ pub struct DoctorArgs {
     /// Exit 1 also if something could not be told.
     #[arg(long)]
     pub strict: bool,
+    /// Look at nothing: print what this node asks of each Redis, as the rule that allows it just that.
+    #[arg(long, conflicts_with_all = ["json", "strict"])]
+    pub acl: bool,
 }
 
 /// `defib notify`

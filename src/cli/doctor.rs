@@ -10,7 +10,9 @@ use serde::Serialize;
 
 use super::args::DoctorArgs;
 use super::{api, exit};
+use crate::app::acl::{self, Needs};
 use crate::app::preflight::{PATIENCE, preflight};
+use crate::config::Config;
 use crate::preflight::{Finding, Item};
 use crate::telemetry::logs::printable;
 
@@ -23,6 +25,9 @@ pub fn execute(args: &DoctorArgs) -> ExitCode {
             return ExitCode::from(exit::CONFIG);
         }
     };
+    if args.acl {
+        return super::say(acl(&config).trim_end());
+    }
     let items = match api::on_one_thread(preflight(&config, None, PATIENCE)) {
         Ok(items) => items,
         Err(error) => {
@@ -43,6 +48,32 @@ pub fn execute(args: &DoctorArgs) -> ExitCode {
     }
     let fine = count.missing == 0 && !(args.strict && count.unknown > 0);
     ExitCode::from(if fine { exit::OK } else { exit::FAILED })
+}
+
+/// One line for each server, ready to be pasted: only the comments say what cannot be known here.
+fn acl(config: &Config) -> String {
+    let needs = acl::needs(config);
+    let mut text = String::new();
+    if needs.is_empty() {
+        text.push_str("# nothing is asked of a Redis: the bus is inside the node\n");
+    }
+    for Needs { endpoint, rules } in &needs {
+        let _ = writeln!(text, "# at {}", endpoint.address);
+        let user = endpoint.user.as_deref().unwrap_or_else(|| {
+            text.push_str(
+                "# the configuration names no user: give it this one (bus.user) and its password\n",
+            );
+            "defib"
+        });
+        let _ = writeln!(
+            text,
+            "ACL SETUSER {user} on resetkeys resetchannels -@all {rules}"
+        );
+    }
+    if !needs.is_empty() {
+        text.push_str("# a new user also needs a password: >PASSWORD\n");
+    }
+    text
 }
 
 #[derive(Serialize)]

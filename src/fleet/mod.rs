@@ -29,6 +29,7 @@ use crate::telemetry::metrics::fleet::{Call, FleetMetrics, Outcome};
 pub use blockers::{Asks, Blocker};
 pub use preflight::preflight;
 use redis::Remote;
+pub use redis::prefix;
 pub use slots::Slots;
 
 /// Errands that may wait for this edge.

@@ -26,6 +26,7 @@ use serde::Deserialize;
 
 use super::Identity;
 use crate::engine::outside::{InTheWay, LeaseAnswer, Mark, Reservation, Settlement};
+use crate::redis_client::acl::FLEET;
 use crate::redis_client::failure::{Failure, Loss};
 use crate::redis_client::resp::Value;
 use crate::redis_client::{Asker, Server};
@@ -190,36 +191,18 @@ impl Remote {
 }
 
 /// What the group's keys begin with. Braces would end the tag.
-pub(super) fn prefix(group: &str) -> String {
+pub fn prefix(group: &str) -> String {
     format!("defib:{{{}}}:fleet:", group.replace(['{', '}'], "_"))
 }
 
 /// The rules that the scripts need, as ACL SETUSER takes them.
 pub(super) fn rules(prefix: &str) -> String {
     let mut rules = format!("~{prefix}*");
-    for command in COMMANDS {
+    for command in FLEET {
         let _ = write!(rules, " +{command}");
     }
     rules
 }
-
-/// What the scripts do.
-const COMMANDS: [&str; 14] = [
-    "eval",
-    "time",
-    "get",
-    "set",
-    "hget",
-    "hset",
-    "hdel",
-    "hgetall",
-    "pttl",
-    "pexpire",
-    "zadd",
-    "zscore",
-    "zcount",
-    "zremrangebyscore",
-];
 
 fn millis(time: Duration) -> String {
     time.as_millis().to_string()

@@ -4,15 +4,13 @@ use std::time::Duration;
 
 use super::Settings;
 use crate::preflight::{Finding, Look, Part, Subject};
+use crate::redis_client::acl::{Asks, Rules};
 use crate::redis_client::failure::Failure;
 use crate::redis_client::resp::Value;
 use crate::redis_client::{Asker, Server};
 
 /// Bound on one question; the whole look is bounded by whoever runs it.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What the scripts do, as ACL rules.
-const COMMANDS: [&str; 7] = ["eval", "get", "set", "pttl", "pexpire", "del", "time"];
 
 /// ARGV: a key of each prefix. Answers with the commands that are not permitted on it; with nothing before Redis 7,
 /// which cannot be asked so. The keys are not declared, because EVAL itself would be refused for them.
@@ -79,28 +77,5 @@ async fn lacks(server: Server, prefixes: &[String]) -> Result<Vec<String>, Failu
 
 /// The rules that leases need, as ACL SETUSER takes them.
 pub(super) fn rules(prefixes: &[String]) -> String {
-    let keys = prefixes.iter().map(|prefix| format!("~{}*", pattern(prefix)));
-    let commands = COMMANDS.iter().map(|command| format!("+{command}"));
-    keys.chain(commands).collect::<Vec<_>>().join(" ")
-}
-
-/// A prefix as a rule can name it: no rule takes a blank or a quote, and what a pattern takes for itself stands for any
-/// character.
-fn pattern(prefix: &str) -> String {
-    let unfit = |c: char| c.is_whitespace() || "\"'\\*?[]^".contains(c);
-    prefix.replace(unfit, "?")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rules_can_be_pasted() {
-        let prefixes = ["app:lock:".to_owned(), "odd [name]*".to_owned()];
-        assert_eq!(
-            rules(&prefixes),
-            "~app:lock:* ~odd??name??* +eval +get +set +pttl +pexpire +del +time"
-        );
-    }
+    Rules::of(Asks::Leases(prefixes)).to_string()
 }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use super::Server;
+use super::acl::{Asks, Rules};
 use super::asker::Asker;
 use super::failure::{Asked, Failure, printable};
 use super::resp::Value;
@@ -69,12 +70,14 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    /// Connects to nothing yet. `keys`: the key or pattern of keys that will be read; `commands`: those that will
-    /// be used, as ACL rules name them.
-    pub(crate) fn new(server: Server, purpose: &str, keys: &str, commands: &str) -> Self {
+    /// Connects to nothing yet. `asks`: what will be read.
+    pub(crate) fn new(server: Server, purpose: &str, asks: Asks<'_>) -> Self {
         let asker = Asker::of_keys(server, purpose);
-        let select = if asker.db() == 0 { "" } else { " +select" };
-        let rules = format!("{commands}{select} {}", rule(keys));
+        let mut rules = Rules::of(asks);
+        if asker.db() != 0 {
+            rules.add(Asks::Database);
+        }
+        let rules = rules.to_string();
         Self { asker, rules }
     }
 
@@ -183,13 +186,6 @@ impl Reading {
             .await?;
         found.ok_or_else(|| Failure::refused("the server answered SCAN with nothing"))
     }
-}
-
-/// A key or pattern as an ACL rule can name it, and as it can be pasted: no rule takes a blank, but each takes `?` for
-/// it.
-fn rule(keys: &str) -> String {
-    let unfit = |c: char| c.is_ascii_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '\\');
-    format!("~{}", keys.replace(unfit, "?"))
 }
 
 /// A key's name, fit for logs and short: whoever may write keys chose it.

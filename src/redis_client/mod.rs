@@ -2,6 +2,7 @@
 //! making to it, and what is asked of it. A leaf: the bus keeps its links with it, checks and remedies ask and act
 //! through it. It decides nothing.
 
+pub mod acl;
 mod asker;
 pub(crate) mod clients;
 mod connect;

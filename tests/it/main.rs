@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod acl;
 mod asks;
 mod beat;
 mod bus_embedded;

@@ -18,6 +18,7 @@ use crate::engine::event::Outcome;
 use crate::engine::time::Clock;
 use crate::http_client::{Answer, Expect, JsonCondition};
 use crate::preflight::Finding;
+use crate::redis_client::acl::Asks;
 use crate::redis_client::failure::Failure;
 use crate::redis_client::keys::{Left, Reading, Sample, Stored};
 use crate::redis_client::{Endpoint, Server};
@@ -64,12 +65,12 @@ impl RedisKey {
         self.age.is_some() || self.value.is_some()
     }
 
-    /// What reading it takes, as ACL rules name it.
-    const fn commands(&self) -> &'static str {
+    /// What is asked of the server.
+    pub fn asks(&self) -> Asks<'_> {
         if self.reads_value() {
-            "+getrange +pttl"
+            Asks::Key(&self.key)
         } else {
-            "+pttl"
+            Asks::KeyLeft(&self.key)
         }
     }
 }
@@ -84,12 +85,7 @@ pub(in super::super) struct Look {
 
 impl Look {
     pub(in super::super) fn new(wanted: RedisKey, around: &Surroundings) -> Self {
-        let source = Source::new(
-            &around.redis,
-            wanted.redis.as_ref(),
-            &wanted.key,
-            wanted.commands(),
-        );
+        let source = Source::new(&around.redis, wanted.redis.as_ref(), wanted.asks());
         Self {
             wanted,
             source,
@@ -273,7 +269,7 @@ impl Prober for Look {
 
 /// Could it be read from here?
 pub(in super::super) async fn could(wanted: RedisKey, server: Option<Server>, within: Duration) -> Finding {
-    match try_out(server, &wanted.key, wanted.commands()) {
+    match try_out(server, wanted.asks()) {
         Ok(mut reading) => {
             let looked = try_to_read(&wanted, &mut reading, within).await;
             found(reading, looked, within).await

@@ -17,6 +17,7 @@ use crate::engine::cause::Cause;
 use crate::engine::event::Outcome;
 use crate::engine::time::Clock;
 use crate::preflight::Finding;
+use crate::redis_client::acl::Asks;
 use crate::redis_client::failure::Failure;
 use crate::redis_client::keys::{Left, Reading};
 use crate::redis_client::{Endpoint, Server};
@@ -80,22 +81,18 @@ impl RedisLock {
         }
     }
 
-    const fn commands(&self) -> &'static str {
-        match self.which {
-            Which::Key(_) => "+getrange +pttl",
-            Which::Pattern(_) => "+getrange +pttl +scan",
+    /// What is asked of the server.
+    pub fn asks(&self) -> Asks<'_> {
+        match &self.which {
+            Which::Key(key) => Asks::Key(key),
+            Which::Pattern(pattern) => Asks::Keys(pattern),
         }
     }
 }
 
 impl Look {
     pub(in super::super) fn new(wanted: RedisLock, around: &Surroundings, locks: Locks) -> Self {
-        let source = Source::new(
-            &around.redis,
-            wanted.redis.as_ref(),
-            wanted.names(),
-            wanted.commands(),
-        );
+        let source = Source::new(&around.redis, wanted.redis.as_ref(), wanted.asks());
         Self {
             judge: Judge::new(wanted.ttl_min),
             wanted,
@@ -294,7 +291,7 @@ impl Prober for Look {
 
 /// Could they be read from here?
 pub(in super::super) async fn could(wanted: RedisLock, server: Option<Server>, within: Duration) -> Finding {
-    match try_out(server, wanted.names(), wanted.commands()) {
+    match try_out(server, wanted.asks()) {
         Ok(mut reading) => {
             let looked = try_to_read(&wanted, &mut reading, within).await;
             found(reading, looked, within).await

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::engine::event::Outcome;
 use crate::engine::time::Time;
 use crate::preflight::Finding;
+use crate::redis_client::acl::Asks;
 use crate::redis_client::failure::Failure;
 use crate::redis_client::keys::{Reading, printable_name};
 use crate::redis_client::{Endpoint, Server};
@@ -45,10 +46,10 @@ struct Outage {
 }
 
 impl Source {
-    /// `keys`: what will be read; `commands`: by what, as ACL rules name them.
-    pub(super) fn new(bus: &Server, own: Option<&Endpoint>, keys: &str, commands: &str) -> Self {
+    /// `asks`: what will be read.
+    pub(super) fn new(bus: &Server, own: Option<&Endpoint>, asks: Asks<'_>) -> Self {
         Self {
-            reading: Reading::new(bus.or(own), "check", keys, commands),
+            reading: Reading::new(bus.or(own), "check", asks),
             own: own.is_some(),
             outage: Outage::default(),
         }
@@ -119,14 +120,14 @@ impl Outage {
 }
 
 /// What reads keys for a preflight. `None` as a server: the embedded bus.
-fn try_out(server: Option<Server>, keys: &str, commands: &str) -> Result<Reading, Finding> {
+fn try_out(server: Option<Server>, asks: Asks<'_>) -> Result<Reading, Finding> {
     let server = server.ok_or_else(|| {
         Finding::missing(
             "the embedded bus keeps no keys of applications",
             "set bus.url to the Redis that has them, or the check's `redis`",
         )
     })?;
-    Ok(Reading::new(server, "preflight", keys, commands))
+    Ok(Reading::new(server, "preflight", asks))
 }
 
 /// Could keys be read from here? What came of reading them.

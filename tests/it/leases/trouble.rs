@@ -180,7 +180,7 @@ fn what_the_acl_lacks_is_the_line_to_paste() {
         .tell("ACL SETUSER app on >pw resetchannels &* +ping +hello +client +subscribe +publish +info +role");
     let url = server.url().replace("redis://", "redis://app:pw@");
     let node = node(&url);
-    let rules = "~app:* +eval +get +set +pttl +pexpire +del +time";
+    let rules = "+del +eval +get +pexpire +pttl +set +time ~app:*";
     let line = format!("ACL SETUSER app {rules}");
     let (status, answer) = put(&node, "app:a", &json!({}));
     assert_eq!(status, 503, "{answer:#}");
