@@ -59,7 +59,6 @@ struct Episode {
     refusal: Option<Refusal>,
     remedy: Option<RemedyKind>,
     outcome: Option<&'static str>,
-    captured: String,
     attempts: u32,
     remedies: u32,
     gave_up: bool,
@@ -74,7 +73,6 @@ impl Episode {
             refusal: None,
             remedy: None,
             outcome: None,
-            captured: String::new(),
             attempts: 0,
             remedies: 0,
             gave_up: false,
@@ -233,7 +231,6 @@ impl Stories {
         message.outcome = episode.outcome;
         message.attempts = episode.attempts;
         message.remedies = episode.remedies;
-        message.captured.clone_from(&episode.captured);
         if let Some(refusal) = &episode.refusal {
             message.guard = Some(refusal.guard);
             message.why.clone_from(&refusal.why);
