@@ -113,6 +113,11 @@ fn one_of_six(own: usize, client: &Application, url: &str) -> String {
         group = "six"
         bus = {{ url = "{url}", settle = "{}s" }}
         heartbeat.interval = "500ms"
+        # Each has a client of its own, and all six exit together.
+        [fleet]
+        peers = "own"
+        [budget]
+        spacing = "1s"
         [peer.client]
         owner = {}
         grace = "2s"
