@@ -22,8 +22,7 @@ pub const MAX_NAME_BYTES: usize = 253;
 /// Most claims about peers that are read from one heartbeat; what follows is ignored.
 pub const MAX_CLAIMS: usize = 128;
 
-/// Bytes of `votes` that are written at most, and of `hears`: claims must fit, too.
-const VOTES_BYTES: usize = 1536;
+/// Bytes of `hears` that are written at most: votes and claims must fit, too.
 const HEARS_BYTES: usize = 1024;
 
 /// Version of the format; written as `v`, not asked for.
@@ -96,12 +95,16 @@ pub fn encode_within(heartbeat: &Heartbeat, wall_ts: f64, max: usize) -> Vec<u8>
         interval_ms: heartbeat.interval_ms,
         goodbye: heartbeat.goodbye,
         hears: fitting(&heartbeat.ballot.hears, HEARS_BYTES, |name| usable(Some(name))),
-        votes: fitting(&heartbeat.ballot.votes, VOTES_BYTES, WrittenVote::of),
+        votes: fitting(&heartbeat.ballot.votes, Ballot::MAX_BYTES, WrittenVote::of),
+        votes_left_out: 0,
         peers: Vec::new(),
         peers_left_out: heartbeat.peers.len(),
     };
     wire.hears.truncate(Ballot::MAX_HEARS);
     wire.votes.truncate(Ballot::MAX_VOTES);
+    let votes_left_out = heartbeat.ballot.votes.len() - wire.votes.len();
+    wire.votes_left_out =
+        (votes_left_out.saturating_add(heartbeat.ballot.left_out as usize)).min(u32::MAX as usize);
     let mut room = max.saturating_sub(to_json(&wire).len() + r#","peers":[]"#.len());
     let count = heartbeat.peers.len();
     let first = match heartbeat.slot {
@@ -180,6 +183,7 @@ fn read_with(body: &[u8], mut share: impl FnMut(&str) -> Arc<str>) -> Result<Hea
                 .into_iter()
                 .filter_map(|vote| vote.shared(&mut share))
                 .collect(),
+            left_out: read.votes_left_out,
         },
     })
 }
@@ -284,6 +288,8 @@ struct Written<'a> {
     hears: Vec<&'a str>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     votes: Vec<WrittenVote<'a>>,
+    #[serde(skip_serializing_if = "is_zero")]
+    votes_left_out: usize,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     peers: Vec<WrittenClaim<'a>>,
     #[serde(skip_serializing_if = "is_zero")]
@@ -359,6 +365,8 @@ struct Read<'a> {
     hears: Few<Name<'a>, { Ballot::MAX_HEARS }>,
     #[serde(default, borrow)]
     votes: Few<ReadVote<'a>, { Ballot::MAX_VOTES }>,
+    #[serde(default)]
+    votes_left_out: u32,
 }
 
 /// A bounded, printable name. (Only one with an escape in it is copied.)
@@ -696,11 +704,12 @@ mod tests {
                 vote("node:node-b", Liveness::Suspect),
                 vote("channel:x", Liveness::Alive),
             ],
+            left_out: 3,
         };
         let text = String::from_utf8(encode(&heartbeat, 1.0)).unwrap();
         assert!(
             text.ends_with(
-                r#""hears":["node-a","node-c"],"votes":[{"about":"node:node-b","liveness":"suspect","incarnation":"boot:b8","silent_ms":2300},{"about":"channel:x","liveness":"alive","incarnation":"boot:b8","silent_ms":2300}]}"#
+                r#""hears":["node-a","node-c"],"votes":[{"about":"node:node-b","liveness":"suspect","incarnation":"boot:b8","silent_ms":2300},{"about":"channel:x","liveness":"alive","incarnation":"boot:b8","silent_ms":2300}],"votes_left_out":3}"#
             ),
             "{text}"
         );
@@ -739,6 +748,7 @@ mod tests {
             votes: (0..500)
                 .map(|number| vote(&format!("node:{number}"), Liveness::Dead))
                 .collect(),
+            left_out: 1,
         };
         let written = encode(&heartbeat, 1.0);
         assert!(written.len() <= MAX_BYTES);
@@ -750,10 +760,25 @@ mod tests {
             heartbeat.ballot.votes[..read.ballot.votes.len()]
         );
         assert!((12..=Ballot::MAX_VOTES).contains(&read.ballot.votes.len()));
+        assert_eq!(
+            read.ballot.left_out as usize,
+            501 - read.ballot.votes.len(),
+            "what was left out before, and here"
+        );
 
         let many = vec![r#""x""#; 1_000].join(",");
         let heartbeat = self::read(format!(r#"{{"uptime_s": 1, "hears": [{many}]}}"#).as_bytes()).unwrap();
         assert_eq!(heartbeat.ballot.hears.len(), Ballot::MAX_HEARS);
+    }
+
+    proptest! {
+        #[test]
+        fn a_vote_takes_no_more_bytes_than_the_engine_counts_for_it(ballot in ballot()) {
+            for vote in &ballot.votes {
+                let written = WrittenVote::of(vote).map_or(0, |written| to_json(&written).len() + 1);
+                proptest::prop_assert!(written <= vote.written(), "{vote:?}: {written}");
+            }
+        }
     }
 
     fn name() -> impl Strategy<Value = Option<Arc<str>>> {
@@ -771,7 +796,8 @@ mod tests {
     prop_compose! {
         fn ballot()(
             hears in proptest::collection::vec("[a-z0-9.-]{1,12}".prop_map(Arc::from), 0..8),
-            votes in proptest::collection::vec(("[a-z:/]{1,20}", 1..4usize, name(), any::<u64>()), 0..5),
+            votes in proptest::collection::vec(("[a-z:/\"\\\\]{1,20}", 1..4usize, name(), any::<u64>()), 0..5),
+            left_out in any::<u32>(),
         ) -> Ballot {
             let votes = votes.into_iter().map(|(about, liveness, life, silent_ms)| Vote {
                 about: about.into(),
@@ -779,7 +805,7 @@ mod tests {
                 incarnation: life.map(Incarnation),
                 silent_ms,
             });
-            Ballot { hears, votes: votes.collect() }
+            Ballot { hears, votes: votes.collect(), left_out }
         }
     }
 

@@ -31,8 +31,8 @@ pub struct CheckId {
 pub struct ExpectationId(pub u16);
 
 /// One life of a peer. Two lives of the same peer never compare equal; nothing else is promised of the text
-/// (`proc:<boot id>:<pid>:<start time>`, `ctr:<container id>:<started at>`, `unit:<InvocationID>`, `boot:<id>`, `life:<n>` when only a falling
-/// `uptime_s` told them apart).
+/// (`proc:<boot id>:<pid>:<start time>`, `ctr:<container id>:<started at>`, `unit:<InvocationID>`, `boot:<id>`,
+/// `life:<boot of the node>:<n>` when only a falling `uptime_s` told them apart).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Incarnation(pub Arc<str>);
@@ -131,13 +131,17 @@ pub struct Heartbeat {
 pub struct Ballot {
     /// Names of nodes that the voter hears. At most [`Ballot::MAX_HEARS`]; others are named the next time.
     pub hears: Vec<Arc<str>>,
-    /// At most [`Ballot::MAX_VOTES`]. As long as there are fewer, what is not among them is withdrawn.
+    /// At most [`Ballot::MAX_VOTES`] in [`Ballot::MAX_BYTES`]; what does not fit comes the next time.
     pub votes: Vec<Vote>,
+    /// So many did not fit. If none: what is not among `votes` is withdrawn.
+    pub left_out: u32,
 }
 
 impl Ballot {
     /// Most votes in one heartbeat.
     pub const MAX_VOTES: usize = 16;
+    /// Most bytes of votes in one heartbeat, as written: the rest of it must fit, too.
+    pub const MAX_BYTES: usize = 1536;
     /// Most names of nodes that are heard, in one heartbeat.
     pub const MAX_HEARS: usize = 64;
 }
@@ -155,6 +159,16 @@ pub struct Vote {
     pub incarnation: Option<Incarnation>,
     /// Since its last sign of life that reached the voter, in milliseconds.
     pub silent_ms: u64,
+}
+
+impl Vote {
+    /// Bytes that it takes in a heartbeat, at most: its field names, a liveness, a number, a comma, and what it holds.
+    pub fn written(&self) -> usize {
+        const AROUND: usize = 84;
+        let escaped = |text: &str| text.len() + text.matches(['"', '\\']).count();
+        let life = self.incarnation.as_ref().map_or("", |life| &*life.0);
+        AROUND + escaped(&self.about) + escaped(life)
+    }
 }
 
 /// One entry of a heartbeat's `peers`: another node's word about a peer of its own.

@@ -570,6 +570,24 @@ impl Check {
         self.last_pass.is_some_and(|pass| pass >= at)
     }
 
+    /// When silence from now on would be suspicious, if this check knows silence.
+    pub(super) fn suspect_at(&self) -> Option<Time> {
+        Some(self.silent_since() + self.detector()?.suspect_after())
+    }
+
+    /// And when it would be death, without anybody's vote.
+    pub(super) fn dead_at(&self) -> Option<Time> {
+        Some(self.silent_since() + self.detector()?.dead_after())
+    }
+
+    fn detector(&self) -> Option<&Detector> {
+        match &self.evidence {
+            Evidence::Passive { detector, .. } => Some(self.said.detector(detector)),
+            Evidence::Claim { detector, .. } => Some(detector),
+            Evidence::Active { .. } | Evidence::Process { .. } => None,
+        }
+    }
+
     /// Since when there is no life: the last sign of it, or when the window began anew.
     pub(super) fn silent_since(&self) -> Time {
         self.last_pass.map_or(self.since, |pass| pass.max(self.since))

@@ -430,7 +430,8 @@ impl Engine {
             .as_ref()
             .and_then(Episode::next_change)
             .map(|at| at.max(soon));
-        let votes = self.quorum.next_change(id, self.now);
+        let suspect = peer.liveness == Liveness::Suspect;
+        let votes = suspect.then(|| self.quorum.next_look(id, self.now)).flatten();
         let next = [checks, pause, episode, peer.pulse_until, votes];
         next.into_iter().flatten().filter(|at| *at > self.now).min()
     }

@@ -19,8 +19,8 @@ use super::settings::{
 };
 use super::time::Time;
 
-/// Nodes that are remembered. Whoever can publish can invent names: past this, the one that has been silent for longest
-/// makes room, if it is not heard any more.
+/// Nodes that are remembered besides those that the configuration names. Whoever can publish can invent names: past
+/// this, the one that has been silent for longest makes room, if it is not heard any more.
 const MAX_OBSERVERS: usize = 256;
 /// A node that fell silent without a goodbye is counted as one of the group for so long: a half that was cut off must
 /// not take itself for the whole.
@@ -177,6 +177,8 @@ pub(super) struct Quorum {
     interval: Duration,
     subjects: BTreeMap<CheckId, Subject>,
     listeners: BTreeMap<Arc<str>, Vec<CheckId>>,
+    /// Nodes that the configuration names: their word is heard, however many others there are.
+    named: BTreeSet<Arc<str>>,
     observers: BTreeMap<Arc<str>, Observer>,
     /// Whom we vote against, and when that first went out.
     own: BTreeMap<CheckId, Option<Time>>,
@@ -184,6 +186,8 @@ pub(super) struct Quorum {
     /// There is something to say that cannot wait for the next heartbeat.
     urgent: bool,
     spoken: Option<Time>,
+    /// The last vote of a ballot that did not hold all: the next one begins after it.
+    told_up_to: Option<Arc<str>>,
     pub(super) counts: Counts,
 }
 
@@ -200,10 +204,12 @@ impl Quorum {
                 }
             }
         }
+        let named = subjects.values().filter_map(|subject| subject.node.clone());
         Self {
             settings: settings.quorum,
             node: Arc::clone(&settings.node),
             interval: settings.interval,
+            named: named.collect(),
             subjects,
             listeners,
             observers: BTreeMap::new(),
@@ -211,6 +217,7 @@ impl Quorum {
             asked: BTreeMap::new(),
             urgent: false,
             spoken: None,
+            told_up_to: None,
             counts: Counts::default(),
         }
     }
@@ -222,6 +229,7 @@ impl Quorum {
         self.settings = new.settings;
         let old = std::mem::replace(&mut self.subjects, new.subjects);
         self.listeners = new.listeners;
+        self.named = new.named;
         let about = |of: &BTreeMap<CheckId, Subject>, check: &CheckId| {
             of.get(check).map(|subject| Arc::clone(&subject.about))
         };
@@ -280,13 +288,40 @@ impl Quorum {
         self.own.get(&check).copied().flatten()
     }
 
-    /// When a vote of this peer's may first be looked at, if that is still to come.
-    pub(super) fn next_change(&self, peer: PeerId, now: Time) -> Option<Time> {
+    /// When votes may confirm the silence of this peer, if we voted on it. After the first look, which may have come
+    /// before everybody else was heard, it is looked again and again.
+    pub(super) fn next_look(&self, peer: PeerId, now: Time) -> Option<Time> {
         let votes = self.subjects_of(peer).filter_map(|(check, _)| self.voted(check));
-        votes
-            .map(|sent| sent + self.objection())
-            .filter(|at| *at > now)
+        let looks = votes.map(|sent| sent + self.objection());
+        looks
+            .map(|first| if first > now { first } else { now + self.interval / 4 })
             .min()
+    }
+
+    /// As many of `votes` as one heartbeat holds, beginning after those that the one before told. The rest is counted.
+    pub(super) fn fitting<T>(&mut self, mut votes: BTreeMap<Arc<str>, (Vote, T)>) -> (Vec<(Vote, T)>, u32) {
+        let all = votes.len();
+        let mut rest = match &self.told_up_to {
+            Some(last) => votes.split_off(last),
+            None => BTreeMap::new(),
+        };
+        let last = self.told_up_to.as_ref().and_then(|last| rest.remove_entry(last));
+        let in_turn = rest.into_iter().chain(votes).chain(last);
+        let mut room = Ballot::MAX_BYTES;
+        let mut taken = Vec::new();
+        for (about, (vote, of)) in in_turn.take(Ballot::MAX_VOTES) {
+            let Some(left) = room.checked_sub(vote.written()) else {
+                if taken.is_empty() {
+                    continue;
+                }
+                break;
+            };
+            room = left;
+            self.told_up_to = Some(about);
+            taken.push((vote, of));
+        }
+        let left_out = all - taken.len();
+        (taken, u32::try_from(left_out).unwrap_or(u32::MAX))
     }
 
     pub(super) fn speak_soon(&mut self) {
@@ -432,7 +467,7 @@ impl Quorum {
         if ballot.hears.contains(&self.node) {
             observer.hears_us = Some(now);
         }
-        if ballot.votes.len() < Ballot::MAX_VOTES {
+        if ballot.left_out == 0 {
             observer.words.clear();
         }
         let mut concerned = Vec::new();
@@ -489,13 +524,18 @@ impl Quorum {
     }
 
     fn make_room(&mut self, name: &str, now: Time) -> bool {
-        if self.observers.len() < MAX_OBSERVERS || self.observers.contains_key(name) {
+        if self.observers.contains_key(name) || self.named.contains(name) {
             return true;
         }
-        let quietest = self
-            .observers
-            .iter()
-            .min_by_key(|(_, of)| of.fresh.map(|(_, at)| at));
+        let strangers = || {
+            self.observers
+                .iter()
+                .filter(|(name, _)| !self.named.contains(*name))
+        };
+        if strangers().count() < MAX_OBSERVERS {
+            return true;
+        }
+        let quietest = strangers().min_by_key(|(_, of)| of.fresh.map(|(_, at)| at));
         match quietest {
             Some((quietest, of)) if !self.is_live(of, now) => {
                 let quietest = Arc::clone(quietest);

@@ -59,7 +59,7 @@ impl Engine {
     }
 
     /// A silence that enough others see as well is death before `dead_after`: never before two of our echoes cover it,
-    /// nor before whoever hears the peer could say so.
+    /// nor before whoever hears the peer could say so, nor while it may be but the first of many.
     pub(super) fn confirm_by_votes(&mut self, id: PeerId) {
         if !self.quorum.votes() || !self.settings.quorum.fast || self.breaker.is_tripped() {
             return;
@@ -79,7 +79,7 @@ impl Engine {
                 continue;
             }
             let tally = self.tally_of(id, &BTreeSet::from([check.index]));
-            if tally.agreed(self.settings.quorum.k).is_err() {
+            if tally.agreed(self.settings.quorum.k).is_err() || !self.others_are_heard(check) {
                 continue;
             }
             let by: Vec<&str> = tally.agree.iter().map(|name| &**name).collect();
@@ -93,6 +93,26 @@ impl Engine {
                 self.quorum.counts.confirmed += 1;
             }
         }
+    }
+
+    /// Every other remote peer that lives was heard since we voted against this one, or is too slow to be missed before
+    /// this one is dead without votes. Else several may have been cut off at once, of which one is missed first: mass
+    /// silence must have its chance to say so.
+    fn others_are_heard(&self, check: CheckId) -> bool {
+        let dead_at = self.evidence(check).and_then(|(_, of)| of.dead_at());
+        let (Some(sent), Some(dead_at)) = (self.quorum.voted(check), dead_at) else {
+            return false;
+        };
+        let others = self.settings.peers.iter().zip(&self.peers).zip((0..).map(PeerId));
+        others
+            .filter(|((of, peer), id)| !of.local && peer.liveness == Liveness::Alive && *id != check.peer)
+            .all(|((of, peer), _)| {
+                let checks = of.checks.iter().zip(&peer.checks);
+                checks
+                    .filter(|(of, _)| of.decides == Decides::Liveness && of.plane == Plane::Bus)
+                    .filter_map(|(_, of)| Some((of.silent_since(), of.suspect_at()?)))
+                    .all(|(heard, missed)| heard >= sent || missed >= dead_at)
+            })
     }
 
     /// Every check of ours that looks at the peer itself fails, or there is none.
@@ -182,17 +202,13 @@ impl Engine {
         if votes.is_empty() {
             return Ballot::default();
         }
-        let turns = votes.len().div_ceil(Ballot::MAX_VOTES);
-        let turn = usize::try_from(slot).unwrap_or(0) % turns;
+        let (votes, left_out) = self.quorum.fitting(votes);
         let mut ballot = Ballot {
             hears: self.quorum.hears(slot, self.now),
             votes: Vec::new(),
+            left_out,
         };
-        for (vote, checks) in votes
-            .into_values()
-            .skip(turn * Ballot::MAX_VOTES)
-            .take(Ballot::MAX_VOTES)
-        {
+        for (vote, checks) in votes {
             self.quorum.sent(&checks, self.now);
             if vote.liveness == Liveness::Alive {
                 self.quorum.answered(&vote.about);

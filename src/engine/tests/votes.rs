@@ -10,7 +10,7 @@ use crate::engine::event::{
 use crate::engine::guards::GuardName;
 use crate::engine::peer::Liveness;
 use crate::engine::reload::Reload;
-use crate::engine::settings::{CheckKind, RemedyKind, Settings, Source};
+use crate::engine::settings::{CheckKind, DetectorSettings, RemedyKind, Settings, Source};
 use crate::engine::snapshot::Void;
 use crate::engine::time::Time;
 
@@ -32,6 +32,7 @@ impl Other {
             Ballot {
                 hears: self.hears.iter().map(|name| Arc::from(*name)).collect(),
                 votes: self.votes.clone(),
+                left_out: 0,
             },
         )
     }
@@ -333,6 +334,7 @@ fn late_and_repeated_heartbeats_vote_for_nothing() {
     let ballot = Ballot {
         hears: vec!["us".into()],
         votes: vec![against("x")],
+        left_out: 0,
     };
     for _ in 0..12 {
         group.run(S);
@@ -352,6 +354,7 @@ fn a_vote_out_of_turn_counts_in_the_slot_of_its_senders_last_heartbeat() {
     let ballot = Ballot {
         hears: vec!["us".into()],
         votes: vec![against("x")],
+        left_out: 0,
     };
     group.world.feed(said("v", "boot-v", slot, ballot));
     group.run(400 * MS);
@@ -391,6 +394,7 @@ fn whom_we_hear_and_another_doubts_we_speak_for_at_once() {
     let ballot = Ballot {
         hears: vec![],
         votes: vec![against("x")],
+        left_out: 0,
     };
     group.world.feed(said("v", "boot-v", slot, ballot));
     let (at, beat) = group.world.published[before].clone();
@@ -612,7 +616,7 @@ fn invented_nodes_take_no_more_than_their_share_of_memory_and_push_nobody_out() 
         let name = format!("n{number}");
         group.world.feed(said(&name, "b", 1, Ballot::default()));
     }
-    assert_eq!(group.world.engine.snapshot(group.world.now).quorum.live, 257);
+    assert_eq!(group.world.engine.snapshot(group.world.now).quorum.live, 258);
     group.silence("x");
     group.run(S);
     group.speaks("v", vec![against("x")]);
@@ -652,6 +656,7 @@ fn votes_never_make_death_later_nor_come_before_our_own_suspicion() {
                 let ballot = Ballot {
                     hears: vec!["us".into()],
                     votes: if below(100) < 60 { vec![word] } else { Vec::new() },
+                    left_out: 0,
                 };
                 events.push(said(node, "boot", second, ballot));
             }
@@ -702,4 +707,114 @@ fn another_configuration_keeps_the_observers_and_what_they_said() {
     group.world.engine.reload(reload, now);
     group.run(2 * S);
     assert_eq!(group.world.grants.len(), 1, "{:#?}", group.world.notices);
+}
+
+/// One cable, and whoever's turn comes first is missed first: his silence is no more his own than that of the others.
+#[test]
+fn peers_cut_off_at_one_instant_are_mass_silence_whoever_is_missed_first() {
+    let mut group = Group::of(nodes(&["x", "y"]), &["x", "y", "v", "w"]);
+    group.other("y").at = group.world.now + 900 * MS;
+    group.run(3 * S);
+    group.silence("x");
+    group.run(650 * MS);
+    group.silence("y");
+    for voter in ["v", "w"] {
+        group.speaks(voter, vec![against("x"), against("y")]);
+    }
+    group.run(30 * S);
+    assert!(
+        group.world.engine.breaker.is_tripped(),
+        "{:#?}",
+        group.world.notices
+    );
+    assert_eq!(group.world.engine.quorum.counts.confirmed, 0);
+    assert!(group.world.grants.is_empty(), "{:#?}", group.world.notices);
+}
+
+#[test]
+fn who_is_not_missed_before_the_peer_is_dead_anyway_holds_up_no_vote() {
+    let mut slow = nodes(&["x", "y"]);
+    if let CheckKind::Passive { detector, .. } = &mut slow.peers[1].checks[0].kind {
+        *detector = DetectorSettings::Deadline {
+            suspect_after: 60 * S,
+            dead_after: 120 * S,
+        };
+    }
+    let mut group = Group::of(slow, &["x", "y", "v", "w"]);
+    group.silence("y");
+    group.run(2 * S);
+    let from = group.world.now - S;
+    group.silence("x");
+    group.speaks("v", vec![against("x")]);
+    group.run(20 * S);
+    assert_eq!(group.became("x", "dead", from), Some(CONFIRMED));
+}
+
+#[test]
+fn who_lives_is_waited_for_before_another_is_confirmed() {
+    let mut group = Group::of(nodes(&["x", "y"]), &["x", "y", "v"]);
+    group.other("y").at = group.world.now + 900 * MS;
+    group.run(3 * S);
+    let from = group.world.now - S;
+    group.silence("x");
+    group.speaks("v", vec![against("x")]);
+    group.run(20 * S);
+    let heard = 2_900 * MS;
+    let dead = group.became("x", "dead", from).unwrap();
+    assert!((heard..=heard + 300 * MS).contains(&dead), "{dead:?}");
+}
+
+#[test]
+fn more_votes_than_a_heartbeat_holds_are_told_in_turn_and_none_is_withdrawn_by_that() {
+    let names: Vec<String> = (0..40).map(|number| format!("{number:0>60}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let mut world = World::settled(nodes(&names));
+    for slot in 100..103 {
+        for name in &names {
+            world.feed(said(name, "b", slot, Ballot::default()));
+        }
+        world.run(S);
+    }
+    world.run(3 * S);
+    let from = world.published.len();
+    world.run(8 * S);
+    let beats = world.published[from..].iter().map(|(_, beat)| &beat.ballot);
+    let ballots: Vec<&Ballot> = beats.filter(|ballot| !ballot.votes.is_empty()).collect();
+    let mut told = std::collections::BTreeSet::new();
+    for ballot in &ballots {
+        let bytes: usize = ballot.votes.iter().map(Vote::written).sum();
+        assert!(bytes <= Ballot::MAX_BYTES && ballot.votes.len() <= Ballot::MAX_VOTES);
+        assert_eq!(ballot.votes.len() + ballot.left_out as usize, 40);
+        told.extend(ballot.votes.iter().map(|vote| vote.about.clone()));
+    }
+    assert_eq!(told.len(), 40);
+
+    // And heard by another node: what is left out is not withdrawn.
+    let mut group = Group::of(nodes(&["x", "y"]), &["x", "y", "v"]);
+    let slot = group.other("v").slot - 1;
+    let mut says = |votes: &[&str], left_out| {
+        let ballot = Ballot {
+            hears: vec!["us".into()],
+            votes: votes.iter().map(|name| against(name)).collect(),
+            left_out,
+        };
+        group.world.feed(said("v", "boot-v", slot, ballot));
+        let tally = |id| group.world.engine.tally_of(PeerId(id), &[0].into());
+        [0, 1].map(|id| tally(id).agree.len())
+    };
+    assert_eq!(says(&["x"], 1), [1, 0]);
+    assert_eq!(says(&["y"], 1), [1, 1]);
+    assert_eq!(says(&["y"], 0), [0, 1]);
+}
+
+#[test]
+fn whom_the_configuration_names_is_heard_however_many_strangers_there_are() {
+    let mut group = Group::of(nodes(&["x", "late"]), &["x"]);
+    for number in 0..300 {
+        let name = format!("n{number}");
+        group.world.feed(said(&name, "b", 1, Ballot::default()));
+    }
+    let live = group.world.engine.snapshot(group.world.now).quorum.live;
+    group.world.feed(said("late", "b", 1, Ballot::default()));
+    assert_eq!(group.world.engine.snapshot(group.world.now).quorum.live, live + 1);
 }
