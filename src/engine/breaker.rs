@@ -82,6 +82,7 @@ impl Breaker {
         let member = self.silent.contains_key(&peer);
         self.expected.remove(&peer);
         self.no_longer_silent(peer);
+        self.canary_over(peer);
         let flip = self.look(now);
         if member && self.tripped.is_some_and(|tripped| tripped.below_since.is_some()) {
             self.tripped = None;
@@ -98,12 +99,6 @@ impl Breaker {
     fn no_longer_silent(&mut self, peer: PeerId) {
         if let Some(since) = self.silent.remove(&peer) {
             self.recent.remove(&(since, peer));
-        }
-        if let Some(tripped) = &mut self.tripped
-            && tripped.canary == Some(peer)
-        {
-            // The canary sings: the next one need not wait.
-            tripped.canary = None;
         }
     }
 
@@ -174,6 +169,15 @@ impl Breaker {
             && let Some(tripped) = &mut self.tripped
         {
             tripped.canary = Some(peer);
+        }
+    }
+
+    /// Its episode is over: if it was the canary, the next one need not wait. (Its first sign of life is no proof.)
+    pub(super) fn canary_over(&mut self, peer: PeerId) {
+        if let Some(tripped) = &mut self.tripped
+            && tripped.canary == Some(peer)
+        {
+            tripped.canary = None;
         }
     }
 
@@ -309,6 +313,12 @@ mod tests {
         breaker.alive(PeerId(4), at(620));
         assert_eq!(
             breaker.permits(PeerId(5), at(621)),
+            Err(None),
+            "one sign of life is no proof"
+        );
+        breaker.canary_over(PeerId(4));
+        assert_eq!(
+            breaker.permits(PeerId(5), at(622)),
             Ok(()),
             "the canary was verified"
         );

@@ -1,4 +1,4 @@
-//! Why something went silent: the words of attribution. Which cause holds is worked out in `attribution`;
+//! Why something went silent: the words of attribution. Which cause holds is worked out in `judge`;
 //! here is only what a cause is and what it permits.
 
 use std::fmt;

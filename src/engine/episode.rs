@@ -73,6 +73,8 @@ pub(super) struct Remedy {
     pub(super) lost_at: Time,
     /// That life ended while the executor was at work.
     pub(super) ended: bool,
+    /// What [`Episode::restarted`] was before it, and is again if it touches nothing.
+    pub(super) restarted_before: bool,
 }
 
 impl Episode {
@@ -108,6 +110,20 @@ impl Episode {
         );
         let granted = self.remedy.as_ref().map(|remedy| &remedy.incarnation);
         self.restarted && at_work && granted == current
+    }
+
+    /// Somebody was told of it: not of one that was opened for a request which has had no answer yet.
+    pub(super) fn is_told(&self) -> bool {
+        self.wish
+            .as_ref()
+            .is_none_or(|wish| wish.answered || wish.before.is_some())
+    }
+
+    /// The life and the rung of the remedy that is being carried out.
+    pub(super) fn at_work(&self) -> Option<(Incarnation, u16)> {
+        let acting = matches!(self.phase, EpisodePhase::Acting { .. });
+        let remedy = self.remedy.as_ref().filter(|_| acting)?;
+        Some((remedy.incarnation.clone(), remedy.rung))
     }
 
     pub(super) fn is_waiting(&self) -> bool {

@@ -42,8 +42,8 @@ impl Engine {
 
     /// What was condemned then is not the bus's doing, whatever becomes of the bus from now on.
     fn note_outlived(&mut self, id: PeerId, condemned_at: Time) {
-        let outlived = self.trust.state() == BusState::Trusted && self.trust.outlives(condemned_at);
-        if outlived && let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) {
+        let worked = self.trust.worked_since(condemned_at, self.now);
+        if worked && let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) {
             episode.outside.outlived = true;
         }
     }
@@ -172,7 +172,7 @@ impl Engine {
         }
         self.charge(id, remedy);
         let settings = &self.settings.peers[id.0 as usize];
-        let (name, hold) = (settings.name.clone(), settings.healthz_hold);
+        let (name, act_within) = (settings.name.clone(), settings.acts_within(remedy));
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
@@ -184,13 +184,7 @@ impl Engine {
         let (number, cause, kind) = (episode.id, episode.cause, remedy.kind);
         episode.attempts += 1;
         let attempt = episode.attempts;
-        let act_within = if kind == RemedyKind::Healthz {
-            hold
-        } else {
-            remedy.act_within
-        };
         episode.phase = EpisodePhase::Acting { token, since: now };
-        episode.restarted |= remedy.restarts;
         episode.remedy = Some(Remedy {
             token,
             rung,
@@ -198,7 +192,9 @@ impl Engine {
             incarnation: incarnation.clone(),
             lost_at: now + act_within,
             ended: false,
+            restarted_before: episode.restarted,
         });
+        episode.restarted |= remedy.restarts;
         if !dry_run {
             peer.granted += 1;
             episode.refusal = None;
@@ -241,7 +237,7 @@ impl Engine {
         // Written down before it is done: a node that dies in between must know that it may have acted.
         self.save_now();
         if kind == RemedyKind::Healthz {
-            self.peers[id.0 as usize].pulse_until = Some(now + hold);
+            self.peers[id.0 as usize].pulse_until = Some(now + act_within);
             self.arm(id);
         } else {
             self.decisions.push_back(Decision::Heal(grant));
@@ -279,12 +275,7 @@ impl Engine {
 
     /// An executor's answer. One that nobody waits for any more is dropped.
     pub(super) fn remedy_ended(&mut self, token: u64, outcome: RemedyOutcome) {
-        let waits = |episode: &Episode| {
-            episode
-                .remedy
-                .as_ref()
-                .is_some_and(|remedy| remedy.token == token)
-        };
+        let waits = |episode: &Episode| matches!(episode.phase, EpisodePhase::Acting { token: at_work, .. } if at_work == token);
         let Some(id) = self.ids().find(|id| {
             self.peer(*id)
                 .and_then(|peer| peer.episode.as_ref())
@@ -325,7 +316,8 @@ impl Engine {
         };
         let Some(remedy) = &episode.remedy else { return };
         let (kind, verify_within) = (remedy.granted.kind, remedy.granted.verify_within);
-        let (number, token, ended) = (episode.id, remedy.token, remedy.ended);
+        let (number, token, ended, restarts) =
+            (episode.id, remedy.token, remedy.ended, remedy.granted.restarts);
         let done = (remedy.incarnation.clone(), remedy.rung);
         episode.remedies = episode.remedies.saturating_add(1);
         episode.healed_at = Some(now);
@@ -342,6 +334,10 @@ impl Engine {
                 detail,
             },
         );
+        if restarts {
+            let slot_ends = now + verify_within + SLOT_SLACK;
+            self.group.down.insert(id, slot_ends);
+        }
         // (One that failed was unmarked before, unless nobody knows how far it got.)
         if self.peers[id.0 as usize].ledger.is_done(&done.0, done.1) {
             self.settle_mark(id, Mark::Keep);
@@ -355,7 +351,7 @@ impl Engine {
         self.judge(id);
     }
 
-    /// Nothing was touched: nothing is charged but the backoff.
+    /// Nothing was touched: nothing is charged but the backoff, and the group's distance between two restarts.
     fn not_acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
         self.undo_lease(id);
         self.unmark(id);
@@ -378,7 +374,7 @@ impl Engine {
             peer.ledger.refund();
         }
         episode.phase = EpisodePhase::Waiting;
-        episode.restarted = episode.remedies > 0;
+        episode.restarted = remedy.restarted_before;
         let what = What::Acted {
             episode: episode.id,
             token: remedy.token,
@@ -413,7 +409,7 @@ impl Engine {
             {
                 self.acted(id, "failed", "its executor did not answer in time".to_owned());
             }
-            EpisodePhase::Verifying { until } if now >= until => self.verify_ended(id, until),
+            EpisodePhase::Verifying { until } if now >= until => self.verify_ended(id),
             EpisodePhase::Acting { .. }
             | EpisodePhase::Verifying { .. }
             | EpisodePhase::Suspected
@@ -422,7 +418,7 @@ impl Engine {
         }
     }
 
-    fn verify_ended(&mut self, id: PeerId, until: Time) {
+    fn verify_ended(&mut self, id: PeerId) {
         let now = self.now;
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
@@ -439,9 +435,6 @@ impl Engine {
             episode.phase = EpisodePhase::Verifying {
                 until: now + SLOT_SLACK,
             };
-            if now >= until + SLOT_SLACK {
-                self.free_slot(id);
-            }
             return self.arm(id);
         }
         self.leave_rung(id);
@@ -541,19 +534,23 @@ impl Engine {
         let Some(episode) = self.peer(id).and_then(|peer| peer.episode.as_ref()) else {
             return;
         };
-        let episode = episode.id;
-        self.notice(
-            Some(id),
-            What::EpisodeClosed {
-                episode,
-                detail: detail.to_owned(),
-            },
-        );
+        if episode.is_told() {
+            let episode = episode.id;
+            self.notice(
+                Some(id),
+                What::EpisodeClosed {
+                    episode,
+                    detail: detail.to_owned(),
+                },
+            );
+        }
         self.drop_episode(id);
     }
 
-    fn drop_episode(&mut self, id: PeerId) {
+    pub(super) fn drop_episode(&mut self, id: PeerId) {
         self.free_slot(id);
+        self.breaker.canary_over(id);
+        self.wish_is_moot(id);
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };

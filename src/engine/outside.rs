@@ -12,7 +12,7 @@ use super::decision::{Decision, What};
 use super::event::{Incarnation, PeerId};
 use super::guards::{GuardName, Refusal};
 use super::heal::SLOT_SLACK;
-use super::settings::{Budget, GroupBudget, RemedyKind, RemedySettings};
+use super::settings::{Budget, GroupBudget, RemedySettings};
 use super::time::Time;
 
 /// How long an answer of the blockers is waited for, and how long their yes counts; both from the asking.
@@ -265,6 +265,7 @@ impl Engine {
             None => {
                 // What an earlier run of this node still holds for it would be in the way.
                 self.let_go(id);
+                self.give_back_unused(id);
                 self.questions += 1;
                 let number = self.questions;
                 if let Some(outside) = self.outside_mut(id) {
@@ -298,11 +299,6 @@ impl Engine {
         incarnation: Incarnation,
     ) -> Reservation {
         let of = &self.settings.peers[id.0 as usize];
-        let acting = if remedy.kind == RemedyKind::Healthz {
-            of.healthz_hold
-        } else {
-            remedy.act_within
-        };
         Reservation {
             run: Arc::clone(&self.settings.boot),
             number,
@@ -312,7 +308,8 @@ impl Engine {
             local: of.local,
             incarnation,
             rung,
-            lasting: acting
+            lasting: of
+                .acts_within(remedy)
                 .saturating_add(remedy.verify_within)
                 .saturating_add(SLOT_SLACK),
             budget: of.budget,
@@ -383,9 +380,7 @@ impl Engine {
         }
         self.ask_again(id);
         // Not used at once: the world has moved on.
-        if let Some(leave) = self.outside_mut(id).and_then(|outside| outside.leave.take()) {
-            self.give_back(leave.reservation);
-        }
+        self.give_back_unused(id);
     }
 
     /// The ladder goes on where the other node left it.
@@ -397,19 +392,17 @@ impl Engine {
         }
         let Some(episode) = &mut peer.episode else { return };
         episode.outside.elsewhere = true;
-        let episode = episode.id;
-        self.notice(
-            Some(id),
-            What::Refused {
-                episode,
-                refusal: Refusal {
-                    guard: GuardName::FleetLease,
-                    why,
-                    until: None,
-                },
-            },
-        );
+        let (episode, wished) = (episode.id, episode.wish.is_some());
+        let refusal = Refusal {
+            guard: GuardName::FleetLease,
+            why,
+            until: None,
+        };
         self.saving.soon();
+        if wished {
+            return self.wish_refused(id, refusal);
+        }
+        self.notice(Some(id), What::Refused { episode, refusal });
     }
 
     /// A remedy was carried out in this episode, here or elsewhere: what a dry run seems to do counts for none.
@@ -438,6 +431,12 @@ impl Engine {
             .and_then(|episode| episode.condemned_at);
         if let Some(condemned_at) = condemned_at.or(wished) {
             self.ask_for(id, condemned_at);
+        }
+    }
+
+    fn give_back_unused(&mut self, id: PeerId) {
+        if let Some(leave) = self.outside_mut(id).and_then(|outside| outside.leave.take()) {
+            self.give_back(leave.reservation);
         }
     }
 
@@ -477,7 +476,7 @@ impl Engine {
         self.settle(id, Mark::Leave, false, true);
     }
 
-    /// Nothing was touched: everything is as before.
+    /// Nothing was touched: it is charged to nobody in the group, and the peer is not down by our hand.
     pub(super) fn undo_lease(&mut self, id: PeerId) {
         self.settle(id, Mark::Clear, true, true);
         self.free_slot(id);

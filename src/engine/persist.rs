@@ -121,6 +121,10 @@ pub struct PersistedEpisode {
     pub failed: BTreeSet<u16>,
     /// It had been given up.
     pub gave_up: bool,
+    /// The life and the rung of a remedy that is at work. Whether it gets done if this node ends now, nobody will know:
+    /// it may be done again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_work: Option<(Incarnation, u16)>,
     /// What the group holds for its last remedy, to be let go as the episode ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<PersistedLease>,

@@ -294,7 +294,13 @@ impl Quorum {
         let votes = self.subjects_of(peer).filter_map(|(check, _)| self.voted(check));
         let looks = votes.map(|sent| sent + self.objection());
         looks
-            .map(|first| if first > now { first } else { now + self.interval / 4 })
+            .map(|first| {
+                if first > now {
+                    first
+                } else {
+                    now + self.interval / 4
+                }
+            })
             .min()
     }
 

@@ -158,6 +158,7 @@ impl Peer {
                 remedies: episode.remedies,
                 failed: episode.failed.clone(),
                 gave_up: matches!(episode.phase, EpisodePhase::GaveUp { .. }),
+                at_work: episode.at_work(),
                 lease: episode.lease.as_deref().map(PersistedLease::of),
             }),
             pause: self.pause.as_ref().map(|pause| pause.persisted(now)),
@@ -190,6 +191,9 @@ impl Peer {
             self.ledger.not_before = wait.map(|wait| now + wait);
             for (incarnation, rung) in &kept.done {
                 self.ledger.mark_done(incarnation.clone(), *rung);
+            }
+            if let Some((incarnation, rung)) = kept.episode.as_ref().and_then(|kept| kept.at_work.as_ref()) {
+                self.ledger.unmark(incarnation, *rung);
             }
             self.taken_down.clone_from(&kept.healing);
         }

@@ -319,6 +319,11 @@ impl SelfTrust {
         self.echoed.is_some_and(|sent| sent >= at)
     }
 
+    /// The bus could be trusted at `at` and ever since, it has settled, and a heartbeat sent after `at` came back.
+    pub(super) fn worked_since(&self, at: Time, now: Time) -> bool {
+        self.state == BusState::Trusted && self.since <= at && !self.settling(now) && self.outlives(at)
+    }
+
     /// A link's role was read at `at` or later.
     pub(super) fn role_read_since(&self, at: Time) -> bool {
         self.role_read.is_some_and(|read| read >= at)

@@ -88,7 +88,7 @@ pub struct PeerSettings {
     pub when_bus_down: WhenBusDown,
     /// The checks, indexed by [`CheckId::index`](super::event::CheckId::index).
     pub checks: Vec<CheckSettings>,
-    /// The ladder, mildest first. At most one rung for now.
+    /// The ladder, mildest first.
     pub remedies: Vec<RemedySettings>,
     /// Waiting time between remedies.
     pub backoff: BackoffSettings,
@@ -114,6 +114,15 @@ impl PeerSettings {
             backoff: BackoffSettings::default(),
             budget: Budget::default(),
             healthz_hold: Duration::ZERO,
+        }
+    }
+
+    /// How long `remedy` may be at work on it before it counts as lost.
+    pub(super) fn acts_within(&self, remedy: &RemedySettings) -> Duration {
+        if remedy.kind == RemedyKind::Healthz {
+            self.healthz_hold
+        } else {
+            remedy.act_within
         }
     }
 

@@ -8,7 +8,7 @@ use super::decision::What;
 use super::episode::{Episode, Wish};
 use super::event::{PeerId, Restart, Which};
 use super::evidence::Check;
-use super::guards::{GuardName, Refusal};
+use super::guards::Refusal;
 use super::peer::{Liveness, Peer};
 use super::settings::{RemedyKind, RemedySettings};
 use super::snapshot::EpisodePhase;
@@ -74,19 +74,11 @@ impl Engine {
         let Some((wish, kind)) = self.take_wish(id) else {
             return;
         };
-        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
-            return;
-        };
-        match (wish.before, &mut peer.episode) {
+        let episode = self.peer_mut(id).and_then(|peer| peer.episode.as_mut());
+        match (wish.before, episode) {
             (Some(before), Some(episode)) => episode.phase = before,
             // It was opened for this request, and nobody was told.
-            (None, _) | (_, None) => peer.episode = None,
-        }
-        if refusal.guard == GuardName::DryRun
-            && let Some(kind) = kind
-        {
-            let (episode, cause) = (self.episodes, Cause::Operator);
-            self.notice(Some(id), What::WouldHeal { episode, kind, cause });
+            (None, _) | (_, None) => self.drop_episode(id),
         }
         let what = What::Restart {
             number: wish.number,
@@ -104,10 +96,28 @@ impl Engine {
         self.judge(id);
     }
 
+    /// Its episode ends before anything could be done.
+    pub(super) fn wish_is_moot(&mut self, id: PeerId) {
+        let Some((wish, kind)) = self.take_wish(id) else {
+            return;
+        };
+        if !wish.answered {
+            let request = Restart {
+                number: wish.number,
+                peer: id,
+                rung: Which::At(wish.rung),
+                force: wish.force,
+            };
+            let why =
+                "what was in the way of it ended otherwise, and its episode with it: look, and ask again";
+            self.answer(id, request, wish.by, kind, why.to_owned());
+        }
+    }
+
     /// Every guard permitted it, or had to.
     pub(super) fn wish_granted(&mut self, id: PeerId, remedy: &RemedySettings) {
         self.wishes.remove(&id);
-        let hold = self.settings.peers[id.0 as usize].healthz_hold;
+        let act_within = self.settings.peers[id.0 as usize].acts_within(remedy);
         let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;
         };
@@ -125,11 +135,6 @@ impl Engine {
                 },
             );
         }
-        let act_within = if remedy.kind == RemedyKind::Healthz {
-            hold
-        } else {
-            remedy.act_within
-        };
         let within = act_within + remedy.verify_within;
         let what = What::Restart {
             number: wish.number,

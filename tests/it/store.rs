@@ -225,6 +225,7 @@ fn as_many_peers_as_a_node_may_have_fit_while_each_is_healed() {
             remedies: 3,
             failed: [0, 2].into(),
             gave_up: false,
+            at_work: None,
             lease: None,
         }),
         ..PersistedPeer::default()

@@ -327,3 +327,93 @@ fn a_log_rung_is_logged_once_an_episode_and_costs_no_backoff() {
     world.run(S);
     assert_eq!(world.grants.len(), 2);
 }
+
+#[test]
+fn a_slot_ends_by_its_time_though_its_proof_cannot_be_heard() {
+    let mut remote = peer("x", false, vec![node_check("x")], Some(RemedyKind::Exec));
+    remote.remedies[0].verify_within = 20 * S;
+    let mut world = World::settled(settings(vec![remote]));
+    for slot in 0..3 {
+        world.feed(node_beat("x", "b", slot, false));
+        world.run(S);
+    }
+    world.run(10 * S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    let down = |world: &World| {
+        let until = world.engine.group.down.get(&PeerId(0));
+        until.is_some_and(|until| world.now < *until)
+    };
+    world.outage(true);
+    world.run(18 * S);
+    assert!(down(&world));
+    world.run(15 * S);
+    assert!(!down(&world), "verify_within and 10 s are over");
+    assert!(matches!(
+        world.view(0).episode.unwrap().phase,
+        EpisodePhase::Verifying { .. }
+    ));
+}
+
+#[test]
+fn what_touched_nothing_makes_no_restart_of_what_was_done_before() {
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::SocketReset),
+    );
+    app.remedies[0].restarts = false;
+    app.remedies.push(super::remedy(RemedyKind::Exec));
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    world.looks(0, 0, 1);
+    world.observe(0, 1, Outcome::Pass);
+    world.run(11 * S);
+    for _ in 0..3 {
+        world.observe(0, 0, Outcome::Pass);
+        world.fail(0, 1);
+        world.run(S);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    world.outcome = Some(RemedyOutcome::Fenced {
+        detail: "another life runs".into(),
+    });
+    for _ in 0..30 {
+        world.observe(0, 0, Outcome::Pass);
+        world.fail(0, 1);
+        world.run(S);
+        if world.grants.len() == 2 {
+            break;
+        }
+    }
+    world.run(10 * MS);
+    assert!(world.saw("fenced"), "{:#?}", world.notices);
+    let episode = world.engine.peers[0].episode.as_ref().unwrap();
+    assert_eq!(episode.remedies, 1, "the gentle one");
+    assert!(!episode.restarted);
+}
+
+#[test]
+fn an_answer_that_comes_after_its_time_changes_nothing() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 3);
+    world.outcome = None;
+    world.exits(0, "a");
+    world.run(S);
+    let token = world.grants[0].1.token;
+    let left = world.view(0).budget_left;
+    world.run(32 * S);
+    assert!(world.saw("did not answer in time"), "{:#?}", world.notices);
+    world.feed(Event::RemedyEnded {
+        token,
+        outcome: RemedyOutcome::NotActed {
+            detail: "too late to say so".into(),
+        },
+    });
+    assert_eq!(world.view(0).budget_left, left, "it may have acted after all");
+    assert!(matches!(
+        world.view(0).episode.unwrap().phase,
+        EpisodePhase::Verifying { .. }
+    ));
+}

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::{MS, S, World, heartbeat_check, http_check, peer, process_check, process_peer, settings};
 use crate::engine::decision::What;
-use crate::engine::event::{Event, Incarnation, OperatorRequest, Outcome, PeerId, RemedyOutcome};
+use crate::engine::event::{
+    Event, Incarnation, OperatorRequest, Outcome, OwnerSeen, PeerId, RemedyOutcome, Restart, Which,
+};
 use crate::engine::guards::GuardName;
 use crate::engine::outside::{
     BLOCKERS_LIFE, BlockersAnswer, Errand, InTheWay, LEASE_PATIENCE, LeaseAnswer, Mark, Reservation,
@@ -595,4 +597,91 @@ fn what_an_earlier_run_holds_is_let_go_when_the_peer_is_well_or_must_be_healed_a
         "{settlements:?}"
     );
     assert!(matches!(world.errands[0].1, Errand::Settle(_)), "first of all");
+}
+
+#[test]
+fn who_exited_in_an_outage_is_not_healed_by_the_echo_that_ends_it() {
+    let mut world = running(asking_with(WhenBusDown::Local));
+    world.outage(true);
+    world.run(20 * S);
+    world.exits(0, "a");
+    world.run(10 * S);
+    world.outage(false);
+    world.run(20 * S);
+    assert_eq!(world.refusal(0), Some(GuardName::BusSettle));
+    world.until_asked(1);
+    let away = || LeaseAnswer::Unavailable {
+        why: "the server is loading".into(),
+        away: true,
+    };
+    world.group_says(away());
+    world.run(60 * S);
+    world.group_says(away());
+    assert!(world.grants.is_empty(), "{:#?}", world.notices);
+    // By leave of the group it is healed as ever.
+    world.run(10 * S);
+    world.group_says(granted(7));
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+}
+
+fn asks_for_a_restart(world: &mut World) {
+    world.feed(Event::Operator {
+        request: OperatorRequest::Restart(Restart {
+            peer: PeerId(0),
+            rung: Which::First,
+            force: None,
+            number: 7,
+        }),
+        by: "uid 0".into(),
+    });
+}
+
+fn answers(world: &World) -> Vec<(&'static str, String)> {
+    let answers = world.whats.iter().filter_map(|(_, what)| match what {
+        What::Restart { outcome, detail, .. } => Some((*outcome, detail.clone())),
+        _ => None,
+    });
+    answers.collect()
+}
+
+#[test]
+fn an_operator_is_answered_where_another_node_did_it_already() {
+    let mut world = running(asking());
+    asks_for_a_restart(&mut world);
+    world.group_says(LeaseAnswer::Done {
+        why: "carried out by node-b".into(),
+    });
+    assert_eq!(answers(&world), [("refused", "carried out by node-b".into())]);
+    world.run(30 * S);
+    assert_eq!(world.reservations().len(), 1, "and it is asked no more");
+    assert!(world.view(0).episode.is_none());
+}
+
+#[test]
+fn an_operators_request_is_answered_when_its_episode_ends_first() {
+    let mut world = running(asking());
+    asks_for_a_restart(&mut world);
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Stopped {
+            detail: "stopped by docker stop".into(),
+        },
+    });
+    let answers = answers(&world);
+    assert!(
+        matches!(answers.as_slice(), [("impossible", _)]),
+        "{answers:?}: {:#?}",
+        world.notices
+    );
+    assert!(
+        !world.saw("episode closed"),
+        "nobody was told of it: {:#?}",
+        world.notices
+    );
+    world.group_says(granted(7));
+    assert!(world.grants.is_empty());
+    assert!(
+        world.settlements().last().unwrap().refund,
+        "the leave is given back"
+    );
 }

@@ -59,6 +59,7 @@ fn an_absurd_store_or_setting_is_no_panic() {
         remedies: u32::MAX,
         failed: [7, u16::MAX].into(),
         gave_up: false,
+        at_work: None,
         lease: None,
     };
     kept.peers.insert(
@@ -88,4 +89,26 @@ fn an_absurd_store_or_setting_is_no_panic() {
     slow.interval = Duration::MAX;
     slow.bus_settle = Duration::MAX;
     World::new(slow).run(5 * S);
+}
+
+#[test]
+fn what_was_under_way_when_the_node_died_may_be_done_again_and_what_was_done_may_not() {
+    for done in [false, true] {
+        let mut world = World::settled(process_peer());
+        world.running(0, "a");
+        world.looks(0, 0, 2);
+        world.exits(0, "a");
+        if !done {
+            world.outcome = None;
+        }
+        world.run(2 * S);
+        assert_eq!(world.grants.len(), 1);
+        let kept = world.engine.persisted();
+        let at_work = kept.peers["app"].episode.as_ref().unwrap().at_work.clone();
+        assert_eq!(at_work.is_some(), !done);
+        let mut world = World::restored(process_peer(), &Restored::Found(Box::new(kept), S));
+        world.exits(0, "a");
+        world.run(60 * S);
+        assert_eq!(world.grants.len(), usize::from(!done), "{:#?}", world.notices);
+    }
 }
