@@ -19,6 +19,13 @@ mod forger;
 mod idle;
 mod instructions;
 mod judge;
+#[allow(
+    clippy::unwrap_used,
+    dead_code,
+    reason = "the tests' ports, for what is measured here too"
+)]
+#[path = "../../tests/it/support/ports.rs"]
+mod ports;
 mod process;
 mod reconnect;
 #[allow(

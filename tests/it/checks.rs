@@ -33,6 +33,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::available;
+use crate::support::ports::{free_port, free_port_of};
 
 /// Generous: the machine may be loaded. Nothing here passes by being slow.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
@@ -937,11 +938,6 @@ if os.fork() == 0:
 time.sleep(600)
 ";
 
-fn free_port(host: &str) -> u16 {
-    let probe = std::net::TcpListener::bind((host, 0)).unwrap();
-    probe.local_addr().unwrap().port()
-}
-
 fn python() -> bool {
     available(
         "python3",
@@ -961,7 +957,7 @@ async fn the_owner_of_a_listening_port_is_found() {
         if host == "::1" && !available("IPv6 loopback", std::net::TcpListener::bind("[::1]:0").is_ok()) {
             continue;
         }
-        let port = free_port(host);
+        let port = free_port_of(host);
         let mut running = Running::owner(Owner::Listens(port), SOON);
         let detail = format!("no process listens on port {port}");
         assert_eq!(running.seen().await, OwnerSeen::Absent { detail });
@@ -980,7 +976,7 @@ async fn two_that_have_nothing_to_do_with_each_other_on_one_port_are_no_owner() 
     if !python() {
         return;
     }
-    let port = free_port("127.0.0.1");
+    let port = free_port();
     let listen = |host: &str| Process::start("python3", &["-c", LISTENER, host, &port.to_string()]);
     let one = listen("127.0.0.1");
     let mut running = Running::owner(Owner::Listens(port), SOON);

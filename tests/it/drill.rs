@@ -1,6 +1,5 @@
 //! `defib drill`: real faults on real processes, healed, proven, and undone in every case.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use defib::engine::peer::Liveness;
@@ -11,6 +10,7 @@ use crate::support::application::Application;
 use crate::support::docker::{Container, Engine};
 use crate::support::netns::{self, Namespace};
 use crate::support::node::Node;
+use crate::support::ports::free_port;
 use crate::support::python::Python;
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::{available, until};
@@ -303,11 +303,7 @@ fn a_silence_in_a_namespace_is_healed_and_its_rule_is_gone() {
 
 /// A web server in a container on the host's network, and what a node is told of it.
 fn contained(engine: &Engine, dry_run: bool) -> (Container, Node) {
-    let port = TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let port = free_port();
     let serve = format!("echo fine >/tmp/index.html; exec busybox httpd -f -p 127.0.0.1:{port} -h /tmp");
     let container = engine.run("app", &["--network", "host"], &serve);
     let node = Node::run(&format!(

@@ -23,6 +23,7 @@ use defib::telemetry::metrics::Metrics;
 
 use crate::checks::{Process, Reply, Running, Server, TestClock, question, status, until};
 use crate::support::available;
+use crate::support::ports::free_port;
 
 const BOUND: Duration = Duration::from_secs(30);
 const HOURLY: Schedule = Schedule {
@@ -502,11 +503,8 @@ async fn a_request_acted_only_if_it_was_accepted() {
         );
         assert!(request.contains("authorization: bearer hunter2\r\n"), "{request}");
     }
-    let free = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    for url in [format!("http://{free}/"), "http://u:hunter2@x/".into()] {
+    let free = free_port();
+    for url in [format!("http://127.0.0.1:{free}/"), "http://u:hunter2@x/".into()] {
         let outcome = heal(post(url, None)).await;
         assert!(format!("{outcome:?}").starts_with("NotActed"), "{outcome:?}");
         assert!(!format!("{outcome:?}").contains("hunter2"));

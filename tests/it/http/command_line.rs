@@ -5,6 +5,7 @@ use defib::http;
 use tokio::time::timeout;
 
 use super::{LONG, Served};
+use crate::support::ports::free_port;
 use crate::support::redis_server::{self, RedisServer};
 use crate::support::snapshots::{at, dead, peer, pulsing, with_healthz};
 
@@ -148,10 +149,7 @@ async fn operators_work_from_the_command_line() {
 async fn probes_answer_in_one_line_and_an_exit_code() {
     let served = Served::start(vec![pulsing(peer("feed"), at(110)), with_healthz(peer("other"))]);
     let url = format!("http://{}", served.address);
-    let nobody = {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", free.local_addr().unwrap())
-    };
+    let nobody = format!("http://127.0.0.1:{}", free_port());
     let (live, status) = (format!("{url}/livez"), format!("{url}/api/v1/status"));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("alive");

@@ -1,9 +1,8 @@
 //! `defib notify --test` and `defib doctor`, as people run them.
 
-use std::net::TcpListener;
-
 use super::receiver::{Behaviour, Receiver};
 use crate::support::node::defib;
+use crate::support::ports::free_port;
 
 fn config(dir: &tempfile::TempDir, targets: &[(&str, String)]) -> String {
     let table = |(name, url): &(&str, String)| {
@@ -19,7 +18,7 @@ fn config(dir: &tempfile::TempDir, targets: &[(&str, String)]) -> String {
 fn a_test_message_is_sent_and_the_answer_told() {
     let dir = tempfile::tempdir().unwrap();
     let (good, bad) = (Receiver::good(), Receiver::start(Behaviour::Answers(403, "")));
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let nobody = format!("127.0.0.1:{}", free_port());
     let file = config(
         &dir,
         &[

@@ -8,6 +8,7 @@ use super::config;
 use crate::support::application::Application;
 use crate::support::docker::{Acts, Container, Engine, Gate, IDLE, Mode, docker, lives_anew};
 use crate::support::node::Node;
+use crate::support::ports::free_port;
 use crate::support::python::Python;
 use crate::support::until;
 
@@ -667,9 +668,4 @@ fn s09_all_clients_of_a_redis_that_docker_restarts_come_back_or_are_said_to_have
         "{exited:?} exited, and only redis-py 5's listen does"
     );
     assert!(clients.iter().all(|(_, client)| client.starts() == 1));
-}
-
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
 }

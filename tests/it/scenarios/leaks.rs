@@ -1,27 +1,21 @@
 //! What an application says of itself, against what there is: scenarios 22 and 23.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 
 use defib::engine::peer::Liveness;
 
 use super::{config, parts};
 use crate::support::application::{Application, Site};
 use crate::support::node::Node;
+use crate::support::ports::free_port;
 use crate::support::redis_server::RedisServer;
 use crate::support::until;
-
-/// Two ports that nobody had a moment ago.
-fn ports() -> [u16; 2] {
-    let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-    let (one, two) = (free(), free());
-    [one, two].map(|listener| listener.local_addr().unwrap().port())
-}
 
 #[test]
 fn s22_182_ghosts_of_199_are_exported_and_heal_their_peer() {
     let Some(python) = parts() else { return };
     let server = RedisServer::start();
-    let [port, metrics] = ports();
+    let [port, metrics] = [free_port(), free_port()];
     let words = python.words("leaky.py", &[&port.to_string(), &metrics.to_string(), "leak"]);
     let application = Application::start(&words);
     until("it serves", || application.log().contains("ready"));
@@ -69,7 +63,7 @@ fn s23_a_page_that_is_refused_or_gone_is_unknown_neither_green_nor_dead() {
     let server = RedisServer::start();
     let site = Site::start();
     site.set("/metrics", 200, "ws_connections 1\n");
-    let [port, metrics] = ports();
+    let [port, metrics] = [free_port(), free_port()];
     let words = python.words("leaky.py", &[&port.to_string(), &metrics.to_string()]);
     let application = Application::start(&words);
     until("it serves", || application.log().contains("ready"));

@@ -6,6 +6,7 @@ pub(crate) mod feed;
 pub(crate) mod forger;
 pub(crate) mod netns;
 pub(crate) mod node;
+pub(crate) mod ports;
 pub(crate) mod proxy;
 pub(crate) mod python;
 pub(crate) mod redis_server;

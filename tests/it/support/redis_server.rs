@@ -1,13 +1,14 @@
 //! A real redis-server on a free port, ended with its handle.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use super::ports::free_port;
 
 /// Is there a redis-server on this machine?
 pub(crate) fn there() -> bool {
@@ -249,19 +250,6 @@ pub(crate) fn ask(address: SocketAddr, command: &str) -> Option<String> {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer).into_owned())
-}
-
-/// Below the range from which the kernel takes ports for outgoing connections: nobody gets it by accident
-/// while a server is being restarted on it.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = u16::try_from(std::process::id() % 1800).unwrap() * 11;
-    loop {
-        let port = 12_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn which(program: &str) -> Option<PathBuf> {
