@@ -16,6 +16,7 @@ mod operators;
 mod outside;
 mod owner;
 mod persist;
+mod proof;
 mod reload;
 mod reports;
 mod self_trust;
