@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors storm outage races size)
+PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors forged checks storm
+    outage races size)
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
 for part in "$@"; do
