@@ -8,8 +8,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+dir=
 fail() {
     echo "deb-check: $*" >&2
+    # It goes with the rest.
+    if [ -n "$dir" ] && [ -s "$dir/log" ]; then
+        echo "what the system said as it came up:" >&2
+        tail -n 40 "$dir/log" >&2
+    fi
     exit 1
 }
 [ "$(id -u)" = 0 ] || fail "needs root: it makes namespaces and mounts"
@@ -65,7 +71,7 @@ booted() {
     init=$(tr -d ' ' <"/proc/$boot/task/$boot/children") && [ -n "$init" ] &&
         inside busctl status org.freedesktop.systemd1
 }
-until_is "a systemd of its own is up: $(cat "$dir/log")" booted
+until_is "a systemd of its own is up" booted
 shown() { inside systemctl show --value -p "$2" "$1"; }
 is() { [ "$2" = "$3" ] || fail "$1 is \"$2\", not \"$3\""; }
 # What there is, but for what dpkg and systemd keep of themselves.

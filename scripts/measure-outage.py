@@ -359,29 +359,37 @@ async def drill(nodes, server, other, syns, acts, what):
 
 
 async def control(nodes, acts):
-    """The remedies do act: for a process, and for a node, that is really gone."""
+    """The remedies do act: for a process, and for a node, that is really gone; and for nobody else. What acted, and whether
+    it was so."""
     before = len(lines(acts))
-    nodes[0].app.kill()
-    nodes[0].app.wait()
-    await until("its remedy acts", lambda: f"{nodes[0].name} app" in lines(acts)[before:], 120)
-    gone = nodes[-1]
+    ended, gone = nodes[0], nodes[-1]
+    ended.app.kill()
+    ended.app.wait()
+    its_own = f"{ended.name} app"
+    acted = await until("its remedy acts", lambda: its_own in lines(acts)[before:], 120)
     gone.process.kill()
     gone.process.wait()
-    await until("one acts on it", lambda: any(line.endswith(gone.name) for line in lines(acts)[before:]), 180)
-    return lines(acts)[before:]
+    of_it = lambda line: line.endswith(f" {gone.name}")
+    acted &= await until("one acts on it", lambda: any(map(of_it, lines(acts)[before:])), 180)
+    found = lines(acts)[before:]
+    return found, acted and all(line == its_own or of_it(line) for line in found)
 
 
 async def main():
     harmless = True
     with tempfile.TemporaryDirectory() as folder:
-        server, other = Server(folder, REDIS), Server(folder, OTHER)
-        syns = Syns(REDIS) if os.geteuid() == 0 else None
-        if syns:
-            syns.start()
-        health_endpoint(server)
-        acts = os.path.join(folder, "acts")
-        nodes = [Node(folder, index, acts) for index in range(NODES)]
+        servers, nodes = [], []
         try:
+            for port in (REDIS, OTHER):
+                servers.append(Server(folder, port))
+            server, other = servers
+            syns = Syns(REDIS) if os.geteuid() == 0 else None
+            if syns:
+                syns.start()
+            health_endpoint(server)
+            acts = os.path.join(folder, "acts")
+            for index in range(NODES):
+                nodes.append(Node(folder, index, acts))
             for node in nodes:
                 node.start()
                 await asyncio.sleep(0.05)
@@ -410,8 +418,8 @@ async def main():
             probes = sum(node.probes for node in nodes)
             stalls = sum(event["event"] == "stalled" for node in nodes for _, event in node.events)
             print(f"\n{probes} probes were answered; nodes noticed {stalls} pauses of their own over 500 ms.")
-            acted = await control(nodes, acts)
-            harmless &= len(acted) >= 2
+            acted, as_meant = await control(nodes, acts)
+            harmless &= as_meant
             print(f"Then a process and a node were killed; remedies that acted: {acted}.")
             print(f"Load average at the end: {open('/proc/loadavg').read().split()[0]}.")
             for task in doing:
@@ -425,7 +433,7 @@ async def main():
                 node.app.wait()
                 if hasattr(node, "process"):
                     node.process.wait()
-            for one in (server, other):
+            for one in servers:
                 one.process.kill()
                 one.process.wait()
     sys.exit(not harmless)
@@ -436,4 +444,6 @@ def resident(pid):
     return int(re.search(r"VmRSS:\s+(\d+)", status)[1]) / 1024
 
 
+# What was started is ended, whoever ends this.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
 asyncio.run(main())

@@ -10,6 +10,7 @@ import os
 import pathlib
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -54,14 +55,13 @@ now=$(cat pid 2>/dev/null)
 case "$DEFIB_INCARNATION" in "" | *":$now:"*) newer=no ;; *) newer=yes ;; esac
 echo "$1 $newer $DEFIB_INCARNATION" >>starts
 setsid sleep 3600 </dev/null >/dev/null 2>&1 &
+echo $! >>started
 echo $! >pid.$$
 mv pid.$$ pid
 """
 
 
 def free_port():
-    import socket
-
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -116,6 +116,35 @@ class Node:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
+def redis_server(folder):
+    """A server of its own that answers, and its port."""
+    while True:
+        port = free_port()
+        words = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+        process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        # Somebody else may have taken the port meanwhile: then it ends, and another one is tried.
+        while process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                return process, port
+            except OSError:
+                time.sleep(0.02)
+
+
+def started(base):
+    """Every process that was ever started: whoever was restarted beside a life leaves that one behind."""
+    path = base / "started"
+    return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def end(pid):
+    try:
+        if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"sleep\x00" + b"3600"):
+            os.kill(pid, signal.SIGKILL)
+    except OSError:
+        pass
+
+
 def lines(base):
     try:
         return (base / "starts").read_text().splitlines()
@@ -127,27 +156,26 @@ def main():
     rng = random.Random(SEED)
     with tempfile.TemporaryDirectory() as name:
         base = pathlib.Path(name)
-        port = free_port()
-        redis = subprocess.Popen(
-            ["redis-server", "--port", str(port), "--save", "", "--dir", name], stdout=subprocess.DEVNULL
-        )
-        start = base / "start"
-        start.write_text(START.format(dir=base))
-        start.chmod(0o755)
-        subprocess.run([str(start), "nobody"], check=True)
-        time.sleep(0.5)
-        nodes = [Node(base, number, port) for number in range(NODES)]
+        redis, nodes = None, []
         try:
+            redis, port = redis_server(name)
+            start = base / "start"
+            start.write_text(START.format(dir=base))
+            start.chmod(0o755)
+            subprocess.run([str(start), "nobody"], check=True)
+            for number in range(NODES):
+                nodes.append(Node(base, number, port))
             race(rng, base, nodes)
         finally:
             for node in nodes:
                 node.process.send_signal(signal.SIGCONT)
                 node.process.kill()
-            redis.kill()
-            try:
-                os.kill(int((base / "pid").read_text()), signal.SIGKILL)
-            except (OSError, ValueError):
-                pass
+                node.process.wait()
+            if redis:
+                redis.kill()
+                redis.wait()
+            for pid in started(base):
+                end(pid)
 
 
 def pid_of(base):
@@ -203,4 +231,6 @@ def race(rng, base, nodes):
 WINDOW = ("defib_executor_fence_window_seconds_sum", "defib_executor_fence_window_seconds_count")
 
 if __name__ == "__main__":
+    # What was started is ended, whoever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))
     main()

@@ -405,6 +405,8 @@ def metric(port, name):
 
 def storm():
     ended, processes, twins = threading.Event(), [], []
+    # First of all: what is fetched may take longer than what is started before it stays well.
+    venv = with_pypi() if os.environ.get("SUPERVISOR") != "0" else None
     with tempfile.TemporaryDirectory() as folder:
         server, bus = redis(folder)
         processes.append(server)
@@ -426,8 +428,8 @@ def storm():
                 others += [("monit, cycle 5 s", *monit(folder, "monit-5", CYCLE, ""))]
                 others += [(f"the same, `{limit}`", *monit(folder, "monit-limit", CYCLE, limit))]
                 others += [("monit, cycle 120 s (Debian's default)", *monit(folder, "monit-120", 120, limit))]
-            if os.environ.get("SUPERVISOR") != "0":
-                others += [("supervisord with superlance's httpok, TICK_5", *supervisor(folder, with_pypi()))]
+            if venv:
+                others += [("supervisord with superlance's httpok, TICK_5", *supervisor(folder, venv))]
             subprocess.run([twin.start], check=True)
             twins = [twin, *(one for _, one, _ in others)]
             processes += [process for _, _, process in others]
