@@ -1,6 +1,6 @@
 //! Prometheus's own Alertmanager: what a node tells it, it shows.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::Signal;
@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::checks::Process;
 use crate::support::node::{Node, get};
+use crate::support::ports::free_port;
 use crate::support::{available, until};
 
 struct Alertmanager {
@@ -31,11 +32,7 @@ impl Alertmanager {
             "route: { receiver: nobody }\nreceivers: [{ name: nobody }]\n",
         )
         .unwrap();
-        let port = TcpListener::bind("127.0.0.1:0")
-            .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
+        let port = free_port();
         let child = Command::new(program)
             .arg(format!("--config.file={}", config.display()))
             .arg(format!("--storage.path={}", dir.path().display()))
@@ -45,12 +42,14 @@ impl Alertmanager {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let alertmanager = Self {
+        let mut alertmanager = Self {
             child,
             port,
             _dir: dir,
         };
         until("Alertmanager answers", || {
+            let ended = alertmanager.child.try_wait().unwrap();
+            assert!(ended.is_none(), "Alertmanager has ended: {ended:?}");
             TcpStream::connect(("127.0.0.1", port)).is_ok() && alertmanager.get("/-/ready").0 == 200
         });
         Some(alertmanager)
@@ -65,6 +64,16 @@ impl Alertmanager {
         let (status, body) = self.get("/api/v2/alerts");
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
+    }
+
+    /// Alerts that it was told to be over.
+    fn told_resolved(&self) -> f64 {
+        let (_, page) = self.get("/metrics");
+        let of = |line: &&str| {
+            line.starts_with("alertmanager_alerts_received_total{") && line.contains("status=\"resolved\"")
+        };
+        let values = page.lines().filter(of).filter_map(|line| line.rsplit_once(' '));
+        values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
     }
 
     /// Waits until one of this name fires.
@@ -140,7 +149,12 @@ owner = {{ pid = {} }}
         told(&alertmanager.fires("DefibEpisode")) > before
     });
 
+    assert!(alertmanager.told_resolved() < 0.5, "nothing is over yet");
     let (code, said) = node.admin(&["forget", "feed"]);
     assert_eq!(code, Some(0), "{said}");
+    // By itself it would only end 20 s after it was told last.
+    until("it is told that it is over", || {
+        alertmanager.told_resolved() > 0.5
+    });
     until("it is resolved", || alertmanager.firing().is_empty());
 }

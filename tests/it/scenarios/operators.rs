@@ -298,13 +298,17 @@ fn s35_a_maintenance_window_is_a_pause_that_ends_by_the_calendar_and_survives_a_
             humantime::format_rfc3339_seconds(at + Duration::from_secs(seconds) - Duration::from_secs(60));
         text.to_string().replace('T', " ").replace('Z', "")
     };
-    let window = format!(
-        "[[maintenance]]\nreason = \"moving the rack\"\nfrom = \"{}\"\nto = \"{}\"\npeers = [\"app\"]\n",
-        at(0),
-        at(105)
-    );
+    // Open for a minute, and for so many seconds from now on.
+    let window = |seconds: u64| {
+        format!(
+            "[[maintenance]]\nreason = \"moving the rack\"\nfrom = \"{}\"\nto = \"{}\"\npeers = [\"app\"]\n",
+            at(0),
+            at(60 + seconds)
+        )
+    };
     let peers = app(&application, &site, &rest);
-    let mut node = Node::run(&config("embedded", &format!("{window}{peers}")));
+    let text = |seconds: u64| config("embedded", &format!("{}{peers}", window(seconds)));
+    let mut node = Node::run(&text(3600));
     node.sees("it is paused, and lives", |snapshot| {
         let peer = &snapshot.peers[0];
         peer.pause
@@ -338,6 +342,8 @@ fn s35_a_maintenance_window_is_a_pause_that_ends_by_the_calendar_and_survives_a_
 
     node.signal(Signal::TERM);
     assert_eq!(node.exit_code(), Some(0));
+    // The day is too long for a test: it is to end soon.
+    fs::write(node.dir().join("defib.toml"), text(30)).unwrap();
     node.start_again();
     assert_eq!(application.starts(), 1, "{}", node.log());
     // Its end is by the clock on the wall.

@@ -49,6 +49,7 @@ fn observers_that_agree_confirm_a_silence_long_before_dead_after_and_permit_its_
     x.signal(Signal::KILL);
     x.exit_code();
     until("its remedy has run", || mark.exists());
+    events.of("x", "granted");
     // An hour has not gone by: it was the others' word.
     let order: Vec<String> = events
         .all()

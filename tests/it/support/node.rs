@@ -103,6 +103,11 @@ impl Node {
         self.told("READY=1");
     }
 
+    /// Its process id, or that of the command whose child it is.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Everything it writes is here.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
