@@ -78,7 +78,7 @@ impl Desk {
         let mut families = families.iter();
         let calls = families.find(|family| family.name() == "defib_fleet_calls_total");
         let is_meant = |metric: &&prometheus::proto::Metric| {
-            let mut values = metric.get_label().iter().map(|pair| pair.value());
+            let mut values = metric.get_label().iter().map(prometheus::proto::LabelPair::value);
             values.any(|value| value == "settle")
                 && metric.get_label().iter().any(|pair| pair.value() == "unknown")
         };
