@@ -434,6 +434,7 @@ impl Common {
             condemned: condemned.clone(),
             redis: redis.clone(),
             latest: Arc::new(latest),
+            hold_container: checks::hold_container,
             tell: Arc::new(move |to, grant| desk.ask(to, grant)),
             docker: docker.clone(),
             systemd: systemd.clone(),

@@ -9,6 +9,7 @@
 mod output;
 mod program;
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -17,7 +18,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::FusedFuture;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, kill_process_group, pidfd_open, prlimit};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
@@ -43,9 +44,26 @@ const NOT_INHERITED: [&str; 6] = [
     "LISTEN_FDNAMES",
 ];
 
+/// What a command needs to work at all, and no secret is kept in.
+const HARMLESS: [&str; 9] = [
+    "PATH",
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "LANG",
+    "LANGUAGE",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+];
+
 /// A command that is ready to be started.
 #[derive(Debug)]
-pub struct Prepared(Command);
+pub struct Prepared {
+    command: Command,
+    /// Most bytes of a file that it writes.
+    largest: Option<u64>,
+}
 
 /// What came of a command that was started.
 #[derive(Debug)]
@@ -95,17 +113,7 @@ impl Prepared {
     /// `DEFIB_…`, nor those in `scrub`, nor what our own supervisor told us.
     #[must_use]
     pub fn new(argv: &[String], env: &[(&str, &str)], scrub: &[String]) -> Self {
-        let (program, arguments) = argv.split_first().map_or(("", &[][..]), |(program, arguments)| {
-            (program.as_str(), arguments)
-        });
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .process_group(0)
-            .kill_on_drop(true)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        let mut command = base(argv);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().to_ascii_uppercase().starts_with("DEFIB_") {
                 command.env_remove(name);
@@ -115,7 +123,35 @@ impl Prepared {
             command.env_remove(name);
         }
         command.envs(env.iter().copied());
-        Self(command)
+        Self {
+            command,
+            largest: None,
+        }
+    }
+
+    /// The same, for what must not show what this node's environment holds: of that it gets no more than where programs and
+    /// home are, and the language.
+    #[must_use]
+    pub fn apart(argv: &[String], env: &[(&str, &str)], scrub: &[String]) -> Self {
+        let mut command = base(argv);
+        let harmless = |name: &str| HARMLESS.contains(&name) || name.starts_with("LC_");
+        let inherited = std::env::vars_os().filter(|(name, _)| {
+            name.to_str()
+                .is_some_and(|name| harmless(name) && scrub.iter().all(|secret| secret != name))
+        });
+        command.env_clear().envs(inherited).envs(env.iter().copied());
+        Self {
+            command,
+            largest: None,
+        }
+    }
+
+    /// What it prints goes into these files, and is not read by us. No file that it writes gets larger than this.
+    #[must_use]
+    pub fn into_files(mut self, out: File, err: File, largest: u64) -> Self {
+        self.command.stdout(out).stderr(err);
+        self.largest = Some(largest);
+        self
     }
 
     /// Runs it until it ends, or for `limit` and then until it is ended; its lines go to `log`, bounded. Dropping
@@ -124,7 +160,10 @@ impl Prepared {
     /// # Errors
     /// If it cannot be started.
     pub async fn run(mut self, limit: Duration, log: impl Fn(Stream, &str)) -> io::Result<Ran> {
-        let child = self.0.spawn()?;
+        let child = self.command.spawn()?;
+        if let Some(largest) = self.largest {
+            bound(&child, largest);
+        }
         let (out, err) = (Tally::default(), Tally::default());
         let ended = supervise(child, limit, &log, &out, &err).await;
         let last = match err.last() {
@@ -137,6 +176,39 @@ impl Prepared {
             dropped: out.dropped() + err.dropped(),
         })
     }
+}
+
+/// In a process group of its own, and ended with its future.
+fn base(argv: &[String]) -> Command {
+    let (program, arguments) = argv.split_first().map_or(("", &[][..]), |(program, arguments)| {
+        (program.as_str(), arguments)
+    });
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .process_group(0)
+        .kill_on_drop(true)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// A write beyond it ends the command (SIGXFSZ). What it started before this is not bound: whoever must be sure looks at
+/// what is there, too.
+fn bound(child: &Child, largest: u64) {
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(Pid::from_raw);
+    // (Nobody's number would be our own.)
+    let Some(pid) = pid else { return };
+    let limit = Rlimit {
+        current: Some(largest),
+        maximum: Some(largest),
+    };
+    // It fails if it has ended.
+    let _ = prlimit(Some(pid), Resource::Fsize, limit);
 }
 
 async fn supervise(

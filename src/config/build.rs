@@ -113,6 +113,10 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let names: Vec<&str> = root.named("peer").into_iter().map(|(name, ..)| name).collect();
     let notify = super::notify::targets(root, &names);
     let targets: Vec<&str> = root.named("notify").into_iter().map(|(name, ..)| name).collect();
+    let captures = root
+        .open("capture", &[&fields::CAPTURE])
+        .and_then(|reader| captures(&reader, dirs));
+    let no_captures = (PathBuf::new(), u64::MAX);
     let expectations = Expectations::read(root);
     let interval = heartbeat.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
     let peers = peers(
@@ -121,6 +125,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             interval,
             expectations: &expectations,
             targets: &targets,
+            captures: captures.as_ref().unwrap_or(&no_captures),
             runtime: &dirs.runtime,
         },
     );
@@ -213,7 +218,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             ..base.http.clone()
         },
         fleet: fleet::settings(asked, &fleet, blockers),
-        leases: leases?,
+        leases: captures.and(leases)?,
         signing: signing?.map(|signing| signing.kept_beside(&store)),
         notify: notify?,
         heartbeat_file: file,
@@ -422,6 +427,13 @@ fn bus(reader: &Reader<'_>) -> Read<Bus> {
         settle: settle?,
         connect_timeout: connect_timeout?,
     })
+}
+
+/// Where captures lie, and how much they may be.
+fn captures(reader: &Reader<'_>, dirs: &Dirs) -> Read<(PathBuf, u64)> {
+    let (dir, most) = (reader.maybe_path("dir"), reader.maybe_size("max_total"));
+    let dir = dir?.unwrap_or_else(|| dirs.state.join("captures"));
+    Ok((dir, most?.ok_or(Bad)?))
 }
 
 fn leases(reader: &Reader<'_>) -> Read<leases::Settings> {

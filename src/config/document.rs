@@ -84,6 +84,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `password_of_what`, `two_passwords` | a check's `password` goes with its `redis`, and is given once |
 | `unknown_expectation`, `unknown_peer`, `unknown_target` | what `needs`, `maintenance.peers`, `--peers`, `[notify.NAME]`'s `peers` and a `notify` remedy's `to` name is there |
 | `maintenance_time`, `maintenance_days`, `maintenance_zone` | a window has two times of day, or two dates with times, the later one last; `days` go with the former; a zone is a fixed distance from UTC |
+| `capture_size`, `capture_nothing` | a capture's `max_size` is at most `capture.max_total`, and there is something for it to keep |
 | `notify_type`, `unknown_word` | `template` and `escape` are for JSON, `resend` for an Alertmanager; a template's `{word}`s exist (docs/notifications.md) |
 | `duplicate_listener`, `loopback_only`, `admin_token` | each listener has a port of its own; `bus.listen` and `http.admin_listen` are loopback, the latter with a token |
 | `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url`; certificates in `[docker]` are for `tcp://`, `cert` and `key` together, with a `ca` |

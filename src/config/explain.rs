@@ -622,6 +622,21 @@ fn act(remedy: &Remedy) -> String {
         Remedy::SocketReset => "the connections that are condemned, and no later ones, are reset".to_owned(),
         Remedy::ClientKill { .. } => "CLIENT KILL of the connections that are condemned".to_owned(),
         Remedy::Log => "a line in the log, and nothing else".to_owned(),
+        Remedy::Capture(capture) => {
+            let command = capture
+                .command
+                .as_ref()
+                .map(|argv| format!("what `{}` says", argv.join(" ")));
+            let sockets = capture.sockets.then(|| "its sockets".to_owned());
+            let log =
+                (capture.logs > 0).then(|| format!("the last {} lines of its container's log", capture.logs));
+            let parts: Vec<String> = [sockets, log, command].into_iter().flatten().collect();
+            format!(
+                "evidence is kept in {}: {}",
+                capture.dir.display(),
+                parts.join(", ")
+            )
+        }
         Remedy::Notify { to } => format!("a message to {to}, and nothing else"),
     }
 }

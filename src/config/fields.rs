@@ -2,12 +2,14 @@
 //! and config/defib.toml and docs/configuration.md are written from here, so none of them can say anything else.
 
 mod active;
+mod capture;
 mod fleet;
 mod notify;
 
 use std::time::Duration;
 
 pub use active::{CHECK_EXEC, CHECK_REDIS_KEY, CHECK_REDIS_LOCK, CHECK_TCP, WHEN};
+pub use capture::{CAPTURE, REMEDY_CAPTURE};
 pub use fleet::{BLOCKER, FLEET};
 pub use notify::NOTIFY;
 
@@ -85,6 +87,7 @@ pub const ROOT: Section = Section {
         "blocker",
         "signing",
         "notify",
+        "capture",
         "when",
         "maintenance",
         "peer",
@@ -1822,6 +1825,7 @@ pub const REMEDY_KINDS: &[&str] = &[
     "socket_reset",
     "log",
     "notify",
+    "capture",
 ];
 
 /// Kinds of remedies that the design knows and this version does not.
@@ -1852,6 +1856,7 @@ pub const ALL: &[&Section] = &[
     &BLOCKER,
     &SIGNING,
     &NOTIFY,
+    &CAPTURE,
     &WHEN,
     &MAINTENANCE,
     &PEER,
@@ -1889,6 +1894,7 @@ pub const ALL: &[&Section] = &[
     &REMEDY_HTTP,
     &UNTIL,
     &REMEDY_DOCKER,
+    &REMEDY_CAPTURE,
     &REMEDY_SYSTEMD,
     &REMEDY_CLIENT_KILL,
     &REMEDY_LOG,
@@ -1912,6 +1918,7 @@ pub fn paths() -> Vec<(Vec<&'static str>, &'static Field)> {
         &DOCKER,
         &SYSTEMD,
         &LEASES,
+        &CAPTURE,
         &FLEET,
         &SIGNING,
     ] {

@@ -1,6 +1,6 @@
 //! Reads `[peer.NAME]`: owner, checks, remedies, backoff and budget, and the rules within one peer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::checks::{Checks, Heard, checks, implied_process};
@@ -57,6 +57,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) expectations: &'a Expectations,
     /// Names of the targets of notifications.
     pub(super) targets: &'a [&'a str],
+    /// Where captures lie, and how much they may be.
+    pub(super) captures: &'a (PathBuf, u64),
     /// Where the node's sockets lie.
     pub(super) runtime: &'a Path,
 }
@@ -104,7 +106,7 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
         );
     }
     let known = owner.as_ref().ok().and_then(Option::as_ref);
-    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), known, around.targets);
+    let remedies = remedies(reader, healthz_hold.unwrap_or_default(), known, around);
     let (owner, mut checks) = (owner?, checks?);
     if owner.is_some() && checks.process.is_none() {
         implied_process(&mut checks, grace?);
@@ -336,7 +338,7 @@ fn remedies(
     peer: &Reader<'_>,
     healthz_hold: Duration,
     owner: Option<&Owner>,
-    targets: &[&str],
+    around: &Surroundings<'_>,
 ) -> Read<Vec<(RemedySettings, Option<Remedy>, Origin)>> {
     let list = peer.list("remedies");
     let mut ladder = Ok(Vec::new());
@@ -345,7 +347,7 @@ fn remedies(
         ladder = Err(peer.wrong(&over.origin, "too_many", message, ""));
     }
     for node in list.iter().take(MAX_REMEDIES) {
-        let rung = super::remedy::remedy(peer, node, healthz_hold, owner, targets);
+        let rung = super::remedy::remedy(peer, node, healthz_hold, owner, around);
         ladder = match (ladder, rung) {
             (Ok(mut ladder), Ok((settings, remedy))) => {
                 ladder.push((settings, remedy, node.origin.clone()));

@@ -394,6 +394,9 @@ impl<'a> Reader<'a> {
     pub(super) fn texts(&self, key: &str) -> Read<Vec<String>> {
         self.must(key, values::texts)
     }
+    pub(super) fn maybe_texts(&self, key: &str) -> Read<Option<Vec<String>>> {
+        self.read(key, values::texts)
+    }
     pub(super) fn causes(&self, key: &str) -> Read<Vec<Cause>> {
         self.must(key, values::causes)
     }

@@ -1,18 +1,19 @@
 //! Reads one entry of `remedies`, and the rules within it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::checks::known;
 use super::fields;
-use super::peers::{Owner, unit};
+use super::peers::{Owner, Surroundings, unit};
 use super::questions::question;
 use super::reader::{Bad, Read, Reader};
-use super::schema::Section;
+use super::schema::{Section, size};
 use super::tree::{Node, Value};
 use super::values::of_names;
 use crate::docker::Selector;
 use crate::engine::settings::{RemedyKind, RemedySettings};
-use crate::remedies::{Action, DockerAct, Remedy, Signal, SystemdAct, UnitAction, Until};
+use crate::remedies::{Action, Capture, DockerAct, Remedy, Signal, SystemdAct, UnitAction, Until};
 use crate::systemd::Whom;
 
 /// What an executor may take on top of its own time-outs before it is taken for lost.
@@ -27,7 +28,7 @@ pub(super) fn remedy(
     node: &Node,
     healthz_hold: Duration,
     owner: Option<&Owner>,
-    targets: &[&str],
+    around: &Surroundings<'_>,
 ) -> Read<(RemedySettings, Option<Remedy>)> {
     let word = match &node.value {
         Value::Table(table) => table.get("do").map(|entry| &entry.node),
@@ -71,6 +72,7 @@ pub(super) fn remedy(
         "socket_reset" => &[&fields::REMEDY, &fields::REMEDY_SOCKET_RESET],
         "client_kill" => &[&fields::REMEDY, &fields::REMEDY_CLIENT_KILL],
         "notify" => &[&fields::REMEDY, &fields::REMEDY_NOTIFY],
+        "capture" => &[&fields::REMEDY, &fields::REMEDY_CAPTURE],
         _ => &[&fields::REMEDY, &fields::REMEDY_LOG],
     };
     let reader = peer.child("remedies", &node.origin, node, sections)?;
@@ -90,7 +92,8 @@ pub(super) fn remedy(
             false,
         ),
         "client_kill" => client_kill(&reader)?,
-        "notify" => notify(&reader, targets)?,
+        "notify" => notify(&reader, around.targets)?,
+        "capture" => capture(&reader, around.captures, owner)?,
         _ => (RemedyKind::Log, Some(Remedy::Log), Duration::ZERO, false),
     };
     let settings = RemedySettings {
@@ -324,6 +327,57 @@ fn client_kill(reader: &Reader<'_>) -> Read<Kind> {
         timeout * 4,
         false,
     ))
+}
+
+fn capture(reader: &Reader<'_>, (dir, max_total): &(PathBuf, u64), owner: Option<&Owner>) -> Read<Kind> {
+    let (command, timeout, logs) = (
+        reader.maybe_texts("command"),
+        reader.time("timeout"),
+        reader.int("logs"),
+    );
+    let (sockets, max_size) = (reader.bool("sockets"), reader.maybe_size("max_size"));
+    let (command, max_size) = (command?, max_size?.ok_or(Bad)?);
+    if command.as_ref().is_some_and(Vec::is_empty) {
+        return Err(reader.wrong(
+            &reader.at("command"),
+            "value",
+            "`command`: the list is empty",
+            "name a program",
+        ));
+    }
+    if max_size > *max_total {
+        let message = format!(
+            "`max_size` ({}) must be at most capture.max_total ({})",
+            size(max_size),
+            size(*max_total)
+        );
+        return Err(reader.wrong(&reader.at("max_size"), "capture_size", message, ""));
+    }
+    let (logs, sockets) = (logs?, sockets?);
+    if command.is_none() && (owner.is_none() || (logs == 0 && !sockets)) {
+        let message = match owner {
+            None => "the peer has no owner on this machine, whose sockets and log could be kept",
+            Some(_) => "`sockets = false`, `logs = 0` and no `command`",
+        };
+        let message = format!("a `capture` that keeps nothing: {message}");
+        return Err(reader.wrong(
+            &reader.at("do"),
+            "capture_nothing",
+            message,
+            "add a command, or an owner",
+        ));
+    }
+    let capture = Capture {
+        dir: dir.clone(),
+        max_total: *max_total,
+        max_size,
+        command,
+        timeout: timeout?,
+        logs,
+        sockets,
+    };
+    let takes = capture.takes();
+    Ok((RemedyKind::Capture, Some(Remedy::Capture(capture)), takes, false))
 }
 
 fn notify(reader: &Reader<'_>, targets: &[&str]) -> Read<Kind> {

@@ -10,6 +10,7 @@ mod connect;
 mod container;
 mod discover;
 mod events;
+mod logs;
 mod own;
 mod project;
 mod selector;

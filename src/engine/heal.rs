@@ -82,6 +82,7 @@ impl Engine {
             // An operator asked for it, and the ladder is another by now.
             return self.wish_failed(id);
         };
+        let permitted_as = self.permitted_as(id, peer, episode, rung);
         let asked = Asked {
             now: self.now,
             settings: &self.settings,
@@ -96,7 +97,8 @@ impl Engine {
             peer_settings: settings,
             episode,
             rung,
-            remedy: &remedy,
+            remedy: permitted_as,
+            keeps: remedy.kind == RemedyKind::Capture,
             expectations: &self.expectations,
             tally: &|| self.tally_of(id, &episode.against),
         };
@@ -164,7 +166,13 @@ impl Engine {
         dry_run: bool,
     ) {
         let now = self.now;
-        let of_group = self.use_leave(id).unwrap_or_default();
+        // (A capture leaves it for what it comes before.)
+        let leave = if remedy.kind == RemedyKind::Capture {
+            None
+        } else {
+            self.use_leave(id)
+        };
+        let of_group = leave.unwrap_or_default();
         self.tokens = self.tokens.saturating_add(1).max(of_group);
         let token = self.tokens;
         if remedy.restarts {
@@ -176,14 +184,17 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
-        if !remedy.kind.tells() {
+        if remedy.kind.touches() {
             peer.ledger.mark_done(incarnation.clone(), rung);
         }
         let exited = peer.exited;
         let Some(episode) = &mut peer.episode else { return };
         let (number, cause, kind) = (episode.id, episode.cause, remedy.kind);
-        episode.attempts += 1;
-        let attempt = episode.attempts;
+        // (What is kept before an attempt belongs to it.)
+        let attempt = episode.attempts + 1;
+        if kind != RemedyKind::Capture {
+            episode.attempts = attempt;
+        }
         episode.phase = EpisodePhase::Acting { token, since: now };
         episode.remedy = Some(Remedy {
             token,
@@ -196,7 +207,7 @@ impl Engine {
         });
         episode.restarted |= remedy.restarts;
         if !dry_run {
-            peer.granted += 1;
+            peer.granted += u64::from(kind != RemedyKind::Capture);
             episode.refusal = None;
         }
         let grant = Grant {
@@ -252,7 +263,7 @@ impl Engine {
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
-        if remedy.kind.tells() {
+        if !remedy.kind.touches() {
             return;
         }
         if peer.lived_for.is_some_and(|lived| lived >= backoff.reset_after) {
@@ -310,6 +321,9 @@ impl Engine {
 
     /// A remedy ended; from now on the peer's own proof of life counts.
     fn acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
+        if self.is_capturing(id) {
+            return self.captured(id, outcome, detail);
+        }
         let now = self.now;
         let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;
@@ -353,6 +367,9 @@ impl Engine {
 
     /// Nothing was touched: nothing is charged but the backoff, and the group's distance between two restarts.
     fn not_acted(&mut self, id: PeerId, outcome: &'static str, detail: String) {
+        if self.is_capturing(id) {
+            return self.captured(id, outcome, detail);
+        }
         self.undo_lease(id);
         self.unmark(id);
         let now = self.now;

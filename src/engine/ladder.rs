@@ -6,7 +6,7 @@ use super::episode::Episode;
 use super::event::{Incarnation, PeerId};
 use super::heal::SLOT_SLACK;
 use super::peer::Peer;
-use super::settings::RemedySettings;
+use super::settings::{RemedyKind, RemedySettings};
 use super::snapshot::EpisodePhase;
 
 /// What the ladder says of a condemned peer.
@@ -59,6 +59,64 @@ impl Engine {
         })
     }
 
+    /// By the permission for what a rung is done. Evidence is kept right before the shock, so a capture waits until the
+    /// remedy that follows it is permitted: it is of the moment, and not of an hour of backoff before it.
+    pub(super) fn permitted_as(
+        &self,
+        id: PeerId,
+        peer: &Peer,
+        episode: &Episode,
+        rung: u16,
+    ) -> &RemedySettings {
+        let remedies = &self.settings.peers[id.0 as usize].remedies;
+        let asked = &remedies[usize::from(rung)];
+        if asked.kind != RemedyKind::Capture {
+            return asked;
+        }
+        let mut after = episode.clone();
+        after.failed.insert(rung);
+        while let Step::Rung(next) = self.step(id, peer, &after) {
+            let follows = &remedies[usize::from(next)];
+            match follows.kind {
+                RemedyKind::Capture => after.failed.insert(next),
+                kind if kind.tells() => break,
+                _ => return follows,
+            };
+        }
+        asked
+    }
+
+    /// A capture is at work.
+    pub(super) fn is_capturing(&self, id: PeerId) -> bool {
+        self.peer(id)
+            .and_then(|peer| peer.episode.as_ref()?.remedy.as_ref())
+            .is_some_and(|remedy| remedy.granted.kind == RemedyKind::Capture)
+    }
+
+    /// Evidence was kept, or could not be. Either way there is nothing to verify and nothing to pay for, and the next
+    /// rung follows at once.
+    pub(super) fn captured(&mut self, id: PeerId, outcome: &'static str, detail: String) {
+        let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
+            return;
+        };
+        let Some(remedy) = episode.remedy.take() else {
+            return;
+        };
+        episode.failed.insert(remedy.rung);
+        episode.phase = EpisodePhase::Waiting;
+        let what = What::Acted {
+            episode: episode.id,
+            token: remedy.token,
+            kind: RemedyKind::Capture,
+            outcome,
+            detail,
+        };
+        self.notice(Some(id), what);
+        self.saving.soon();
+        self.ask = true;
+        self.judge(id);
+    }
+
     /// This life ended. Was a remedy at work on it that restarts nothing? Then it is the answer to that: some
     /// clients exit when their connection is cut, instead of making a new one (redis-py 5's `listen()`).
     pub(super) fn life_ended(&mut self, id: PeerId, life: &Incarnation) {
@@ -69,7 +127,7 @@ impl Engine {
             return;
         };
         let Some(remedy) = &mut episode.remedy else { return };
-        let gentle = !remedy.granted.restarts && !remedy.granted.kind.tells();
+        let gentle = !remedy.granted.restarts && remedy.granted.kind.touches();
         if !gentle || remedy.incarnation != *life || remedy.ended {
             return;
         }
@@ -130,11 +188,11 @@ impl Engine {
 /// that nothing is there.
 fn next(remedies: &[RemedySettings], episode: &Episode, exited: bool, done: impl Fn(u16) -> bool) -> Step {
     let usable = |rung: u16, remedy: &RemedySettings| {
-        let told = remedy.kind.tells() && episode.failed.contains(&rung);
+        let told = !remedy.kind.touches() && episode.failed.contains(&rung);
         !told && !done(rung)
     };
     let mut last = None;
-    let mut passed_over = false;
+    let (mut passed_over, mut captured) = (false, false);
     for (rung, remedy) in (0u16..).zip(remedies) {
         if !remedy.is_for(episode.cause) {
             continue;
@@ -146,11 +204,16 @@ fn next(remedies: &[RemedySettings], episode: &Episode, exited: bool, done: impl
         if !episode.failed.contains(&rung) && usable(rung, remedy) {
             return Step::Rung(rung);
         }
-        last = Some((rung, remedy));
+        if remedy.kind == RemedyKind::Capture {
+            captured = true;
+        } else {
+            last = Some((rung, remedy));
+        }
     }
     match last {
         Some((rung, remedy)) if usable(rung, remedy) => Step::Rung(rung),
         Some(_) => Step::Exhausted,
+        None if captured && !passed_over => Step::Exhausted,
         None if passed_over && episode.remedies > 0 => Step::Ended,
         None => Step::None,
     }

@@ -325,7 +325,7 @@ impl Engine {
         episode
             .remedy
             .as_ref()
-            .is_some_and(|remedy| Some(&remedy.incarnation) == current && !remedy.granted.kind.tells())
+            .is_some_and(|remedy| Some(&remedy.incarnation) == current && remedy.granted.kind.touches())
     }
 
     /// Its exit was witnessed, and it had said that it would leave.

@@ -456,11 +456,13 @@ pub enum RemedyKind {
     Log,
     /// A message to people.
     Notify,
+    /// Evidence is kept; the next rung follows at once, whatever came of it.
+    Capture,
 }
 
 impl RemedyKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Healthz,
         Self::Signal,
         Self::Exec,
@@ -471,6 +473,7 @@ impl RemedyKind {
         Self::SocketReset,
         Self::Log,
         Self::Notify,
+        Self::Capture,
     ];
 
     /// As written in configuration, labels and messages.
@@ -486,7 +489,13 @@ impl RemedyKind {
             Self::SocketReset => "socket_reset",
             Self::Log => "log",
             Self::Notify => "notify",
+            Self::Capture => "capture",
         }
+    }
+
+    /// It is meant to change something: it is charged, marked as done, and proven by the peer's own life.
+    pub const fn touches(self) -> bool {
+        !self.tells() && !matches!(self, Self::Capture)
     }
 
     /// It only tells somebody: no guard of an act is asked, and nothing is charged.
@@ -500,7 +509,8 @@ impl RemedyKind {
             | Self::Docker
             | Self::Systemd
             | Self::ClientKill
-            | Self::SocketReset => false,
+            | Self::SocketReset
+            | Self::Capture => false,
         }
     }
 }

@@ -234,6 +234,7 @@ fn written(labels: &Labels, message: &Message, ends: Duration, sender: &Sender) 
         Word::Next,
         Word::Remedy,
         Word::Outcome,
+        Word::Captured,
     ];
     let word = |word: Word| {
         let text = message.word(word, sender);

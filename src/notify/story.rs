@@ -59,6 +59,7 @@ struct Episode {
     refusal: Option<Refusal>,
     remedy: Option<RemedyKind>,
     outcome: Option<&'static str>,
+    captured: String,
     attempts: u32,
     remedies: u32,
     gave_up: bool,
@@ -73,6 +74,7 @@ impl Episode {
             refusal: None,
             remedy: None,
             outcome: None,
+            captured: String::new(),
             attempts: 0,
             remedies: 0,
             gave_up: false,
@@ -231,6 +233,7 @@ impl Stories {
         message.outcome = episode.outcome;
         message.attempts = episode.attempts;
         message.remedies = episode.remedies;
+        message.captured.clone_from(&episode.captured);
         if let Some(refusal) = &episode.refusal {
             message.guard = Some(refusal.guard);
             message.why.clone_from(&refusal.why);
@@ -291,22 +294,36 @@ impl Episode {
                 (self.remedy, self.outcome, self.cause) = (Some(*kind), None, *cause);
                 Some(Event::WouldHeal)
             }
+            What::Granted { kind, .. } if !kind.touches() => {
+                self.refusal = None;
+                None
+            }
             What::Granted {
                 kind, cause, attempt, ..
             } => {
                 (self.refusal, self.cause, self.attempts) = (None, *cause, *attempt);
                 (self.remedy, self.outcome) = (Some(*kind), None);
-                (!kind.tells()).then_some(Event::Granted)
+                Some(Event::Granted)
             }
             What::Acted {
                 outcome: "dry_run", ..
             } => None,
+            // What was kept is told with what it was kept before.
+            What::Acted {
+                kind: RemedyKind::Capture,
+                detail,
+                ..
+            } => {
+                self.captured.clone_from(detail);
+                None
+            }
+            What::Acted { kind, .. } if kind.tells() => None,
             What::Acted { kind, outcome, .. } => {
                 (self.remedy, self.outcome) = (Some(*kind), Some(*outcome));
                 if matches!(*outcome, "acted" | "failed") {
                     self.remedies = self.remedies.saturating_add(1);
                 }
-                (!kind.tells()).then_some(Event::Acted)
+                Some(Event::Acted)
             }
             What::ExitedInstead { kind, .. } => {
                 self.remedy = Some(*kind);

@@ -87,6 +87,8 @@ words! {
     Remedy = "remedy",
     /// How the remedy's execution ended: `acted`, `failed`; else empty
     Outcome = "outcome",
+    /// Where the evidence lies that was captured before a remedy; else empty
+    Captured = "captured",
     /// Number of the episode
     Episode = "episode",
     /// Remedies granted in it

@@ -229,7 +229,7 @@ fn the_whole_message_is_every_word() {
 fn rungs_that_only_tell_and_dry_runs_are_not_told_twice() {
     let mut telling = Telling::new();
     telling.opens();
-    for kind in [RemedyKind::Log, RemedyKind::Notify] {
+    for kind in [RemedyKind::Log, RemedyKind::Notify, RemedyKind::Capture] {
         let granted = telling.hear(What::Granted {
             episode: 3,
             token: 9,
@@ -239,6 +239,12 @@ fn rungs_that_only_tell_and_dry_runs_are_not_told_twice() {
         });
         assert_eq!((granted, telling.acted(kind, "acted")), (None, None));
     }
+    let gave_up = telling.hear(What::GaveUp {
+        episode: 3,
+        remedies: 0,
+        detail: String::new(),
+    });
+    assert_eq!(gave_up.unwrap().captured, "restarted", "where the evidence lies");
     assert_eq!(telling.refused(GuardName::DryRun, "dry run"), None);
     let would = telling.hear(What::WouldHeal {
         episode: 3,

@@ -34,14 +34,23 @@ pub(super) async fn run(
 }
 
 fn prepare(argv: &[String], grant: &Grant, scrub: &[String]) -> Prepared {
-    let env = [
+    let (token, attempt) = (grant.token.to_string(), grant.attempt.to_string());
+    Prepared::new(argv, &environment(grant, &token, &attempt), scrub)
+}
+
+/// What a command is told of its grant.
+pub(super) fn environment<'g>(
+    grant: &'g Grant,
+    token: &'g str,
+    attempt: &'g str,
+) -> [(&'static str, &'g str); 5] {
+    [
         ("DEFIB_PEER", &*grant.name),
         ("DEFIB_CAUSE", grant.cause.as_str()),
         ("DEFIB_INCARNATION", &*grant.incarnation.0),
-        ("DEFIB_FENCING_TOKEN", &grant.token.to_string()),
-        ("DEFIB_ATTEMPT", &grant.attempt.to_string()),
-    ];
-    Prepared::new(argv, &env, scrub)
+        ("DEFIB_FENCING_TOKEN", token),
+        ("DEFIB_ATTEMPT", attempt),
+    ]
 }
 
 fn told(program: &str, limit: Duration, ended: Ended, last: &str) -> RemedyOutcome {

@@ -1,5 +1,6 @@
 //! Executors: each carries out one granted remedy, once, behind its fence. No policy.
 
+mod capture;
 mod client_kill;
 mod docker;
 mod exec;
@@ -26,6 +27,7 @@ use crate::redis_client::{Endpoint, Server};
 use crate::secret::Secret;
 use crate::systemd::Systemd;
 use crate::telemetry::metrics::remedies::RemedyMetrics;
+pub use capture::{Capture, HoldContainer};
 pub use docker::{Action, DockerAct};
 use fence::Fence;
 pub use preflight::preflight;
@@ -83,6 +85,8 @@ pub enum Remedy {
     SocketReset,
     /// A line in the log.
     Log,
+    /// Evidence is kept.
+    Capture(Capture),
     /// A message to this target of notifications.
     Notify {
         /// Its name.
@@ -122,6 +126,8 @@ pub struct Surroundings {
     pub latest: Latest,
     /// Tells people.
     pub tell: Tell,
+    /// Finds a container's process.
+    pub hold_container: HoldContainer,
     /// The Docker engine, for remedies that ask it.
     pub docker: Docker,
     /// systemd, for remedies that ask it.
@@ -145,6 +151,7 @@ pub struct Executors {
     fence: Fence,
     condemned: CondemnedTable,
     tell: Tell,
+    hold_container: HoldContainer,
     docker: Docker,
     systemd: Systemd,
     redis: Server,
@@ -167,6 +174,7 @@ impl Executors {
             },
             condemned: around.condemned,
             tell: around.tell,
+            hold_container: around.hold_container,
             docker: around.docker,
             systemd: around.systemd,
             redis: around.redis,
@@ -220,6 +228,7 @@ impl Executors {
             Remedy::SocketReset => socket_reset::reset(&found, grant, passed).await,
             Remedy::Log => log(grant),
             Remedy::Notify { to } => self.notify(to, grant)?,
+            Remedy::Capture(kept) => capture::run(kept, &found, grant, self).await,
         })
     }
 
@@ -282,7 +291,9 @@ impl Remedy {
             Self::Signal { .. } | Self::ClientKill { .. } | Self::SocketReset => true,
             Self::Docker(act) => matches!(act.action, Action::Kill(_)),
             Self::Systemd(act) => matches!(act.action, UnitAction::Kill(..)),
-            Self::Exec { .. } | Self::Http { .. } | Self::Log | Self::Notify { .. } => false,
+            Self::Exec { .. } | Self::Http { .. } | Self::Log | Self::Capture(_) | Self::Notify { .. } => {
+                false
+            }
         }
     }
 
@@ -305,6 +316,7 @@ impl Remedy {
             | Self::Systemd(_)
             | Self::SocketReset
             | Self::Log
+            | Self::Capture(_)
             | Self::Notify { .. } => Vec::new(),
         };
         secrets

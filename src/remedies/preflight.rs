@@ -14,7 +14,7 @@ use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as Names;
 use crate::http_client;
 use crate::owner_table::{Holding, LiveOwner, OwnerTable};
-use crate::preflight::{Finding, Look, Part, Subject};
+use crate::preflight::{Finding, Look, Part, Subject, writable_dir};
 use crate::redis_client::Server;
 use crate::secret::Secret;
 use crate::sock_diag::can_destroy;
@@ -116,6 +116,16 @@ fn look(
                 finding
             })
         }
+        Remedy::Capture(capture) => subject.look_blocking(move || {
+            let program = capture
+                .command
+                .as_ref()
+                .map(|argv| runnable(argv.first().map(String::as_str)));
+            match program {
+                Some(missing) if missing != Finding::OK => missing,
+                _ => writable_dir(&capture.dir),
+            }
+        }),
         Remedy::Log | Remedy::Notify { .. } => subject.look(async { Finding::OK }),
     }
 }

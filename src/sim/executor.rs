@@ -90,7 +90,7 @@ impl World {
             let at = until + self.rng.millis(0, 20);
             return self.queue.put(at, Happening::Act(act));
         }
-        if act.grant.kind.tells() {
+        if !act.grant.kind.touches() {
             return self.answer(&act, MS, acted("a line was written"));
         }
         let target = of.watched[act.grant.peer.0 as usize].target;

@@ -262,7 +262,7 @@ impl World {
         self.check_permission(node, peer, kind, &view);
         self.check_truth(node, peer, &view);
         self.check_bounds(node, peer, token, kind, &view);
-        if !kind.tells() {
+        if kind.touches() {
             self.check_leave(node, peer, token);
         }
     }
@@ -439,7 +439,7 @@ impl World {
             .clone()
             .unwrap_or_else(|| Incarnation("none".into()));
         self.oracle.nodes[node].peers[peer].current = Some((token, incarnation.clone(), write));
-        if kind.tells() {
+        if !kind.touches() {
             return; // It touches nothing, and nothing bounds it but its episode.
         }
         let of_peer = self.oracle.nodes[node].peers[peer].clone();

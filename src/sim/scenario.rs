@@ -280,7 +280,7 @@ fn peer(rng: &mut Rng, name: &str, checks: Vec<CheckSettings>, kind: Option<Reme
         causes: Vec::new(),
         verify_within: 20 * S,
         act_within: 10 * S,
-        restarts: !kind.tells(),
+        restarts: kind.touches(),
         needs_life: false,
     };
     PeerSettings {

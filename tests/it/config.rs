@@ -1348,3 +1348,41 @@ fn s35_maintenance_windows_are_read_and_what_is_no_window_is_refused_with_its_pl
         assert_eq!(rule(&window(&fields)), wanted, "{fields}");
     }
 }
+
+#[test]
+fn a_capture_keeps_something_within_the_bounds_of_all() {
+    let peer = "[peer.a]\nowner = { pid_file = \"/run/a.pid\" }\n";
+    for (fields, named) in [
+        ("max_size = \"2MiB\"", "capture_size"),
+        (
+            "max_size = \"1MiB\", sockets = false, logs = 0",
+            "capture_nothing",
+        ),
+        ("max_size = \"1MiB\", command = []", "value"),
+        ("max_size = \"1MiB\", timeout = \"11m\"", "value"),
+    ] {
+        let text =
+            format!("capture.max_total = \"1MiB\"\n{peer}remedies = [{{ do = \"capture\", {fields} }}]");
+        assert_eq!(rule(&text), named, "{text}");
+    }
+    let remote = "[peer.a]\nchecks.heartbeat = { channel = \"a\" }\nremedies = [{ do = \"capture\" }]";
+    assert_eq!(rule(remote), "capture_nothing");
+    let config = good(&sources(&format!(
+        "capture = {{ dir = \"/var/evidence\", max_total = \"1MiB\" }}\n{peer}\
+         remedies = [{{ do = \"capture\", max_size = \"1MiB\", timeout = \"3s\" }}, {{ do = \"capture\", max_size = \"4KiB\", \
+         command = [\"x\"] }}]"
+    )));
+    let captures: Vec<_> = config.remedies.values().collect();
+    let [Remedy::Capture(first), Remedy::Capture(second)] = captures.as_slice() else {
+        panic!("{captures:?}")
+    };
+    assert_eq!(
+        (first.dir.to_str(), first.max_total),
+        (Some("/var/evidence"), 1 << 20)
+    );
+    assert_eq!(
+        (first.takes(), first.logs, first.sockets),
+        (Duration::from_secs(3), 200, true)
+    );
+    assert_eq!((second.max_size, second.takes()), (4096, Duration::from_secs(10)));
+}

@@ -84,7 +84,7 @@ remedies = [{ do = "socket_reset" }, { do = "signal" }, { do = "client_kill" }]
 [peer.cache]
 owner = { container = "cache" }
 checks.docker = {}
-remedies = [{ do = "docker" }]
+remedies = [{ do = "docker" }, { do = "capture" }]
 [peer.bot]
 owner = { unit = "bot.service" }
 checks.systemd = {}

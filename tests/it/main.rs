@@ -7,6 +7,7 @@ mod asks;
 mod beat;
 mod bus_embedded;
 mod bus_redis;
+mod captures;
 mod checks;
 mod cli;
 mod config;

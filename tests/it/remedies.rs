@@ -55,6 +55,7 @@ pub(crate) fn surroundings(owners: OwnerTable) -> Surroundings {
         owners,
         latest: Arc::new(|_| Some(life("boot:1"))),
         tell: Arc::new(|_, _| Err("nobody listens")),
+        hold_container: |_| Err("out of sight".to_owned()),
         condemned: CondemnedTable::default(),
         docker: Docker::new(Settings::default()),
         systemd: defib::systemd::Systemd::new(defib::systemd::Settings::default()),

@@ -98,7 +98,7 @@ fn of_peer(peer: &PeerView) -> Result<Incarnation, String> {
             "an episode of {name} is still open (`defib explain {name}`)"
         ));
     }
-    if peer.remedies.iter().all(|kind| kind.tells()) {
+    if peer.remedies.iter().all(|kind| !kind.touches()) {
         return Err(format!("{name} has no remedy that acts: nothing would heal it"));
     }
     if peer.budget_left == 0 {

@@ -19,5 +19,5 @@ pub(super) fn must_be_clear(asked: &Asked<'_>) -> Result<(), Refusal> {
 }
 
 fn needed(asked: &Asked<'_>) -> bool {
-    asked.peer_settings.blockers && !asked.remedy.kind.tells() && !asked.is_forced(GuardName::Blockers)
+    asked.peer_settings.blockers && asked.remedy.kind.touches() && !asked.is_forced(GuardName::Blockers)
 }

@@ -142,6 +142,8 @@ pub(super) struct Asked<'a> {
     pub(super) episode: &'a Episode,
     pub(super) rung: u16,
     pub(super) remedy: &'a RemedySettings,
+    /// Only evidence is kept now, by the permission for `remedy`, which follows: nobody outside is asked for that.
+    pub(super) keeps: bool,
     pub(super) expectations: &'a [Expectation],
     /// How others vote on what condemns it. Worked out when it is asked for: few are.
     pub(super) tally: &'a dyn Fn() -> Tally,
@@ -191,6 +193,9 @@ pub(super) fn permit(asked: &Asked<'_>) -> Result<(), Refusal> {
             GuardName::Backoff => backoff::ask(asked)?,
             GuardName::Budget => budget::ask(asked)?,
             GuardName::Blockers => blockers::ask(asked)?,
+            GuardName::FleetLease if asked.keeps => {
+                asked.episode.outside.no(guard, asked.now).map_or(Ok(()), Err)?;
+            }
             GuardName::FleetLease => blockers::must_be_clear(asked).and_then(|()| fleet_lease::ask(asked))?,
             GuardName::DryRun => dry_run::ask(asked)?,
         }

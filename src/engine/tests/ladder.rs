@@ -3,7 +3,7 @@
 use super::*;
 
 /// A local peer with an owner and an `http` check; the ladder as told, with the causes and whether it restarts.
-fn laddered(ladder: &[(RemedyKind, &[Cause], bool)]) -> World {
+pub(super) fn laddered(ladder: &[(RemedyKind, &[Cause], bool)]) -> World {
     let mut app = peer("app", true, vec![process_check(), http_check()], None);
     app.remedies = ladder
         .iter()
@@ -24,7 +24,7 @@ fn laddered(ladder: &[(RemedyKind, &[Cause], bool)]) -> World {
 
 impl World {
     /// The process is there and its probe fails, for so long.
-    fn stuck_for(&mut self, seconds: u32) {
+    pub(super) fn stuck_for(&mut self, seconds: u32) {
         for _ in 0..seconds {
             self.observe(0, 0, Outcome::Pass);
             self.fail(0, 1);
@@ -32,7 +32,7 @@ impl World {
         }
     }
 
-    fn well_for(&mut self, seconds: u32) {
+    pub(super) fn well_for(&mut self, seconds: u32) {
         for _ in 0..seconds {
             self.observe(0, 0, Outcome::Pass);
             self.observe(0, 1, Outcome::Pass);
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    fn rungs(&self) -> Vec<u16> {
+    pub(super) fn rungs(&self) -> Vec<u16> {
         self.grants.iter().map(|(_, grant)| grant.rung).collect()
     }
 }

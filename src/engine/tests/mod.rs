@@ -1,6 +1,7 @@
 //! The engine in virtual time: an input and a time give the full list of what follows.
 //! Here is the world in which it is asked; each file beside this one asks about one theme.
 
+mod captures;
 mod detectors;
 mod doubts;
 mod episodes;
@@ -102,7 +103,7 @@ fn remedy(kind: RemedyKind) -> RemedySettings {
         causes: Vec::new(),
         verify_within: 20 * S,
         act_within: 30 * S,
-        restarts: !kind.tells(),
+        restarts: kind.touches(),
         needs_life: false,
     }
 }

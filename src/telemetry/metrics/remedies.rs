@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
 
 use crate::engine::event::RemedyOutcome;
 use crate::engine::settings::RemedyKind;
@@ -16,6 +18,8 @@ pub struct RemedyMetrics {
     duration: HistogramVec,
     window: Histogram,
     dropped: IntCounter,
+    captures: IntGauge,
+    evicted: IntCounter,
 }
 
 impl RemedyMetrics {
@@ -46,6 +50,14 @@ impl RemedyMetrics {
             "defib_executor_output_dropped_bytes_total",
             "Output of commands that was over the bounds of the log.",
         )?;
+        let captures = IntGauge::new(
+            "defib_captures_bytes",
+            "Size of all captures, after the last one.",
+        )?;
+        let evicted = IntCounter::new(
+            "defib_captures_evicted_total",
+            "Captures that went because newer ones needed the room.",
+        )?;
         for kind in RemedyKind::ALL {
             // A pulse has no executor.
             if kind != RemedyKind::Healthz {
@@ -59,11 +71,15 @@ impl RemedyMetrics {
         registry.register(Box::new(duration.clone()))?;
         registry.register(Box::new(window.clone()))?;
         registry.register(Box::new(dropped.clone()))?;
+        registry.register(Box::new(captures.clone()))?;
+        registry.register(Box::new(evicted.clone()))?;
         Ok(Self {
             runs,
             duration,
             window,
             dropped,
+            captures,
+            evicted,
         })
     }
 
@@ -84,6 +100,12 @@ impl RemedyMetrics {
     /// From the fence to the act.
     pub fn window(&self, window: Duration) {
         self.window.observe(window.as_secs_f64());
+    }
+
+    /// A capture was kept: the size of all of them now, and how many went for it.
+    pub fn captured(&self, total: u64, evicted: u64) {
+        self.captures.set(i64::try_from(total).unwrap_or(i64::MAX));
+        self.evicted.inc_by(evicted);
     }
 
     /// Output that was not logged.

@@ -1,0 +1,160 @@
+//! Rungs that keep evidence: right before the shock, at no cost, and never in its way.
+
+use super::ladder::laddered;
+use super::*;
+
+const LADDER: &[(RemedyKind, &[Cause], bool)] =
+    &[(RemedyKind::Capture, &[], false), (RemedyKind::Signal, &[], true)];
+
+#[test]
+fn evidence_is_kept_right_before_the_remedy_and_costs_nothing() {
+    let mut world = laddered(LADDER);
+    world.stuck_for(4);
+    let granted: Vec<_> = world
+        .grants
+        .iter()
+        .map(|(_, grant)| (grant.rung, grant.attempt))
+        .collect();
+    assert_eq!(granted, [(0, 1), (1, 1)], "{:?}", world.notices);
+    assert_eq!(
+        world.grants[1].0.since(world.grants[0].0),
+        MS,
+        "as soon as it is there"
+    );
+    assert!(world.saw("app: capture acted: done"), "{:?}", world.notices);
+    let kept = &world.engine.persisted().peers["app"];
+    assert_eq!((kept.restarts.len(), kept.backoff_level), (1, 1));
+    let done: Vec<u16> = kept.done.iter().map(|(_, rung)| *rung).collect();
+    assert_eq!(done, [1], "the same life may be looked at again");
+    let view = world.view(0);
+    assert_eq!(
+        (
+            view.episode.map(|episode| episode.remedies),
+            view.remedies_granted
+        ),
+        (Some(1), 1)
+    );
+}
+
+#[test]
+fn a_capture_that_fails_in_any_way_stops_nothing() {
+    let detail = || "no space left on device".to_owned();
+    for outcome in [
+        Some(RemedyOutcome::Failed { detail: detail() }),
+        Some(RemedyOutcome::NotActed { detail: detail() }),
+        Some(RemedyOutcome::Fenced { detail: detail() }),
+        None,
+    ] {
+        let mut world = laddered(LADDER);
+        let within = if outcome.is_some() { MS } else { 30 * S };
+        world.outcome = outcome;
+        world.stuck_for(40);
+        let [(first, capture), (second, signal)] = &world.grants[..2] else {
+            panic!()
+        };
+        assert_eq!((capture.rung, signal.rung), (0, 1), "{:?}", world.notices);
+        assert_eq!(second.since(*first), within);
+        assert_eq!(
+            world.rungs().iter().filter(|rung| **rung == 0).count(),
+            1,
+            "once an episode"
+        );
+    }
+}
+
+#[test]
+fn it_waits_for_what_it_comes_before_to_be_permitted() {
+    let mut world = laddered(LADDER);
+    world.engine.settings.peers[0].backoff.initial = 60 * S;
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0, 1]);
+    world.exits(0, "a");
+    world.running(0, "b");
+    world.well_for(15);
+    assert!(world.view(0).episode.is_none(), "{:?}", world.notices);
+    world.stuck_for(20);
+    assert_eq!(
+        world.rungs(),
+        [0, 1],
+        "nothing is kept of a moment long before the shock"
+    );
+    assert_eq!(world.refusal(0), Some(GuardName::Backoff));
+    world.stuck_for(60);
+    assert_eq!(world.rungs(), [0, 1, 0, 1], "{:?}", world.notices);
+}
+
+#[test]
+fn a_peer_that_recovers_while_it_is_looked_at_is_spared_and_recovered_by_itself() {
+    let mut world = laddered(LADDER);
+    world.outcome = None;
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0]);
+    world.well_for(35);
+    assert_eq!(world.rungs(), [0], "{:?}", world.notices);
+    assert!(world.saw("recovered by itself"), "{:?}", world.notices);
+}
+
+#[test]
+fn an_exit_meanwhile_is_no_answer_to_it() {
+    let mut world = laddered(LADDER);
+    world.outcome = None;
+    world.stuck_for(4);
+    world.exits(0, "a");
+    world.run(40 * S);
+    assert!(!world.saw("instead of recovering"), "{:?}", world.notices);
+    assert_eq!(world.rungs(), [0, 1]);
+    assert!(world.grants[1].1.exited);
+}
+
+#[test]
+fn several_in_a_row_and_one_after_the_last_remedy_are_kept_once_an_episode() {
+    let mut world = laddered(&[
+        (RemedyKind::Capture, &[], false),
+        (RemedyKind::Capture, &[Cause::PeerStuck], false),
+        (RemedyKind::Http, &[], false),
+        (RemedyKind::Capture, &[], false),
+    ]);
+    world.stuck_for(120);
+    assert_eq!(world.rungs(), [0, 1, 2, 3], "{:?}", world.notices);
+    assert!(world.saw("given up after 1 remedy"), "{:?}", world.notices);
+}
+
+#[test]
+fn alone_it_keeps_the_evidence_and_somebody_has_to_look() {
+    let mut world = laddered(&[(RemedyKind::Capture, &[], false)]);
+    world.stuck_for(30);
+    assert_eq!(world.rungs(), [0]);
+    assert!(world.saw("given up after 0 remedies"), "{:?}", world.notices);
+    world.well_for(5);
+    assert!(world.saw("recovered by itself"), "{:?}", world.notices);
+}
+
+#[test]
+fn a_dry_run_says_that_it_would_be_kept_and_what_would_follow() {
+    let mut world = laddered(LADDER);
+    world.engine.settings.dry_run = true;
+    world.stuck_for(8);
+    assert!(world.grants.is_empty());
+    assert!(
+        world.saw("would do capture") && world.saw("would do signal"),
+        "{:?}",
+        world.notices
+    );
+}
+
+#[test]
+fn a_pause_forbids_it_too() {
+    let mut world = laddered(LADDER);
+    let request = crate::engine::event::OperatorRequest::Pause {
+        peer: None,
+        reason: "a deploy".to_owned(),
+        lasting: None,
+    };
+    world.feed(Event::Operator {
+        request,
+        by: "us".to_owned(),
+    });
+    world.stuck_for(8);
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+    assert_eq!(world.refusal(0), Some(GuardName::Paused));
+}
