@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 ARGS ?=
 
-.PHONY: help demo test lint fmt docs bench measurements half-dead plants mutants fuzz image deb deb-check
+.PHONY: help demo test lint fmt docs bench measurements half-dead plants mutants model fuzz image deb deb-check
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ plants: ## Plant faults in the engine: which of them does no simulated world not
 
 mutants: ## Plant every fault that cargo-mutants thinks of in the engine: which does no engine test notice? (ONLY="heal.rs guards")
 	@scripts/mutants.py $(ONLY)
+
+model: ## Walk three engines through every order of events within bounds (ARGS="3 8": faults, passes)
+	@cargo run --locked --quiet --release --manifest-path model/Cargo.toml --target-dir target/model -- $(ARGS)
 
 fuzz: ## Throw bytes at each parser of what others send; needs a nightly (ONLY="resp metrics" picks, FUZZ_SECONDS=600)
 	@scripts/fuzz.sh $(ONLY)

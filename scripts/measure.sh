@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 PARTS=(resubscribe reconnect exit_to_remedy absorb engine instructions idle sock_diag detectors forged checks storm
-    outage races size)
+    outage races model size)
 export PATH="$HOME/.cargo/bin:$PATH:/usr/sbin:/sbin"
 
 for part in "$@"; do
@@ -71,6 +71,11 @@ races() {
     python3 scripts/measure-races.py
 }
 
+model() {
+    printf '\n## Model\n\n'
+    make --no-print-directory model ARGS="${MODEL:-2 7}"
+}
+
 size() {
     printf '\n## Size\n\n%s: %d bytes\n' "$DEFIB" "$(stat --format %s "$DEFIB")"
 }
@@ -81,7 +86,7 @@ for part in "${PARTS[@]}"; do
     fi
     case $part in
         idle | checks | storm | outage | races | size) shipped ;;&
-        checks | storm | outage | races | size) "$part" ;;
+        checks | storm | outage | races | model | size) "$part" ;;
         *) cargo bench --locked --quiet -- "$part" ;;
     esac
 done

@@ -33,7 +33,7 @@ struct Record {
 }
 
 /// Everything that is kept. `Default` is what is left after FLUSHALL.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Ledger {
     token: u64,
     next: Option<Time>,
