@@ -3,6 +3,7 @@
 
 pub mod acl;
 pub mod preflight;
+mod reload;
 mod signing;
 
 use std::fs::{self, DirBuilder};
@@ -23,6 +24,7 @@ use crate::audit::{self, Recorder};
 use crate::bus::embedded::{Broker, Limits, Listener};
 use crate::bus::{self, Backend, Bus};
 use crate::checks;
+use crate::checks::parts::parts;
 use crate::condemned::CondemnedTable;
 use crate::config::Config;
 use crate::docker::Docker;
@@ -41,6 +43,7 @@ use crate::notify;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::redis_client::{Endpoint, Redis, Server};
+use crate::reload_desk::ReloadDesk;
 use crate::remedies::{Executors, Remedy, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock, SleeplessClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, OnNotice, Outlets, Progress};
@@ -59,6 +62,7 @@ use crate::systemd::Systemd;
 use crate::task::Task;
 use crate::telemetry::logs;
 use crate::telemetry::metrics::Metrics;
+use reload::{Reloader, Wiring};
 use signing::Signing;
 
 /// Turns of a node that has no engine: as often as the event loop's.
@@ -66,6 +70,11 @@ const TURN: Duration = Duration::from_millis(250);
 
 /// A node that has no engine has nothing to drain but connections.
 const OBSERVER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The name of the task that tells of the calendar.
+const MAINTENANCE: &str = "maintenance";
+/// The name of the task that looks at what the configuration needs.
+const PREFLIGHT: &str = "preflight";
 
 /// Why a node could not start. Nothing runs then, and every address is free again.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +102,8 @@ pub enum StartError {
     Random(getrandom::Error),
 }
 
+pub use reload::{Load, Refusal, Source};
+
 /// A node that can be started.
 #[derive(Debug)]
 pub struct App;
@@ -105,6 +116,7 @@ pub struct Running {
     notices: broadcast::Sender<Arc<Notice>>,
     metrics: Metrics,
     stop: Stop,
+    reload: Option<ReloadDesk>,
     life: AbortOnDropHandle<Exit>,
 }
 
@@ -127,6 +139,8 @@ struct Common {
     /// The same snapshots, for who needs no view.
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     leases: Option<LeaseDesk>,
+    reload: Option<ReloadDesk>,
+    notifier: Arc<Notifier>,
     recent: Arc<Recent>,
     history: Option<PathBuf>,
     alive: Arc<AtomicU64>,
@@ -136,6 +150,11 @@ impl App {
     /// Starts a node: binds, loads the store, spawns, and says READY. Waits for no Redis. Several nodes may run in
     /// one process, each on a store of its own.
     pub async fn start(config: Config) -> Result<Running, StartError> {
+        Self::start_from(config, None).await
+    }
+
+    /// The same, for a node that can read its configuration again.
+    pub async fn start_from(config: Config, source: Option<Source>) -> Result<Running, StartError> {
         let clock = Arc::new(MonotonicClock::start());
         let boot = random_id()?;
         let settings = config.engine_settings(boot);
@@ -168,23 +187,25 @@ impl App {
         let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         let redis = server(&config.bus, listener.as_ref(), &broker);
         let keeper = common.keeper(&config, &redis);
+        let asked = source.is_some().then(|| {
+            let (desk, asked) = ReloadDesk::new();
+            common.reload = Some(desk);
+            asked
+        });
         let (recorder, audit) = common.audit(&config, &settings).unzip();
         let (persist, latest) = watch::channel(None);
         let (writing_down, written_down) = watch::channel(0);
         let (progress, progress_seen) = watch::channel(Progress::default());
         let (port, errands) = (Port::new(), Port::new());
         let (telling, desk) = common.notifications(&config, &settings)?;
+        let healing = common.healing(&config, &owners, &condemned, (&docker, &systemd, desk), &redis);
+        let (loop_orders, orders) = mpsc::channel(1);
+        let (blocking, blockers) = watch::channel(Arc::from(config.fleet.blockers.clone()));
+        let (listening, listen) = watch::channel(bus::Channels::from(config.bus.channels.clone()));
         let outlets = Outlets {
             bus: port.clone(),
             errands: errands.clone(),
-            healer: common.healer(
-                &config,
-                &owners,
-                &condemned,
-                (&docker, &systemd, desk),
-                &redis,
-                &scrub,
-            ),
+            healer: reload::healer(&config, &healing),
             persist,
             written_down,
             on_snapshot: common.show_snapshots(),
@@ -196,7 +217,7 @@ impl App {
         let event_loop = EventLoop::new(
             engine,
             common.clock.clone(),
-            inbox,
+            (inbox, orders),
             outlets,
             common.metrics.tasks.clone(),
         );
@@ -220,7 +241,7 @@ impl App {
             for event in calendar.clone().changes() {
                 let _ = common.events.try_send(event);
             }
-            tasks.spawn(maintenance_task(calendar, &common), Policy::Keep);
+            tasks.spawn(maintenance_task(calendar, common.events.clone()), Policy::Keep);
         }
         tasks.spawn_once("loop", event_loop.run(cancel.clone()));
         tasks.spawn_once("http", http.run(common.http_state(), cancel.clone()));
@@ -236,13 +257,16 @@ impl App {
         }
         tasks.spawn(preflight_task(config.clone(), &common), Policy::Keep);
         tasks.spawn(
-            fleet_task(config.fleet.clone(), &settings, &redis, errands, &common),
+            fleet_task(&config.fleet, blockers, &settings, &redis, errands, &common),
             Policy::Keep,
         );
         if let Some(signing) = signing {
             tasks.spawn(signing.task(), Policy::Restart);
         }
-        tasks.spawn(bus_task(config.bus, seal, broker, port, &common), Policy::Restart);
+        tasks.spawn(
+            bus_task(config.bus.clone(), seal, broker, port, listen, &common),
+            Policy::Restart,
+        );
         let reporting = checks::Reporting {
             events: common.events.clone(),
             clock: common.clock.clone(),
@@ -258,21 +282,38 @@ impl App {
             scrub: scrub.into(),
             settle: settings.bus_settle,
             rounds: Rounds::default(),
+            files: checks::Files::default(),
         };
-        for task in checks::tasks(config.checks, &settings, &around)
-            .into_iter()
-            .chain(telling)
-        {
+        let parts = parts(&config.checks, &settings, &around);
+        for task in telling {
             tasks.spawn(task, Policy::Keep);
         }
+        for part in parts.clone() {
+            tasks.spawn(part.task(&around), Policy::Keep);
+        }
+        let deadline = config.shutdown_deadline;
+        if let (Some(source), Some(asked)) = (source, asked) {
+            let reloader = Reloader::new(
+                config,
+                Wiring {
+                    settings,
+                    parts,
+                    around,
+                    healing,
+                    tasks: tasks.orders(),
+                    engine: loop_orders,
+                    progress: progress_seen.clone(),
+                    listening,
+                    blocking,
+                    view: common.view.clone(),
+                    metrics: common.metrics.clone(),
+                    notifier: Arc::clone(&common.notifier),
+                },
+            );
+            tasks.spawn_once("reload", reloader.run(source, asked, cancel.clone()));
+        }
         let orphaned = netns::Watch::start().orphaned(common.clock.clone());
-        Ok(common.live(
-            tasks,
-            places,
-            progress_seen,
-            orphaned.boxed(),
-            config.shutdown_deadline,
-        ))
+        Ok(common.live(tasks, places, progress_seen, orphaned.boxed(), deadline))
     }
 
     /// A node under `--on-bad-config=observe`: it answers, judges nothing, and says what is wrong.
@@ -349,6 +390,11 @@ impl Running {
         self.stop.clone()
     }
 
+    /// Where it is asked to read its configuration again; `None`: it cannot.
+    pub fn reload(&self) -> Option<ReloadDesk> {
+        self.reload.clone()
+    }
+
     /// Asks it to drain and end. [`Running::wait`] tells when it has.
     pub fn shutdown(&self) {
         self.stop.drain("its owner");
@@ -387,6 +433,8 @@ impl Common {
             view,
             snapshots,
             leases: None,
+            reload: None,
+            notifier: Arc::new(Notifier::open(&Environment::of_process())),
             recent: Arc::default(),
             history: None,
             alive: Arc::default(),
@@ -403,6 +451,7 @@ impl Common {
             loop_turned: Arc::clone(&self.alive),
             history: self.history.clone(),
             leases: self.leases.clone(),
+            reload: self.reload.clone(),
             metrics: self.metrics.clone(),
         }
     }
@@ -415,21 +464,21 @@ impl Common {
         Some(audit::audit(kept, node, boot, self.metrics.audit.clone()))
     }
 
-    fn healer(
+    /// What the executors share, whatever is configured.
+    fn healing(
         &self,
         config: &Config,
         owners: &OwnerTable,
         condemned: &CondemnedTable,
         (docker, systemd, desk): (&Docker, &Systemd, notify::Desk),
         redis: &Server,
-        scrub: &[String],
-    ) -> Arc<dyn Healer> {
+    ) -> Surroundings {
         let view = self.view.subscribe();
         let latest = move |peer: PeerId| {
             let view = Arc::clone(&view.borrow());
             view.snapshot()?.peer(peer)?.incarnation.clone()
         };
-        let around = Surroundings {
+        Surroundings {
             owners: owners.clone(),
             condemned: condemned.clone(),
             redis: redis.clone(),
@@ -439,14 +488,10 @@ impl Common {
             docker: docker.clone(),
             systemd: systemd.clone(),
             lock_dir: Some(config.runtime_dir.clone()),
-            scrub: scrub.to_vec(),
+            scrub: Vec::new(),
             clock: self.clock.clone(),
             metrics: self.metrics.remedies.clone(),
-        };
-        Arc::new(Executing(Arc::new(Executors::new(
-            config.remedies.clone(),
-            around,
-        ))))
+        }
     }
 
     /// Who tells people, and the desk at which a remedy asks for it.
@@ -542,7 +587,7 @@ impl Common {
         orphaned: BoxFuture<'static, String>,
         deadline: Duration,
     ) -> Running {
-        let notifier = Arc::new(Notifier::open(&Environment::of_process()));
+        let notifier = Arc::clone(&self.notifier);
         let telling = Arc::clone(&notifier).run(
             self.view.subscribe(),
             Arc::clone(&self.alive),
@@ -580,6 +625,7 @@ impl Common {
             notices: self.notices,
             metrics: self.metrics,
             stop,
+            reload: self.reload,
             life: AbortOnDropHandle::new(tokio::spawn(life.live())),
         }
     }
@@ -592,22 +638,24 @@ fn beats_task(beats: Beats) -> Task {
     }
 }
 
-fn maintenance_task(calendar: Calendar, common: &Common) -> Task {
-    let events = common.events.clone();
+fn maintenance_task(calendar: Calendar, events: mpsc::Sender<Event>) -> Task {
     Task {
-        name: "maintenance".to_owned(),
+        name: MAINTENANCE.to_owned(),
         start: Box::new(move |cancel| Box::pin(calendar.clone().run(events.clone(), cancel))),
     }
 }
 
 /// Behind the start, never before it: what is missing harms nobody but itself.
 fn preflight_task(config: Config, common: &Common) -> Task {
-    let (view, metrics) = (common.view.clone(), common.metrics.clone());
+    looking(Arc::new(config), common.view.clone(), common.metrics.clone())
+}
+
+fn looking(config: Arc<Config>, view: watch::Sender<Arc<View>>, metrics: Metrics) -> Task {
     Task {
-        name: "preflight".to_owned(),
+        name: PREFLIGHT.to_owned(),
         start: Box::new(move |cancel| {
             Box::pin(preflight::keep_looking(
-                config.clone(),
+                Arc::clone(&config),
                 view.clone(),
                 metrics.clone(),
                 cancel,
@@ -618,13 +666,14 @@ fn preflight_task(config: Config, common: &Common) -> Task {
 
 /// Whoever asks the outside for the guards. After a failure what was asked is not answered, which is an answer too.
 fn fleet_task(
-    settings: fleet::Settings,
+    settings: &fleet::Settings,
+    blockers: watch::Receiver<Arc<[fleet::Blocker]>>,
     names: &Settings,
     redis: &Server,
     port: Port<Errand>,
     common: &Common,
 ) -> Task {
-    let settings = Arc::new(settings);
+    let settings = settings.clone();
     let around = fleet::Surroundings {
         names: (Arc::clone(&names.node), Arc::clone(&names.group)),
         redis: redis.clone(),
@@ -636,7 +685,7 @@ fn fleet_task(
         name: "fleet".to_owned(),
         start: Box::new(move |cancel| {
             let errands = port.connect(ERRANDS);
-            Box::pin(Fleet::new(Arc::clone(&settings), around.clone()).run(errands, cancel))
+            Box::pin(Fleet::new(&settings, blockers.clone(), around.clone()).run(errands, cancel))
         }),
     }
 }
@@ -647,6 +696,7 @@ fn bus_task(
     seal: Option<bus::Seal>,
     broker: Broker,
     port: Port<bus::Command>,
+    listen: watch::Receiver<bus::Channels>,
     common: &Common,
 ) -> Task {
     let dial: Arc<dyn Dial> = match &settings.backend {
@@ -663,6 +713,7 @@ fn bus_task(
             let bus = Bus {
                 settings: settings.clone(),
                 dial: Arc::clone(&dial),
+                listen: listen.clone(),
                 metrics: metrics.clone(),
                 clock: clock.clone(),
                 wall: Arc::new(clock::wall_seconds),

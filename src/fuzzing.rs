@@ -228,6 +228,7 @@ pub fn configuration(data: &[u8]) {
         set: Vec::new(),
         peers: Vec::new(),
         may_write: false,
+        over: None,
     };
     match config::load(&sources) {
         Ok(config) => assert!(!config::explain::explain(&config).is_empty()),

@@ -9,7 +9,7 @@
 //! main -> cli -> app -> runtime -> { bus checks remedies leases fleet notify http store } -> engine
 //! config -> settings types of the edges and of the engine
 //! telemetry, secret, http_client, redis_client, sock_diag, socket_file, exposition, task, owner_table, docker, systemd,
-//! condemned, allowance, preflight, heartbeat_file, lease_desk, command, audit, calendar, signing
+//! condemned, allowance, preflight, heartbeat_file, lease_desk, reload_desk, command, audit, calendar, signing
 //!     <- everyone but engine (leaves: of ours they import the engine's words at most)
 //! ```
 //!
@@ -43,6 +43,8 @@ pub mod notify;
 pub mod owner_table;
 pub mod preflight;
 pub mod redis_client;
+mod regular_file;
+pub mod reload_desk;
 pub mod remedies;
 pub mod runtime;
 pub mod secret;

@@ -89,7 +89,7 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
 
 /// The node's own: looks now and then publishes what it found, until nothing is missing any more.
 pub(super) async fn keep_looking(
-    config: Config,
+    config: Arc<Config>,
     view: watch::Sender<Arc<View>>,
     metrics: Metrics,
     cancel: CancellationToken,

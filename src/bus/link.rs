@@ -8,10 +8,11 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::{debug, info, warn};
 
+use super::Channels;
 use super::backoff::Backoff;
 use super::calm::Calm;
 use super::session::{Session, Shared};
@@ -42,9 +43,13 @@ pub(super) struct Keeper {
     shared: Arc<Shared>,
     link: Link,
     orders: mpsc::Receiver<Order>,
+    listen: watch::Receiver<Channels>,
     backoff: Backoff,
     told: Option<LinkStatus>,
 }
+
+/// A connection, what its server said of itself, and what it is subscribed to.
+type Connected = (Connection, Greeting, Channels);
 
 /// How the time with one connection ended.
 enum Ended {
@@ -56,10 +61,12 @@ enum Ended {
 
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, link: Link, orders: mpsc::Receiver<Order>) -> Self {
+        let listen = shared.bus.listen.clone();
         Self {
             shared,
             link,
             orders,
+            listen,
             backoff: Backoff::new(),
             told: None,
         }
@@ -72,10 +79,12 @@ impl Keeper {
                 break;
             };
             let (failure, proven) = match connected {
-                Ok((connection, greeting)) => match self.serve(connection, greeting).await {
-                    Ended::Closed => break,
-                    Ended::Lost { failure, proven } => (failure, proven),
-                },
+                Ok((connection, greeting, channels)) => {
+                    match self.serve(connection, greeting, &channels).await {
+                        Ended::Closed => break,
+                        Ended::Lost { failure, proven } => (failure, proven),
+                    }
+                }
                 Err(failure) => (failure, false),
             };
             let refused = matches!(failure, Failure::Refused { .. });
@@ -90,12 +99,13 @@ impl Keeper {
     }
 
     /// One try. `None`: closed meanwhile.
-    async fn connect(&mut self) -> Option<Result<(Connection, Greeting), Failure>> {
+    async fn connect(&mut self) -> Option<Result<Connected, Failure>> {
         let shared = self.shared.clone();
         let link = self.link;
+        let channels = Arc::clone(&self.listen.borrow_and_update());
         let within = shared.settings().connect_timeout;
         let connecting = async {
-            timeout(within, establish(&shared, link))
+            timeout(within, establish(&shared, link, channels))
                 .await
                 .unwrap_or_else(|_| {
                     let place = shared.bus.dial.place();
@@ -149,14 +159,14 @@ impl Keeper {
     }
 
     /// Keeps one connection for as long as it answers.
-    async fn serve(&mut self, mut connection: Connection, greeting: Greeting) -> Ended {
+    async fn serve(&mut self, mut connection: Connection, greeting: Greeting, channels: &Channels) -> Ended {
         if !greeting.named {
             debug!(
                 link = self.link.as_str(),
                 "the server does not let this connection take a name (ACL rule +client|setname)"
             );
         }
-        let mut session = Session::new(self.shared.clone(), self.link, greeting);
+        let mut session = Session::new(self.shared.clone(), self.link, greeting, channels);
         self.tell(session.status()).await;
         let ended = self.keep(&mut connection, &mut session).await;
         let unanswered = session.drain_unanswered();
@@ -217,6 +227,10 @@ impl Keeper {
                         Err(_) => return Err(session.silence()),
                     }
                     self.take_in(connection, session).await?;
+                }
+                Ok(()) = self.listen.changed(), if self.link == Link::Sub => {
+                    let channels = Arc::clone(&self.listen.borrow_and_update());
+                    session.listen_to(connection, &channels).await?;
                 }
                 _ = ping.tick() => session.ping(connection).await?,
                 _ = role.tick() => session.ask_role(connection).await?,
@@ -319,7 +333,7 @@ impl Keeper {
 }
 
 /// Connects, gets in, and for the sub link subscribes.
-async fn establish(shared: &Shared, link: Link) -> Result<(Connection, Greeting), Failure> {
+async fn establish(shared: &Shared, link: Link, channels: Channels) -> Result<Connected, Failure> {
     let settings = shared.settings();
     let dial = &shared.bus.dial;
     let io = dial.dial().await.map_err(|error| {
@@ -337,7 +351,7 @@ async fn establish(shared: &Shared, link: Link) -> Result<(Connection, Greeting)
     )
     .await?;
     if link == Link::Sub {
-        subscribe(&mut connection, &settings.channels, &login).await?;
+        subscribe(&mut connection, &channels, &login).await?;
     }
-    Ok((connection, greeting))
+    Ok((connection, greeting, channels))
 }

@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::event::{Event, Heartbeat, Link};
@@ -44,7 +44,7 @@ pub struct Settings {
     pub node: Arc<str>,
     /// Our own heartbeats go out here.
     pub publish_channel: Arc<str>,
-    /// Channels to subscribe to, the group's own among them.
+    /// Channels to subscribe to at first, the group's own among them.
     pub channels: Vec<Arc<str>>,
     /// Time between in-band PINGs, and each one's deadline. The interval of our heartbeats; default 1 s.
     pub interval: Duration,
@@ -73,6 +73,9 @@ pub enum Command {
     Replace(Link),
 }
 
+/// The channels that are listened to.
+pub type Channels = Arc<[Arc<str>]>;
+
 /// Seconds since the epoch by the wall clock: written into heartbeats for display, never judged by.
 pub type WallClock = Arc<dyn Fn() -> f64 + Send + Sync>;
 
@@ -82,6 +85,8 @@ pub struct Bus {
     pub settings: Settings,
     /// The other end: [`Redis`](crate::redis_client::Redis), or the embedded broker.
     pub dial: Arc<dyn Dial>,
+    /// What is subscribed to now. Followed on the connection that there is.
+    pub listen: watch::Receiver<Channels>,
     /// Where it is counted.
     pub metrics: BusMetrics,
     /// Times deadlines.

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::heartbeat::{self, MAX_BYTES, Unreadable};
 use super::intake::{Intake, NoHeartbeat, millis};
-use super::{Bus, Settings};
+use super::{Bus, Channels, Settings};
 use crate::engine::event::{Body, Event, Heartbeat, Link, LinkStatus};
 use crate::engine::time::Time;
 use crate::redis_client::connection::Connection;
@@ -31,26 +31,14 @@ const VERIFIED_AT_ONCE: usize = 64;
 pub(super) struct Shared {
     pub(super) bus: Bus,
     pub(super) events: mpsc::Sender<Event>,
-    channels: HashMap<Box<[u8]>, Arc<str>>,
     /// One for each [`Unreadable`], in its order: looked up once and not for each message.
     opaque: [IntCounter; Unreadable::ALL.len()],
 }
 
 impl Shared {
     pub(super) fn new(bus: Bus, events: mpsc::Sender<Event>) -> Self {
-        let channels = bus
-            .settings
-            .channels
-            .iter()
-            .map(|channel| (Box::from(channel.as_bytes()), channel.clone()))
-            .collect();
         let opaque = Unreadable::ALL.map(|reason| bus.metrics.opaque.with_label_values(&[reason.as_str()]));
-        Self {
-            bus,
-            events,
-            channels,
-            opaque,
-        }
+        Self { bus, events, opaque }
     }
 
     pub(super) fn count_unpublished(&self) {
@@ -66,6 +54,10 @@ impl Shared {
     }
 }
 
+fn by_name(channel: &Arc<str>) -> (Box<[u8]>, Arc<str>) {
+    (Box::from(channel.as_bytes()), Arc::clone(channel))
+}
+
 /// What is asked and not answered yet. Answers come in the order of the questions.
 struct Awaited {
     what: Question,
@@ -77,12 +69,18 @@ enum Question {
     Ping,
     Publish(u64),
     Role,
+    Subscribe,
+    Unsubscribe,
 }
 
 /// What is known of one connection while it is kept.
 pub(super) struct Session {
     shared: Arc<Shared>,
     link: Link,
+    /// What is listened to, by its name in messages.
+    channels: HashMap<Box<[u8]>, Arc<str>>,
+    /// Asked for and not confirmed yet, in order.
+    asked_for: VecDeque<Arc<str>>,
     login: Login,
     greeting: Greeting,
     awaited: VecDeque<Awaited>,
@@ -103,13 +101,16 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(shared: Arc<Shared>, link: Link, greeting: Greeting) -> Self {
+    /// `channels`: what it is subscribed to.
+    pub(super) fn new(shared: Arc<Shared>, link: Link, greeting: Greeting, channels: &Channels) -> Self {
         let login = shared.bus.dial.login();
         let verifier = shared.bus.seal.as_ref().map(|seal| Arc::clone(&seal.verifier));
         let intake = Intake::new(Arc::clone(&shared.settings().publish_channel), verifier);
         Self {
             shared,
             link,
+            channels: channels.iter().map(by_name).collect(),
+            asked_for: VecDeque::new(),
             login,
             greeting,
             awaited: VecDeque::new(),
@@ -164,7 +165,7 @@ impl Session {
             .drain(..)
             .filter_map(|awaited| match awaited.what {
                 Question::Publish(slot) => Some(slot),
-                Question::Ping | Question::Role => None,
+                Question::Ping | Question::Role | Question::Subscribe | Question::Unsubscribe => None,
             })
             .collect()
     }
@@ -180,6 +181,8 @@ impl Session {
         let what = match self.awaited.front().map(|awaited| awaited.what) {
             Some(Question::Publish(_)) => "PUBLISH",
             Some(Question::Role) => "the question for its role",
+            Some(Question::Subscribe) => "SUBSCRIBE",
+            Some(Question::Unsubscribe) => "UNSUBSCRIBE",
             Some(Question::Ping) | None => "PING",
         };
         Failure::down(Loss::Silent, format!("no answer to {what} within {within:?}"))
@@ -243,6 +246,39 @@ impl Session {
         weary
     }
 
+    /// Other channels from now on. What stays is not asked for again: no message of it is missed.
+    pub(super) async fn listen_to(
+        &mut self,
+        connection: &mut Connection,
+        channels: &Channels,
+    ) -> Result<(), Failure> {
+        let wanted: HashMap<Box<[u8]>, Arc<str>> = channels.iter().map(by_name).collect();
+        let before = std::mem::replace(&mut self.channels, wanted);
+        let asked = self.shared.now();
+        for channel in channels.iter() {
+            if !before.contains_key(channel.as_bytes()) {
+                self.asked_for.push_back(Arc::clone(channel));
+                let what = Question::Subscribe;
+                self.awaited.push_back(Awaited { what, asked });
+                connection.queue(&[b"SUBSCRIBE", channel.as_bytes()]);
+            }
+        }
+        let mut left: Vec<_> = before.values().collect();
+        left.sort();
+        for channel in left {
+            if !self.channels.contains_key(channel.as_bytes()) {
+                let what = Question::Unsubscribe;
+                self.awaited.push_back(Awaited { what, asked });
+                connection.queue(&[b"UNSUBSCRIBE", channel.as_bytes()]);
+            }
+        }
+        connection.flush().await
+    }
+
+    fn awaits(&self, what: Question) -> bool {
+        self.awaited.front().is_some_and(|awaited| awaited.what == what)
+    }
+
     async fn ask(
         &mut self,
         connection: &mut Connection,
@@ -271,6 +307,12 @@ impl Session {
                 Ok(())
             }
             [kind, _] if kind.text() == Some(b"pong") => self.take_answer(&items[0]),
+            [kind, ..] if kind.text() == Some(b"subscribe") && self.awaits(Question::Subscribe) => {
+                self.take_answer(&items[0])
+            }
+            [kind, ..] if kind.text() == Some(b"unsubscribe") && self.awaits(Question::Unsubscribe) => {
+                self.take_answer(&items[0])
+            }
             [kind, ..] if kind.text() == Some(b"unsubscribe") => Err(Failure::down(
                 Loss::Server,
                 "the server ended the subscription of a channel",
@@ -280,7 +322,7 @@ impl Session {
     }
 
     fn take_message(&mut self, channel: &[u8], body: &Value<'_>) {
-        let Some(channel) = self.shared.channels.get(channel).cloned() else {
+        let Some(channel) = self.channels.get(channel).cloned() else {
             return;
         };
         let sealed = self.intake.verifies(&channel);
@@ -341,6 +383,17 @@ impl Session {
         match what {
             Question::Ping => self.take_pong(value, took),
             Question::Publish(slot) => self.take_published(value, slot, took),
+            Question::Subscribe => {
+                let channel = self.asked_for.pop_front().unwrap_or_default();
+                match value {
+                    Value::Error(error) => {
+                        Err(judge(error, Asked::Subscribe(&channel), self.login.user_name()))
+                    }
+                    _ => Ok(()),
+                }
+            }
+            // Refused or not: what comes of it is passed over.
+            Question::Unsubscribe => Ok(()),
             Question::Role => {
                 if let Some(server) = Server::told_by(value, self.greeting.server) {
                     self.greeting.server = server;

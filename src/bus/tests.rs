@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Backend, Bus, Command, Settings};
@@ -99,6 +99,7 @@ impl World {
                 connect_timeout: 2 * SECOND,
             },
             dial: dial.clone(),
+            listen: watch::channel(Arc::from(vec![Arc::from("g")])).1,
             metrics: Metrics::new().unwrap().bus,
             clock: clock.clone(),
             wall: Arc::new(|| 0.0),

@@ -16,6 +16,7 @@ pub mod metric;
 pub mod notify;
 pub mod owner;
 pub mod page;
+pub mod parts;
 mod port;
 mod preflight;
 mod process;
@@ -29,7 +30,6 @@ mod trend;
 mod unit;
 mod whose;
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -37,26 +37,24 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
 use crate::condemned::CondemnedTable;
 use crate::docker::{Docker, Selector};
 use crate::engine::cause::Cause;
 use crate::engine::event::{CheckId, Event, ExpectationId, PeerId};
-use crate::engine::settings::{Decides, Plane, Settings as Names};
-use crate::engine::time::{Clock, Time};
+use crate::engine::settings::{Plane, Settings as Names};
+use crate::engine::time::Clock;
 use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::Server;
 use crate::secret::Secret;
 use crate::sock_diag::{Endpoint, Rounds};
 use crate::systemd::{Systemd, UnitRef};
-use crate::task::Task;
 use crate::telemetry::metrics::checks::CheckMetrics;
 use connections::Connections;
 pub use contained::first_process as hold_container;
 use exec::Exec;
-use file::{Directories, File, LastWords};
+use file::{Directories, File};
 use keys::key::RedisKey;
 use keys::lock::RedisLock;
 use memory::Memory;
@@ -139,7 +137,7 @@ pub enum Probe {
 }
 
 /// A check's place in the configuration, by number and by names.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Place {
     id: CheckId,
     peer: String,
@@ -215,140 +213,18 @@ pub struct Surroundings {
     pub settle: Duration,
     /// Where those that look at sockets look together.
     pub rounds: Rounds,
+    /// Where the kernel tells of files.
+    pub files: Files,
 }
 
-/// One task for each check, owner and expectation, ready to be supervised; each can be started again. `names`
-/// gives the tasks the names of the configuration: `check:feed/status`, `owner:feed`, `when:car`.
-pub fn tasks(settings: Settings, names: &Names, around: &Surroundings) -> Vec<Task> {
-    let peer = |PeerId(index): PeerId| names.peers.get(index as usize);
-    let peer_name = |id: PeerId| peer(id).map_or_else(|| id.0.to_string(), |p| p.name.to_string());
-    let last_words: BTreeMap<PeerId, LastWords> = settings
-        .probes
-        .iter()
-        .filter_map(|(check, probe, _)| match probe {
-            Probe::File(file) => Some((check.peer, LastWords::of(*check, file)?)),
-            _ => None,
-        })
-        .collect();
-    let directories = Directories::default();
-    let watches_files = settings
-        .probes
-        .iter()
-        .any(|(_, probe, _)| matches!(probe, Probe::File(_)));
-    let files = watches_files.then(|| {
-        let directories = directories.clone();
-        task("files".to_owned(), move || directories.clone().hand_on())
-    });
-    unseen_yet(&settings, around);
-    let watches = settings.owners.into_iter().map(|(id, owner, check, schedule)| {
-        let name = peer_name(id);
-        let task_name = format!("owner:{name}");
-        let watch = owner::Watch::new(
-            id,
-            name,
-            owner,
-            check,
-            schedule,
-            last_words.get(&id).cloned(),
-            around.owners.clone(),
-            around.reporting.clone(),
-        );
-        task(task_name, move || watch.clone().run())
-    });
-    let containers = settings
-        .containers
-        .into_iter()
-        .map(|(selector, check, schedule)| {
-            let watch = container::Watch {
-                name: peer_name(check.peer),
-                selector,
-                check,
-                schedule,
-                docker: around.docker.clone(),
-                reporting: around.reporting.clone(),
-            };
-            task(format!("owner:{}", watch.name), move || watch.clone().run())
-        });
-    let units = settings.units.into_iter().map(|(unit, check, schedule)| {
-        let watch = unit::Watch {
-            name: peer_name(check.peer),
-            unit,
-            check,
-            schedule,
-            systemd: around.systemd.clone(),
-            owners: around.owners.clone(),
-            reporting: around.reporting.clone(),
-        };
-        task(format!("owner:{}", watch.name), move || watch.clone().run())
-    });
-    let checks = settings.probes.into_iter().map(|(id, probe, schedule)| {
-        let check = peer(id.peer).and_then(|p| p.checks.get(usize::from(id.index)));
-        let decides = check.is_none_or(|check| check.decides == Decides::Liveness);
-        let place = place_of(id, names);
-        let mut around = around.clone();
-        // About what decides nothing, nothing may be done.
-        if !decides {
-            around.condemned = CondemnedTable::default();
-        }
-        let directories = directories.clone();
-        task(format!("check:{}/{}", place.peer, place.check), move || {
-            let around = around.clone();
-            probe
-                .clone()
-                .run(place.clone(), schedule, around, directories.clone())
-        })
-    });
-    let notifies = settings.notifies.into_iter().map(|(id, notify)| {
-        let place = place_of(id, names);
-        let (owners, reporting) = (around.owners.clone(), around.reporting.clone());
-        reporting.metrics.listens_to(&place.peer);
-        let at_start = notify::AtStart::place(&notify);
-        task(format!("check:{}/{}", place.peer, place.check), move || {
-            notify::run(
-                notify.clone(),
-                place.clone(),
-                owners.clone(),
-                reporting.clone(),
-                at_start.clone(),
-            )
-        })
-    });
-    let expectations = settings.expectations.into_iter().map(|(id, when, schedule)| {
-        let name = names.expectations.get(usize::from(id.0));
-        let name = name.map_or_else(|| id.0.to_string(), ToString::to_string);
-        let around = around.clone();
-        task(format!("when:{name}"), move || {
-            expectation::run(id, when.clone(), schedule, around.clone())
-        })
-    });
-    watches
-        .chain(containers)
-        .chain(units)
-        .chain(checks)
-        .chain(notifies)
-        .chain(expectations)
-        .chain(files)
-        .collect()
-}
+/// The directories in which the kernel tells of files: one place for the whole node.
+#[derive(Clone, Debug, Default)]
+pub struct Files(Directories);
 
-/// Who is a container or a unit is known to be one from the beginning: else everybody's sockets would be taken for its
-/// own until the first look, for which Docker or systemd may let a node wait.
-fn unseen_yet(settings: &Settings, around: &Surroundings) {
-    let not_yet = |what: &str| format!("its {what} was not looked at yet");
-    for (_, check, _) in &settings.containers {
-        let sighting = crate::docker::Sighting {
-            seen: Err(not_yet("container")),
-            believed_until: Time::MAX,
-        };
-        around.docker.saw(check.peer, sighting);
-    }
-    for (_, check, _) in &settings.units {
-        let sighting = crate::systemd::Sighting {
-            seen: Err(not_yet("unit")),
-            since: Time::ZERO,
-            believed_until: Time::MAX,
-        };
-        around.systemd.saw(check.peer, sighting);
+impl Files {
+    /// Parts have ended: no directory is watched for them any more.
+    pub fn sweep(&self) {
+        self.0.sweep();
     }
 }
 
@@ -363,13 +239,8 @@ fn place_of(id: CheckId, names: &Names) -> Place {
 }
 
 impl Probe {
-    async fn run(
-        self,
-        place: Place,
-        schedule: Schedule,
-        around: Surroundings,
-        directories: Directories,
-    ) -> anyhow::Result<Infallible> {
+    async fn run(self, place: Place, schedule: Schedule, around: Surroundings) -> anyhow::Result<Infallible> {
+        let directories = around.files.0.clone();
         let Surroundings {
             reporting,
             owners,
@@ -501,26 +372,6 @@ impl Probe {
             Self::RedisLock(lock) => lock.redis.as_ref()?.password.as_ref(),
             Self::Subscription(subscription) => subscription.redis.as_ref()?.password.as_ref(),
         }
-    }
-}
-
-/// A task whose work never ends by itself: cancelling drops it where it waits.
-fn task<F, W>(name: String, work: F) -> Task
-where
-    F: Fn() -> W + Send + Sync + 'static,
-    W: Future<Output = anyhow::Result<Infallible>> + Send + 'static,
-{
-    Task {
-        name,
-        start: Box::new(move |cancel: CancellationToken| {
-            let work = work();
-            Box::pin(async move {
-                match cancel.run_until_cancelled(work).await {
-                    None => Ok(()),
-                    Some(ended) => ended.map(|never| match never {}),
-                }
-            })
-        }),
     }
 }
 

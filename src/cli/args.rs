@@ -55,6 +55,8 @@ pub enum Command {
     Forget(ForgetArgs),
     /// End the node well: no new remedy, a goodbye, then exit 0; at the latest after shutdown.deadline.
     Drain(DrainArgs),
+    /// Read the configuration again: apply it as a whole, or say every mistake and keep the old one (exit code 78).
+    Reload(ReloadArgs),
     /// Run a command for as long as a lease is held; its exit code is the command's.
     Lease(LeaseArgs),
     /// Be the command of a lease. For `lease`.
@@ -391,6 +393,14 @@ pub struct BeatArgs {
 /// `defib drain`
 #[derive(Clone, Debug, Default, Args)]
 pub struct DrainArgs {
+    #[command(flatten)]
+    #[allow(missing_docs, reason = "clap would show it as help")]
+    pub node: AdminArgs,
+}
+
+/// `defib reload`
+#[derive(Clone, Debug, Default, Args)]
+pub struct ReloadArgs {
     #[command(flatten)]
     #[allow(missing_docs, reason = "clap would show it as help")]
     pub node: AdminArgs,

@@ -69,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Restart(args) => restart::execute(&args),
         Command::Forget(args) => admin::forget(&args),
         Command::Drain(args) => admin::drain(&args),
+        Command::Reload(args) => admin::reload(&args),
         Command::Lease(args) => lease::execute(&args),
         Command::LeaseCommand(args) => lease::command::become_it(&args),
         Command::Notify(args) => notify::execute(&args),

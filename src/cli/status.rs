@@ -52,6 +52,14 @@ fn render(status: &Status, colour: bool) -> String {
     };
     // Writing to a String cannot fail.
     let _ = write_node(&mut out, status, snapshot, paint);
+    if let Some(error) = &status.config_refused {
+        let error = error.lines().map(printable).collect::<Vec<_>>().join("\n  ");
+        let _ = writeln!(
+            out,
+            "{}\n  {error}",
+            paint.bad("the last reload was refused, and the configuration of before holds")
+        );
+    }
     let rows: Vec<_> = snapshot
         .peers
         .iter()

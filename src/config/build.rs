@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirs::Dirs;
+use super::layout::{Layout, laid_out};
 use super::maintenance;
 use super::peers::{Owner, Peer, Surroundings, peer};
 use super::questions::Expectations;
@@ -17,7 +18,7 @@ use super::signing::Signing;
 use super::values::is_name;
 use super::{Config, LogFormat, LogSettings, Sources, fields, fleet, rules, suggest};
 use crate::engine::event::{CheckId, PeerId};
-use crate::engine::settings::{BreakerSettings, GroupBudget, QuorumSettings, Settings, Source};
+use crate::engine::settings::{BreakerSettings, GroupBudget, PeerSettings, QuorumSettings, Settings, Source};
 use crate::fleet::Group;
 use crate::redis_client::{Address, Endpoint};
 use crate::{audit, bus, checks, docker, http, leases, remedies, systemd};
@@ -117,7 +118,8 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         .open("capture", &[&fields::CAPTURE])
         .and_then(|reader| captures(&reader, dirs));
     let no_captures = (PathBuf::new(), u64::MAX);
-    let expectations = Expectations::read(root);
+    let layout = Layout::of(sources.over.as_ref());
+    let expectations = Expectations::read(root, &layout);
     let interval = heartbeat.as_ref().map_or(Duration::ZERO, |beats| beats.interval);
     let peers = peers(
         root,
@@ -155,7 +157,8 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         .into();
     let mut peers = served(peers?, &selected?);
     let (fleet, mut blockers) = (fleet?, blockers?);
-    fleet::assign(root, &mut blockers, &mut peers);
+    let ids = layout.peers(peers.iter().map(|peer| &*peer.settings.name));
+    fleet::assign(root, &mut blockers, &ids, &mut peers);
     let asked = fleet::group(
         root,
         &fleet,
@@ -187,7 +190,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     channels.retain(|channel| seen.insert(channel.clone()));
 
     let (own_channels, data_channels) = rules::named_channels(&peers);
-    let numbered = Numbered::of(peers, &expectations);
+    let numbered = Numbered::of(ids, peers, &expectations);
     let store = store?.unwrap_or_else(|| dirs.state.join("state.json"));
     let audit = match audit? {
         (Some(none), _) if none == "none" => None,
@@ -243,7 +246,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             fleet_asks: asked != Group::Alone,
             breaker: breaker?,
             quorum: quorum?,
-            expectations: expectations.names().map(Arc::from).collect(),
+            expectations: numbered.expectations,
             peers: numbered.peers,
         },
     })
@@ -624,21 +627,24 @@ fn served(peers: Vec<Peer>, names: &[String]) -> Vec<Peer> {
 
 /// What the edges and the engine get, once each peer has its number.
 struct Numbered {
-    peers: Vec<crate::engine::settings::PeerSettings>,
+    peers: Vec<PeerSettings>,
+    expectations: Vec<Arc<str>>,
     checks: checks::Settings,
     pushes: Vec<http::Push>,
     remedies: remedies::Settings,
 }
 
 impl Numbered {
-    fn of(all: Vec<Peer>, expectations: &Expectations) -> Self {
+    fn of(ids: Vec<PeerId>, all: Vec<Peer>, expectations: &Expectations) -> Self {
+        let mut laid = Vec::new();
         let mut out = Self {
             peers: Vec::new(),
+            expectations: Vec::new(),
             checks: checks::Settings::default(),
             pushes: Vec::new(),
             remedies: BTreeMap::new(),
         };
-        for (id, peer) in (0u32..).map(PeerId).zip(all) {
+        for (id, peer) in ids.into_iter().zip(all) {
             let check = |index| CheckId { peer: id, index };
             match peer.owner.zip(peer.process) {
                 Some((Owner::Process(owner), (index, schedule))) => {
@@ -674,11 +680,13 @@ impl Numbered {
             let rungs = (0u16..).zip(peer.remedies);
             out.remedies
                 .extend(rungs.filter_map(|(rung, remedy)| Some(((id, rung), remedy?))));
-            out.peers.push(peer.settings);
+            laid.push((id.0 as usize, peer.settings));
         }
-        out.checks.expectations = (0u16..)
-            .map(crate::engine::event::ExpectationId)
-            .zip(&expectations.0)
+        out.peers = laid_out(laid.into_iter(), &PeerSettings::vacant());
+        let numbered = || expectations.ids.iter().copied().zip(&expectations.all);
+        let names = numbered().map(|(id, (name, ..))| (usize::from(id.0), Arc::from(name.as_str())));
+        out.expectations = laid_out(names, &Arc::from(""));
+        out.checks.expectations = numbered()
             .map(|(id, (_, when, schedule))| (id, when.clone(), *schedule))
             .collect();
         out

@@ -16,9 +16,8 @@ pub fn with_discovered(sources: &Sources, containers: &[Container]) -> Result<(C
     let mut left_out = Vec::new();
     let mut names: BTreeSet<String> = config
         .engine_settings("".into())
-        .peers
-        .iter()
-        .map(|peer| peer.name.to_string())
+        .peers()
+        .map(|(_, peer)| peer.name.to_string())
         .collect();
     for container in containers {
         let watched = config

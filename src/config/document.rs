@@ -90,6 +90,7 @@ The command line has variables of its own: `DEFIB_CONFIG`, `DEFIB_ON_BAD_CONFIG`
 | `redis_only`, `embedded_only`, `tls_only`, `given_twice` | fields of `[bus]` fit its `url`; certificates in `[docker]` are for `tcp://`, `cert` and `key` together, with a `ca` |
 | `too_many`, `too_large` | at most 4096 peers, 64 checks and 16 remedies a peer, 256 expectations, 1 MiB |
 | `not_in_this_version` | what the design knows and this version does not |
+| `needs_restart` | a node that runs reads its configuration again: what it takes up at its start only is as it was |
 
 ## Fields
 

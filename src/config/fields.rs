@@ -519,8 +519,8 @@ pub const DOCKER: Section = Section {
             OneOf(&["off", "project", "all"]),
             Is("\"off\""),
             "Also watch containers with the label `defib.enable=true`, or `autoheal=true` as docker-autoheal's users have it: \
-             those of the compose project in which this node runs, or all. Once, at the start: let the node's service \
-             `depends_on` them. Further labels: `defib.name`, `defib.grace`, `defib.http` (a URL to check), \
+             those of the compose project in which this node runs, or all. At the start and at each reload: let the node's \
+             service `depends_on` them. Further labels: `defib.name`, `defib.grace`, `defib.http` (a URL to check), \
              `defib.stop_timeout`, `autoheal.stop.timeout`. The remedy is a restart, for `autoheal` only of what is unhealthy.",
         ),
     ],

@@ -141,7 +141,7 @@ fn blocker(reader: &Reader<'_>, name: &str) -> Read<Blocker> {
 }
 
 /// Whose remedies each may block: those of every peer that does not name others.
-pub(super) fn assign(root: &Reader<'_>, blockers: &mut [Blocker], peers: &mut [Peer]) {
+pub(super) fn assign(root: &Reader<'_>, blockers: &mut [Blocker], ids: &[PeerId], peers: &mut [Peer]) {
     for peer in peers.iter().filter_map(|peer| peer.blockers.as_ref()) {
         for name in &peer.names {
             if !blockers.iter().any(|blocker| blocker.name == *name) {
@@ -151,7 +151,7 @@ pub(super) fn assign(root: &Reader<'_>, blockers: &mut [Blocker], peers: &mut [P
             }
         }
     }
-    for (id, peer) in (0u32..).map(PeerId).zip(peers) {
+    for (id, peer) in ids.iter().copied().zip(peers) {
         for blocker in &mut *blockers {
             let named = |only: &super::peers::Blockers| only.names.contains(&blocker.name);
             if peer.blockers.as_ref().is_none_or(named) {

@@ -12,6 +12,7 @@ pub mod explain;
 pub mod fields;
 mod files;
 mod fleet;
+mod layout;
 mod maintenance;
 mod measures;
 mod notify;
@@ -21,6 +22,7 @@ mod reader;
 mod remedy;
 mod report;
 mod reports;
+mod restart;
 mod rules;
 pub mod schema;
 mod signing;
@@ -35,8 +37,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::event::PeerId;
 use crate::engine::settings::Settings as EngineSettings;
-use crate::{bus, http, remedies};
+use crate::{bus, http, regular_file, remedies};
 pub use discovered::with_discovered;
 
 /// Where a configuration comes from. Later ones win: file, environment, `--set`.
@@ -52,6 +55,17 @@ pub struct Sources {
     pub peers: Vec<String>,
     /// Whether the node's id may be written to the state directory if there is none yet.
     pub may_write: bool,
+    /// For a node that runs: what it runs by. Names keep their numbers then, and what it cannot take up is a mistake.
+    pub over: Option<Over>,
+}
+
+/// A node that runs, for which another configuration is read.
+#[derive(Clone, Debug)]
+pub struct Over {
+    /// What it runs by.
+    pub config: Arc<Config>,
+    /// Numbers of peers that were removed a moment ago: nobody's for now.
+    pub resting: BTreeSet<PeerId>,
 }
 
 impl Sources {
@@ -62,35 +76,98 @@ impl Sources {
         peers: &[String],
         may_write: bool,
     ) -> Result<Self, Report> {
+        Self::unread(file, set, peers, may_write).read()
+    }
+
+    /// The same before the file is read. From here on it is known which one it is.
+    pub fn unread(file: Option<&Path>, set: &[String], peers: &[String], may_write: bool) -> Self {
         let text =
             |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
         let env: BTreeMap<String, String> = std::env::vars_os().filter_map(text).collect();
         let file = file.map(Path::to_owned).or_else(|| default_file(&env));
-        let mut sources = Self {
-            file: None,
+        Self {
+            file: file.map(|name| (name, String::new())),
             env,
             set: set.to_vec(),
             peers: peers.to_vec(),
             may_write,
-        };
-        if let Some(name) = file {
-            sources.file = Some((
-                name.clone(),
-                read(&name).map_err(|why| sources.unreadable(name, &why))?,
-            ));
+            over: None,
         }
-        Ok(sources)
     }
 
-    fn unreadable(&self, name: PathBuf, why: &str) -> Report {
+    /// Reads the file, whatever it is: the end of a pipe is waited for.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(self) -> Result<Self, Report> {
+        let text = match &self.file {
+            Some((name, _)) => std::fs::File::open(name).and_then(read),
+            None => return Ok(self),
+        };
+        self.with(text, "name it with --config or DEFIB_CONFIG")
+    }
+
+    /// Reads the file again: that one and no other, and only if it is one that can be read twice. What is not there any
+    /// more is a mistake; it would be another thing to have no file.
+    ///
+    /// # Errors
+    /// If it cannot be read, or if there is one now and was none.
+    pub fn again(&self) -> Result<Self, Report> {
+        let help = "put it back: the configuration of before holds until then";
+        match (&self.file, default_file(&self.env)) {
+            (Some((name, _)), _) => {
+                let text = regular_file::read(name, tree::MAX_BYTES as u64 + 1);
+                self.clone().with(text, help)
+            }
+            (None, None) => Ok(self.clone()),
+            (None, Some(found)) => Err(self.unreadable(
+                found,
+                "needs_restart",
+                "was not there when this node started, which is configured without a file",
+                "restart the node to apply it",
+            )),
+        }
+    }
+
+    /// What the file holds.
+    pub fn text(&self) -> Option<&str> {
+        self.file.as_ref().map(|(_, text)| text.as_str())
+    }
+
+    /// The file, if it can be read again: what came through a pipe is gone.
+    pub fn lasting(&self) -> Option<&Path> {
+        let (name, _) = self.file.as_ref()?;
+        // What is not there now may come back as one.
+        let regular = std::fs::metadata(name).map_or(true, |found| found.is_file());
+        regular.then_some(name)
+    }
+
+    fn with(self, text: std::io::Result<Vec<u8>>, help: &str) -> Result<Self, Report> {
+        let Some((name, _)) = self.file.clone() else {
+            return Ok(self);
+        };
+        let text = text
+            .map_err(|error| format!("cannot be read: {error}"))
+            .and_then(|bytes| {
+                String::from_utf8(bytes).map_err(|error| {
+                    format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to())
+                })
+            })
+            .map_err(|why| self.unreadable(name.clone(), "unreadable", &why, help))?;
+        Ok(Self {
+            file: Some((name, text)),
+            ..self
+        })
+    }
+
+    fn unreadable(&self, name: PathBuf, rule: &'static str, why: &str, help: &str) -> Report {
         let problems = report::Problems::of(Some((name, String::new())));
-        problems.add(
-            &report::Origin::Nowhere,
-            "unreadable",
-            why,
-            "name it with --config or DEFIB_CONFIG",
-        );
-        let tree = tree::gather(self, &problems);
+        problems.add(&report::Origin::Nowhere, rule, why, help);
+        let unread = Self {
+            file: None,
+            ..self.clone()
+        };
+        let tree = tree::gather(&unread, &problems);
         let context = reader::Context {
             problems: &problems,
             env: &self.env,
@@ -111,15 +188,12 @@ fn default_file(env: &BTreeMap<String, String>) -> Option<PathBuf> {
     places.into_iter().find(|path| path.exists())
 }
 
-/// The text of a file, bounded: a path may name anything.
-fn read(path: &Path) -> Result<String, String> {
+/// What a file holds, bounded: a path may name anything.
+fn read(file: std::fs::File) -> std::io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(tree::MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
-        .map_err(|error| format!("cannot be read: {error}"))?;
-    String::from_utf8(bytes)
-        .map_err(|error| format!("is not UTF-8 from byte {} on", error.utf8_error().valid_up_to()))
+    file.take(tree::MAX_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A configuration that cannot be wrong.
@@ -259,6 +333,18 @@ pub fn load(sources: &Sources) -> Result<Config, Report> {
     let dirs = dirs::Dirs::of(&sources.env);
     let (base, base_is_good) = build::base(&root, &dirs);
     let config = build::config(&root, sources, &dirs, &base);
+    if let Some(over) = &sources.over {
+        match &config {
+            Ok(config) => restart::needed(&root, config, &over.config),
+            // A mistake elsewhere must not hide what another attempt would be refused for.
+            Err(_) if problems.are_of_syntax() => {}
+            Err(_) => {
+                if let Some(frame) = restart::frame(sources, &tree, &dirs) {
+                    restart::needed(&root, &frame, &over.config);
+                }
+            }
+        }
+    }
     match config {
         Ok(config) if base_is_good.is_ok() && problems.is_empty() => Ok(config),
         _ => Err(Report::of(&problems, base, base_is_good.is_ok())),

@@ -1,5 +1,6 @@
 //! Reads what asks over HTTP: the `http` check, expectations, and what an `http` remedy waits for.
 
+use super::layout::Layout;
 use super::reader::{Read, Reader};
 use super::values::is_name;
 use super::{asks, fields};
@@ -12,23 +13,27 @@ const BODY_LIMIT: usize = 64 * 1024;
 
 /// The expectations, in the order in which they were written.
 #[derive(Default)]
-pub(super) struct Expectations(pub(super) Vec<(String, When, Schedule)>);
+pub(super) struct Expectations {
+    pub(super) all: Vec<(String, When, Schedule)>,
+    /// The number of each.
+    pub(super) ids: Vec<ExpectationId>,
+}
 
 /// Expectations of one node.
 const MAX_EXPECTATIONS: usize = 256;
 
 impl Expectations {
     pub(super) fn find(&self, name: &str) -> Option<ExpectationId> {
-        let index = self.0.iter().position(|(known, ..)| known == name)?;
-        u16::try_from(index).ok().map(ExpectationId)
+        let index = self.all.iter().position(|(known, ..)| known == name)?;
+        self.ids.get(index).copied()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|(name, ..)| name.as_str())
+        self.all.iter().map(|(name, ..)| name.as_str())
     }
 
     /// Reads `[when.NAME]`. One that is wrong keeps its place, so that what needs it is not wrong, too.
-    pub(super) fn read(root: &Reader<'_>) -> Self {
+    pub(super) fn read(root: &Reader<'_>, layout: &Layout) -> Self {
         let place = root.below("when");
         let mut all = Vec::new();
         for (name, origin, node) in root.named("when") {
@@ -73,7 +78,8 @@ impl Expectations {
             });
             all.push((name.to_owned(), when, schedule));
         }
-        Self(all)
+        let ids = layout.expectations(all.iter().map(|(name, ..)| name.as_str()));
+        Self { all, ids }
     }
 }
 

@@ -199,12 +199,12 @@ pub(super) fn warnings(
             .to_owned(),
         );
     }
-    for (index, name) in expectations.names().enumerate() {
+    for (needed_id, name) in expectations.ids.iter().zip(expectations.names()) {
         let needed = |peer: &Peer| {
             peer.settings
                 .checks
                 .iter()
-                .any(|check| check.needs.is_some_and(|id| usize::from(id.0) == index))
+                .any(|check| check.needs == Some(*needed_id))
         };
         if !peers.iter().any(needed) {
             out.push(format!("[when.{name}] is needed by no check"));
@@ -229,7 +229,7 @@ pub(super) fn warnings(
         for peer in peers {
             keyless(peer, &mut out);
         }
-        for (name, when, _) in &expectations.0 {
+        for (name, when, _) in &expectations.all {
             if matches!(when, When::RedisKey(RedisKey { redis: None, .. })) {
                 out.push(format!(
                     "[when.{name}] reads a key, and the embedded bus has none: it will be unknown. Set bus.url to a Redis, or \

@@ -65,6 +65,13 @@ impl Docker {
         sightings.insert(peer, sighting);
     }
 
+    /// The peer is no container any more.
+    pub fn forget(&self, peer: PeerId) {
+        let sightings = &self.0.acts.sightings;
+        let mut sightings = sightings.lock().unwrap_or_else(PoisonError::into_inner);
+        sightings.remove(&peer);
+    }
+
     /// What was last seen of a peer's container, if it was ever looked for.
     pub fn sighting(&self, peer: PeerId) -> Option<Sighting> {
         let sightings = &self.0.acts.sightings;

@@ -1,5 +1,6 @@
 //! What operators ask for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +50,18 @@ impl Engine {
             }
         }
         self.ask = true;
+    }
+
+    /// Another calendar: what it has open is open before what the one of before had open closes.
+    pub(super) fn take_calendar(&mut self, open: Vec<(u16, Opened)>) {
+        let mut closed: BTreeSet<u16> = self.maintenance.keys().copied().collect();
+        for (window, opened) in open {
+            closed.remove(&window);
+            self.maintain(window, Some(opened));
+        }
+        for window in closed {
+            self.maintain(window, None);
+        }
     }
 
     fn tell_window(&mut self, window: &Maintained, open: bool, lasting: Duration) {

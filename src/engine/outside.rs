@@ -314,7 +314,7 @@ impl Engine {
                 .saturating_add(SLOT_SLACK),
             budget: of.budget,
             group: self.settings.group_budget,
-            peers: u32::try_from(self.settings.peers.len()).unwrap_or(u32::MAX),
+            peers: u32::try_from(self.group.peers).unwrap_or(u32::MAX),
             only_look: self.settings.dry_run,
         }
     }
@@ -456,6 +456,21 @@ impl Engine {
     fn outside_mut(&mut self, id: PeerId) -> Option<&mut Outside> {
         let episode = self.peer_mut(id)?.episode.as_mut()?;
         Some(&mut episode.outside)
+    }
+
+    /// The configuration is another: what was asked by the one before is asked again, and leave that is still to come is
+    /// given back, as one that comes too late is.
+    pub(super) fn forget_questions(&mut self) {
+        for id in self.ids() {
+            if let Some(outside) = self.outside_mut(id) {
+                *outside = Outside {
+                    leave: outside.leave.take(),
+                    elsewhere: outside.elsewhere,
+                    outlived: outside.outlived,
+                    ..Outside::default()
+                };
+            }
+        }
     }
 
     /// Uses the leave that the group gave: its fencing token, and what it holds from now on.

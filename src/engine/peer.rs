@@ -271,6 +271,9 @@ impl Peer {
         if let Some(remedy) = &mut episode.remedy {
             remedy.rung = rung_now(remedy.rung).unwrap_or(NO_RUNG);
         }
+        if let Some(wish) = &mut episode.wish {
+            wish.rung = rung_now(wish.rung).unwrap_or(NO_RUNG);
+        }
     }
 
     pub(super) fn check(&self, index: u16) -> Option<&Check> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::Engine;
 use super::beats::Routes;
 use super::decision::What;
-use super::event::{CheckId, ExpectationId, PeerId};
+use super::event::{CheckId, ExpectationId, Opened, PeerId};
 use super::evidence::{Check, Expectation};
 use super::peer::Peer;
 use super::settings::{PeerSettings, Settings};
@@ -31,6 +31,8 @@ pub struct Reload {
     pub expectations_anew: BTreeSet<ExpectationId>,
     /// Of each rung that is what a rung of before was: which one that was.
     pub rungs: BTreeMap<(PeerId, u16), u16>,
+    /// The maintenance windows of another calendar that are open; `None`: the calendar is that of before.
+    pub windows: Option<Vec<(u16, Opened)>>,
     /// Who asked.
     pub by: String,
 }
@@ -63,8 +65,15 @@ impl Reload {
             checks_anew: BTreeSet::new(),
             expectations_anew: BTreeSet::new(),
             rungs,
+            windows: None,
             by: by.to_owned(),
         }
+    }
+
+    /// What it changes of `old`, in words: who is added, removed and changed.
+    pub fn words(&self, old: &Settings) -> String {
+        let node = node_wide(old) != node_wide(&self.settings) || self.windows.is_some();
+        self.change_from(old).words(old, &self.settings, node)
     }
 
     /// The rung of now that was rung `was`.
@@ -154,6 +163,9 @@ impl Engine {
         }
         self.keep_what_stays(&mut reload.settings);
         let change = reload.change_from(&self.settings);
+        for id in change.removed.iter().chain(&change.changed) {
+            self.wish_outlived(*id);
+        }
         for id in &change.removed {
             self.retire(*id, "it is configured no longer");
         }
@@ -166,8 +178,13 @@ impl Engine {
         self.take_node_wide(&old, &reload);
         self.follow_routes(&adapted, &change);
         self.quorum.reload(&self.settings);
+        self.forget_questions();
+        let calendar = reload.windows.is_some();
+        if let Some(windows) = reload.windows.take() {
+            self.take_calendar(windows);
+        }
         self.reloads = self.reloads.saturating_add(1);
-        let node = node_wide(&old) != node_wide(&self.settings);
+        let node = node_wide(&old) != node_wide(&self.settings) || calendar;
         let what = What::ConfigReloaded {
             by: reload.by,
             detail: change.words(&old, &self.settings, node),
@@ -329,6 +346,7 @@ impl Engine {
 
     /// From now on nothing is really done: what was, is laid aside.
     fn begin_dry_run(&mut self) {
+        self.group.real_not_before = self.group.not_before;
         for id in self.ids() {
             self.withdraw_pulse_of(id);
             let peer = &mut self.peers[id.0 as usize];
@@ -340,7 +358,13 @@ impl Engine {
     /// little is done as at a start without a store.
     fn end_dry_run(&mut self, now: Time) {
         let mut untold = false;
+        self.group.not_before = self.group.real_not_before.take();
         for id in self.ids() {
+            let episode = self.peers[id.0 as usize].episode.as_ref();
+            if episode.is_some_and(|episode| !matches!(episode.phase, EpisodePhase::Acting { .. })) {
+                // What the group holds for it since before the dry run.
+                self.let_go(id);
+            }
             let peer = &mut self.peers[id.0 as usize];
             let real = peer.real.take();
             untold |= real.is_none() && !self.settings.peers[id.0 as usize].is_vacant();
@@ -353,6 +377,8 @@ impl Engine {
                 continue;
             }
             self.group.down.remove(&id);
+            // A canary that nobody was.
+            self.breaker.canary_over(id);
             episode.remedy = None;
             episode.remedies = 0;
             episode.attempts = 0;
@@ -360,6 +386,7 @@ impl Engine {
             episode.restarted = false;
             episode.healed_at = None;
             episode.refusal = None;
+            episode.wish = None;
             if episode.phase != EpisodePhase::Suspected {
                 episode.phase = EpisodePhase::Waiting;
             }

@@ -42,7 +42,6 @@ struct Record {
 /// A remedy whose peer is no longer there.
 #[derive(Clone, Debug)]
 struct AtWork {
-    id: PeerId,
     name: Arc<str>,
     episode: u64,
     rung: u16,
@@ -74,6 +73,16 @@ impl Retired {
             .collect();
         if let Some(episode) = &mut kept.episode {
             episode.failed = episode.failed.iter().filter_map(|rung| rung_now(*rung)).collect();
+            let at_work = episode.at_work.take();
+            episode.at_work = at_work.and_then(|(life, rung)| Some((life, rung_now(rung)?)));
+        }
+    }
+
+    /// How the remedy ends that is at work on it is heard in this run, or was: its mark tells.
+    fn mark_tells(&mut self, name: &str) {
+        let record = self.records.get_mut(name);
+        if let Some(episode) = record.and_then(|record| record.kept.episode.as_mut()) {
+            episode.at_work = None;
         }
     }
 
@@ -154,21 +163,25 @@ impl Engine {
             return;
         };
         let name = Arc::clone(&settings.name);
-        let mut kept = peer.persisted(settings, now);
-        kept.removed = Some(Duration::ZERO);
         let acting = peer.episode.as_ref().and_then(|episode| {
             let remedy = episode.remedy.as_ref()?;
-            let acting = matches!(episode.phase, EpisodePhase::Acting { .. });
-            acting.then(|| AtWork::of(id, &name, episode.id, remedy))
+            let acting = matches!(episode.phase, EpisodePhase::Acting { .. })
+                && remedy.granted.kind != RemedyKind::Healthz;
+            acting.then(|| AtWork::of(&name, episode.id, remedy))
         });
-        self.retired.keep(&name, kept, now);
+        // Before the record is made: who comes back must not let go of what a remedy at work stands on.
         let lease = acting.as_ref().and_then(|_| self.set_lease_aside(id));
+        if let Some((settings, peer)) = self.settings.peers.get(id.0 as usize).zip(self.peer(id)) {
+            let mut kept = peer.persisted(settings, now);
+            kept.removed = Some(Duration::ZERO);
+            self.retired.keep(&name, kept, now);
+        }
         self.close_episode(id, why);
-        if let Some((token, mut at_work)) = acting.filter(|(_, at_work)| at_work.kind != RemedyKind::Healthz)
-        {
+        if let Some((token, mut at_work)) = acting {
             // Its executor cannot be called back: whom it restarts is down by our hand until it ends.
             if at_work.restarts {
-                self.group.down.insert(id, at_work.lost_at + SLOT_SLACK);
+                let until = at_work.lost_at + SLOT_SLACK;
+                self.group.retired.insert(token, until);
             }
             at_work.lease = lease;
             self.retired.at_work.insert(token, at_work);
@@ -187,20 +200,23 @@ impl Engine {
             return;
         };
         let mut peer = Peer::new(settings, now);
+        let at_work = self.retired.at_work.values();
+        let at_work = at_work.filter(|remedy| remedy.name == settings.name);
+        let lost_at = at_work.map(|remedy| remedy.lost_at).max();
+        if lost_at.is_some() {
+            self.retired.mark_tells(&settings.name);
+        }
         if let Some(record) = self.retired.records.remove(&*settings.name) {
             peer.restore(id, settings, &record.kept, true, now.since(record.at), now);
         } else if let Some(spent_at) = self.retired.spent_at {
             peer.ledger.spend(settings.budget, spent_at, now);
         }
-        let at_work = self
-            .retired
-            .at_work
-            .values()
-            .filter(|remedy| remedy.name == settings.name);
-        if let Some(lost_at) = at_work.map(|remedy| remedy.lost_at).max() {
+        if let Some(lost_at) = lost_at {
             // What was begun before it was removed may still be at work.
             peer.ledger.not_before = peer.ledger.not_before.max(Some(lost_at));
         }
+        // Nobody knows whether it has only begun to live.
+        peer.grace_until = now + settings.grace;
         self.peers[id.0 as usize] = peer;
     }
 
@@ -209,7 +225,8 @@ impl Engine {
         let Some(remedy) = self.retired.at_work.remove(&token) else {
             return;
         };
-        self.group.down.remove(&remedy.id);
+        self.group.retired.remove(&token);
+        self.retired.mark_tells(&remedy.name);
         let (outcome, detail, touched) = match outcome {
             RemedyOutcome::Acted { detail } => ("acted", detail, true),
             RemedyOutcome::Failed { detail } => ("failed", detail, true),
@@ -261,13 +278,13 @@ impl Engine {
         self.retired
             .at_work
             .retain(|_, remedy| now.since(remedy.lost_at) < KEPT_FOR);
+        self.group.retired.retain(|_, until| now < *until);
     }
 }
 
 impl AtWork {
-    fn of(id: PeerId, name: &Arc<str>, episode: u64, remedy: &Remedy) -> (u64, Self) {
+    fn of(name: &Arc<str>, episode: u64, remedy: &Remedy) -> (u64, Self) {
         let at_work = Self {
-            id,
             name: Arc::clone(name),
             episode,
             rung: remedy.rung,

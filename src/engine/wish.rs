@@ -74,12 +74,7 @@ impl Engine {
         let Some((wish, kind)) = self.take_wish(id) else {
             return;
         };
-        let episode = self.peer_mut(id).and_then(|peer| peer.episode.as_mut());
-        match (wish.before, episode) {
-            (Some(before), Some(episode)) => episode.phase = before,
-            // It was opened for this request, and nobody was told.
-            (None, _) | (_, None) => self.drop_episode(id),
-        }
+        self.undo_wish(id, wish.before);
         let what = What::Restart {
             number: wish.number,
             by: wish.by,
@@ -111,6 +106,37 @@ impl Engine {
             let why =
                 "what was in the way of it ended otherwise, and its episode with it: look, and ask again";
             self.answer(id, request, wish.by, kind, why.to_owned());
+        }
+    }
+
+    /// Its peer is configured in another way, or no longer: what was asked for may be something else by now.
+    pub(super) fn wish_outlived(&mut self, id: PeerId) {
+        let waits = |episode: &Episode| episode.wish.as_ref().is_some_and(|wish| !wish.answered);
+        let episode = self.peer(id).and_then(|peer| peer.episode.as_ref());
+        if !episode.is_some_and(waits) {
+            return;
+        }
+        let Some((wish, kind)) = self.take_wish(id) else {
+            return;
+        };
+        self.undo_wish(id, wish.before);
+        let request = Restart {
+            number: wish.number,
+            peer: id,
+            rung: Which::At(wish.rung),
+            force: wish.force,
+        };
+        let why = "another configuration came meanwhile: ask again";
+        self.answer(id, request, wish.by, kind, why.to_owned());
+    }
+
+    /// The episode stands where it stood before it was asked for.
+    fn undo_wish(&mut self, id: PeerId, before: Option<EpisodePhase>) {
+        let episode = self.peer_mut(id).and_then(|peer| peer.episode.as_mut());
+        match (before, episode) {
+            (Some(before), Some(episode)) => episode.phase = before,
+            // It was opened for this request, and nobody was told.
+            (None, _) | (_, None) => self.drop_episode(id),
         }
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, OptionFuture};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -88,7 +88,8 @@ pub struct Surroundings {
 
 /// Runs errands.
 pub struct Fleet {
-    settings: Arc<Settings>,
+    group: Group,
+    blockers: watch::Receiver<Arc<[Blocker]>>,
     around: Surroundings,
     /// Away while a question is under way.
     remote: Option<Box<Remote>>,
@@ -115,8 +116,9 @@ struct Called {
 }
 
 impl Fleet {
-    /// Has asked nobody yet, and connected to nothing.
-    pub fn new(settings: Arc<Settings>, around: Surroundings) -> Self {
+    /// Has asked nobody yet, and connected to nothing. `blockers` are those that there are now; those of the settings are
+    /// for the start.
+    pub fn new(settings: &Settings, blockers: watch::Receiver<Arc<[Blocker]>>, around: Surroundings) -> Self {
         let (node, group) = around.names.clone();
         let identity = Identity {
             node,
@@ -124,7 +126,8 @@ impl Fleet {
         };
         Self {
             remote: Some(Box::new(Remote::new(around.redis.clone(), &group, identity))),
-            settings,
+            group: settings.group,
+            blockers,
             calling: None,
             waiting: VecDeque::new(),
             owed: VecDeque::new(),
@@ -175,7 +178,7 @@ impl Fleet {
     async fn take(&mut self, errand: Errand) -> anyhow::Result<()> {
         match errand {
             Errand::AskBlockers { number, peer } => self.ask_blockers(number, peer),
-            Errand::Reserve(reservation) => match self.settings.group {
+            Errand::Reserve(reservation) => match self.group {
                 Group::Redis => self.waiting.push_back(Task::Reserve(reservation)),
                 Group::Slots(slots) => {
                     let answer = by_turn(slots.wait(self.around.clock.wall()));
@@ -187,7 +190,7 @@ impl Fleet {
                 }
             },
             Errand::Settle(settlement) => {
-                if self.settings.group == Group::Redis {
+                if self.group == Group::Redis {
                     let now = self.around.clock.now();
                     self.waiting.push_back(Task::Settle(settlement, now));
                 }
@@ -197,11 +200,14 @@ impl Fleet {
     }
 
     fn ask_blockers(&mut self, number: u64, peer: PeerId) {
-        let (settings, clock) = (Arc::clone(&self.settings), Arc::clone(&self.around.clock));
+        let (blockers, clock) = (
+            Arc::clone(&self.blockers.borrow()),
+            Arc::clone(&self.around.clock),
+        );
         let metrics = self.around.metrics.clone();
         self.blocking.spawn(async move {
             let began = clock.now();
-            let answer = blockers::ask(&settings.blockers, peer).await;
+            let answer = blockers::ask(&blockers, peer).await;
             let outcome = match answer {
                 BlockersAnswer::Clear => Outcome::Yes,
                 BlockersAnswer::Blocked { .. } => Outcome::No,
@@ -323,7 +329,7 @@ fn counted(task: &Task, result: &Result<Option<LeaseAnswer>, Failure>) -> (Call,
 impl std::fmt::Debug for Fleet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fleet")
-            .field("settings", &self.settings)
+            .field("group", &self.group)
             .finish_non_exhaustive()
     }
 }

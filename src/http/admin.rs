@@ -21,6 +21,7 @@ use super::public::{self, Refused};
 use super::serve::Caller;
 use super::{Face, beat, leases, restart};
 use crate::engine::event::{Event, OperatorRequest, PeerId};
+use crate::reload_desk::Outcome;
 use crate::secret::Secret;
 
 /// A body must have arrived within this.
@@ -42,6 +43,7 @@ pub(super) fn router(face: Arc<Face>, token: Option<Secret>) -> Router {
         .route("/api/v1/forget", post(forget))
         .route("/api/v1/drain", post(drain))
         .route("/api/v1/restart/{peer}", post(restart::restart))
+        .route("/api/v1/reload", post(reload))
         .route("/api/v1/leases", get(leases::list))
         .route(
             "/api/v1/leases/{key}",
@@ -124,6 +126,10 @@ struct Forget {
 #[serde(deny_unknown_fields)]
 struct Drain {}
 
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reload {}
+
 type Handled = Result<Response<Body>, Refused>;
 
 async fn pause(
@@ -180,6 +186,28 @@ async fn drain(
         leases.drain(LEASES_TIMEOUT).await;
     }
     face.tell(OperatorRequest::Drain, "drain", caller).await
+}
+
+/// Reads the configuration again. Answered once it holds, or was refused: 409, with every mistake.
+async fn reload(
+    State(face): State<Arc<Face>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Handled {
+    let Reload {} = parsed_or_default(&body(request).await?)?;
+    let Some(desk) = &face.app.reload else {
+        let why = "this node cannot read its configuration again: restart it";
+        return Err(Refused::new(StatusCode::CONFLICT, why));
+    };
+    let outcome = desk
+        .reload(&caller.to_string())
+        .await
+        .map_err(|error| Refused::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()))?;
+    let status = match &outcome {
+        Outcome::Applied { .. } | Outcome::Unchanged => StatusCode::OK,
+        Outcome::Refused { .. } => StatusCode::CONFLICT,
+    };
+    Ok(public::json(status, &outcome))
 }
 
 pub(super) async fn body(request: Request) -> Result<Bytes, Refused> {

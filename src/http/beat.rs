@@ -15,15 +15,15 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use http_body_util::BodyExt;
 use serde::Deserialize;
-use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::mpsc::Permit;
 use tokio::time::timeout;
 
 use super::admin::{BODY_TIMEOUT, ENGINE_TIMEOUT};
 use super::public::{self, Refused};
-use super::{Face, Push};
+use super::{Face, Push, View};
 use crate::allowance::Allowance;
 use crate::engine::cause::Cause;
-use crate::engine::event::{CheckId, Event, Next, Report, Word};
+use crate::engine::event::{Event, Next, Report, Word};
 use crate::engine::time::Time;
 use crate::telemetry::metrics::http::Beat;
 
@@ -39,8 +39,16 @@ const READ: usize = 1024 * 1024;
 /// The beats of each `push` check.
 #[derive(Debug, Default)]
 pub(super) struct Beats {
+    /// At the start; those of a reload are in the view.
     checks: Vec<Push>,
-    states: Mutex<BTreeMap<CheckId, Pushed>>,
+    /// By the names of peer and check.
+    states: Mutex<BTreeMap<Names, Pushed>>,
+}
+
+type Names = (Arc<str>, Arc<str>);
+
+fn names_of(push: &Push) -> Names {
+    (Arc::clone(&push.peer), Arc::clone(&push.name))
 }
 
 /// What is remembered of one check's beats.
@@ -124,31 +132,25 @@ async fn beat_in_form(
 
 impl Beats {
     pub(super) fn new(checks: Vec<Push>) -> Self {
-        let state = |push: &Push| {
-            let pushed = Pushed {
-                allowance: Allowance::new(BURST, A_SECOND),
-                started: None,
-            };
-            (push.check, pushed)
-        };
         Self {
-            states: Mutex::new(checks.iter().map(state).collect()),
+            states: Mutex::default(),
             checks,
         }
     }
 
-    fn find(&self, peer: &str, check: Option<&str>) -> Result<&Push, Refused> {
-        let all: Vec<&Push> = self.checks.iter().filter(|push| *push.peer == *peer).collect();
+    fn find(&self, view: &View, peer: &str, check: Option<&str>) -> Result<Push, Refused> {
+        let configured = view.pushes().unwrap_or(&self.checks);
+        let all: Vec<&Push> = configured.iter().filter(|push| *push.peer == *peer).collect();
         let names = || all.iter().map(|push| &*push.name).collect::<Vec<_>>().join(", ");
         match (all.as_slice(), check) {
             ([], _) => Err(Refused::new(
                 StatusCode::NOT_FOUND,
                 format!("peer `{peer}` has no `push` check: add [peer.{peer}.checks.push]"),
             )),
-            ([one], None) => Ok(one),
+            ([one], None) => Ok(Push::clone(one)),
             (_, Some(name)) => {
                 let found = all.iter().find(|push| *push.name == *name).copied();
-                found.ok_or_else(|| {
+                found.cloned().ok_or_else(|| {
                     let name: String = name.chars().take(64).collect();
                     let why = format!(
                         "peer `{peer}` has no `push` check {name:?}; there are: {}",
@@ -168,21 +170,28 @@ impl Beats {
     }
 
     /// `Err`: how long to wait.
-    fn allow(&self, check: CheckId, now: Time) -> Result<(), Duration> {
+    fn allow(&self, push: &Push, view: &View, now: Time) -> Result<(), Duration> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let allowance = states.get_mut(&check).map(|pushed| &mut pushed.allowance);
-        allowance.map_or(Ok(()), |allowance| {
-            allowance
-                .takes(now)
-                .then_some(())
-                .ok_or_else(|| allowance.wait(now))
-        })
+        let configured = view.pushes().unwrap_or(&self.checks);
+        if states.len() > configured.len() {
+            // A reload took some away.
+            states.retain(|names, _| configured.iter().any(|push| names_of(push) == *names));
+        }
+        let pushed = states.entry(names_of(push)).or_insert_with(|| Pushed {
+            allowance: Allowance::new(BURST, A_SECOND),
+            started: None,
+        });
+        let allowance = &mut pushed.allowance;
+        allowance
+            .takes(now)
+            .then_some(())
+            .ok_or_else(|| allowance.wait(now))
     }
 
     /// How long its run took, if it said when it began.
-    fn took(&self, check: CheckId, form: Form, now: Time) -> Option<Duration> {
+    fn took(&self, push: &Push, form: Form, now: Time) -> Option<Duration> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        let pushed = states.get_mut(&check)?;
+        let pushed = states.get_mut(&names_of(push))?;
         match form {
             Form::Start => {
                 pushed.started = Some(now);
@@ -204,38 +213,40 @@ impl Face {
     ) -> Result<Response<Body>, Response<Body>> {
         let refused = |refused: Refused| refused.into_response();
         self.configured_peer(peer).map_err(refused)?;
-        let push = self.beats.find(peer, check).map_err(refused)?;
+        let view = self.view();
+        let push = self.beats.find(&view, peer, check).map_err(refused)?;
         let metrics = &self.app.metrics.http;
-        if let Err(wait) = self.beats.allow(push.check, self.now()) {
+        if let Err(wait) = self.beats.allow(&push, &view, self.now()) {
             metrics.beat(peer, Beat::Limited);
             return Err(limited(wait));
         }
         let message = message(request.into_body()).await.map_err(refused)?;
-        let took = self.beats.took(push.check, form, self.now());
+        let room = self.room_for_a_report().await.map_err(refused)?;
+        // A reload may have come meanwhile: it may have another number by now, or be no more. From here on nothing waits.
+        self.configured_peer(peer).map_err(refused)?;
+        let push = self
+            .beats
+            .find(&self.view(), peer, Some(&push.name))
+            .map_err(refused)?;
+        let took = self.beats.took(&push, form, self.now());
         if let Some(took) = took {
             metrics.run_took(peer, &push.name, took);
         }
-        self.report(said(push, form, message, took))
-            .await
-            .map_err(refused)?;
+        room.send(Event::Report(said(&push, form, message, took)));
         metrics.beat(peer, form.counted());
         let taken = serde_json::json!({ "taken": form.counted().as_str(), "peer": peer, "check": push.name });
         Ok(public::json(StatusCode::ACCEPTED, &taken))
     }
 
-    async fn report(&self, report: Report) -> Result<(), Refused> {
-        let sent = self
-            .app
-            .events
-            .send_timeout(Event::Report(report), ENGINE_TIMEOUT)
-            .await;
-        sent.map_err(|error| {
-            let why = match error {
-                SendTimeoutError::Timeout(_) => "the event loop did not take the beat within 2 s; try again",
-                SendTimeoutError::Closed(_) => "the event loop has ended: the node shuts down",
-            };
-            Refused::new(StatusCode::SERVICE_UNAVAILABLE, why)
-        })
+    async fn room_for_a_report(&self) -> Result<Permit<'_, Event>, Refused> {
+        let refused = |why| Refused::new(StatusCode::SERVICE_UNAVAILABLE, why);
+        match timeout(ENGINE_TIMEOUT, self.app.events.reserve()).await {
+            Ok(Ok(room)) => Ok(room),
+            Ok(Err(_)) => Err(refused("the event loop has ended: the node shuts down")),
+            Err(_) => Err(refused(
+                "the event loop did not take the beat within 2 s; try again",
+            )),
+        }
     }
 }
 

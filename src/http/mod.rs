@@ -36,6 +36,7 @@ use crate::engine::decision::Notice;
 use crate::engine::event::{CheckId, Event};
 use crate::engine::time::{Clock, Time};
 use crate::lease_desk::LeaseDesk;
+use crate::reload_desk::ReloadDesk;
 use crate::secret::Secret;
 use crate::telemetry::metrics::Metrics;
 
@@ -94,6 +95,8 @@ pub struct AppState {
     pub history: Option<PathBuf>,
     /// To the keeper of the leases; `None`: there are none.
     pub leases: Option<LeaseDesk>,
+    /// Where a reload is asked for; `None`: the node has no configuration file to read again.
+    pub reload: Option<ReloadDesk>,
     /// Gathered by `/metrics`.
     pub metrics: Metrics,
 }

@@ -222,7 +222,12 @@ pub(super) fn readyz(view: &View, turned: Time, now: Time) -> Answer {
             "config: invalid, nothing is judged:\n{error}"
         )));
     } else {
-        reasons.push(Reason::Good("config: valid".to_owned()));
+        reasons.push(match view.refused() {
+            None => Reason::Good("config: valid".to_owned()),
+            Some(why) => Reason::Note(format!(
+                "config: the last reload was refused, and the configuration of before holds:\n{why}"
+            )),
+        });
         reasons.push(event_loop(turned, now));
         match view.snapshot() {
             Some(snapshot) => node(snapshot, now, &mut reasons),

@@ -142,6 +142,7 @@ fn endpoint(path: &str) -> &'static str {
             "api/v1/resume" => "resume",
             "api/v1/forget" => "forget",
             "api/v1/drain" => "drain",
+            "api/v1/reload" => "reload",
             _ if path.starts_with("api/v1/explain/") => "explain",
             _ if path.starts_with("api/v1/restart/") => "restart",
             _ if path == "api/v1/leases" || path.starts_with("api/v1/leases/") => "leases",

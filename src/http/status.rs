@@ -22,6 +22,9 @@ pub struct Status {
     pub loop_turned: Time,
     /// What is wrong with the configuration (`--on-bad-config=observe`); `None`: it is valid.
     pub config_error: Option<String>,
+    /// What was wrong with the configuration that was refused last; `None`: what is in its file holds.
+    #[serde(default)]
+    pub config_refused: Option<String>,
     /// Requests of `/healthz` since the start, for each peer with a `healthz` remedy. 0: it is not wired.
     pub healthz_probes: BTreeMap<Arc<str>, u64>,
     /// What happens next, in words, for each peer of the snapshot in its order.
@@ -81,6 +84,7 @@ impl Status {
             now,
             loop_turned,
             config_error: view.config_error().map(str::to_owned),
+            config_refused: view.refused().map(str::to_owned),
             healthz_probes: wired.map(|name| (name.into(), probes(name))).collect(),
             next,
             snapshot: view.snapshot().cloned(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use super::Push;
 use crate::engine::event::PeerId;
 use crate::engine::settings::{PeerSettings, RemedyKind, Settings};
 use crate::engine::snapshot::{PeerView, Snapshot};
@@ -15,6 +16,9 @@ pub struct View {
     snapshot: Option<Arc<Snapshot>>,
     config_error: Option<Arc<str>>,
     preflight: Option<Arc<[Item]>>,
+    /// `None`: as at the start.
+    pushes: Option<Arc<[Push]>>,
+    refused: Option<Arc<str>>,
     names: Arc<Names>,
 }
 
@@ -54,6 +58,8 @@ impl View {
             snapshot: None,
             config_error: None,
             preflight: None,
+            pushes: None,
+            refused: None,
             names: Arc::new(names),
         }
     }
@@ -65,6 +71,8 @@ impl View {
             snapshot: None,
             config_error: Some(error.into()),
             preflight: None,
+            pushes: None,
+            refused: None,
             names: Arc::default(),
         }
     }
@@ -93,6 +101,33 @@ impl View {
             preflight: Some(items),
             ..self.clone()
         }
+    }
+
+    /// The same with other `push` checks, as the configuration that was reloaded has them.
+    #[must_use]
+    pub fn with_pushes(&self, pushes: Arc<[Push]>) -> Self {
+        Self {
+            pushes: Some(pushes),
+            ..self.clone()
+        }
+    }
+
+    /// The same after a configuration was refused (all mistakes, in words), or taken.
+    #[must_use]
+    pub fn with_refused(&self, refused: Option<Arc<str>>) -> Self {
+        Self {
+            refused,
+            ..self.clone()
+        }
+    }
+
+    /// Why the last configuration was refused, if it was. The one of before holds.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
+    pub(super) fn pushes(&self) -> Option<&[Push]> {
+        self.pushes.as_deref()
     }
 
     /// What the last preflight found; `None` before its first end.

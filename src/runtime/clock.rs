@@ -43,6 +43,13 @@ impl Clock for MonotonicClock {
     }
 }
 
+/// The kernel's monotonic clock, as systemd reads it.
+pub fn monotonic() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
+    let nanos = u32::try_from(tv_nsec).unwrap_or(0);
+    Duration::new(u64::try_from(tv_sec).unwrap_or(0), nanos)
+}
+
 /// A clock that goes on while the machine sleeps: what others promised for a time ends meanwhile. Tokio's timers do not
 /// follow it: who waits by them asks it again afterwards.
 #[derive(Clone, Copy, Debug)]

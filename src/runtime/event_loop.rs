@@ -1,12 +1,13 @@
 //! The loop that owns the engine. It waits for one event or the engine's own deadline, hands it over with the
 //! time, and carries the decisions out; it never waits for anybody who is told something. It judges nothing.
 
+use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{broadcast, mpsc, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -16,9 +17,10 @@ use super::port::Port;
 use crate::bus;
 use crate::engine::Engine;
 use crate::engine::decision::{Decision, Notice};
-use crate::engine::event::{Event, Heartbeat, OperatorRequest};
+use crate::engine::event::{Event, Heartbeat, OperatorRequest, PeerId};
 use crate::engine::outside::{BlockersAnswer, Errand, LeaseAnswer};
 use crate::engine::persist::Persisted;
+use crate::engine::reload::Reload;
 use crate::engine::snapshot::Snapshot;
 use crate::engine::time::{Clock, Time};
 use crate::store::Record;
@@ -74,6 +76,29 @@ pub struct Outlets {
     pub alive: Arc<AtomicU64>,
 }
 
+/// What is asked of the loop beside events.
+pub enum Order {
+    /// Another configuration, and who carries out what is granted by it. Taken up once everything is handled that came
+    /// before it.
+    Reload {
+        /// For the engine.
+        reload: Box<Reload>,
+        /// Grants of before keep theirs.
+        healer: Arc<dyn Healer>,
+        /// Done in the same turn: what names checks by number must name them by those of now.
+        shown: Box<dyn FnOnce() + Send + Sync>,
+        /// Told once.
+        taken: oneshot::Sender<()>,
+    },
+    /// A configuration was refused.
+    Refused {
+        /// Who asked.
+        by: String,
+        /// Why.
+        detail: String,
+    },
+}
+
 /// How far a drain has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
@@ -83,6 +108,8 @@ pub struct Progress {
     pub goodbye: Option<u64>,
     /// Remedies that run, in words.
     pub healing: Vec<String>,
+    /// For whom they run: also who is configured no longer.
+    pub at_work: BTreeSet<PeerId>,
 }
 
 impl Progress {
@@ -103,6 +130,7 @@ pub struct EventLoop {
     clock: Arc<MonotonicClock>,
     boot_id: Option<String>,
     events: mpsc::Receiver<Event>,
+    orders: mpsc::Receiver<Order>,
     outlets: Outlets,
     healing: Healing,
     metrics: TaskMetrics,
@@ -128,6 +156,7 @@ enum News {
 enum Wake {
     /// There is something in the batch.
     Events,
+    Order(Order),
     Timer,
     Cancelled,
     Deserted,
@@ -138,7 +167,7 @@ impl EventLoop {
     pub fn new(
         engine: Engine,
         clock: Arc<MonotonicClock>,
-        events: mpsc::Receiver<Event>,
+        (events, orders): (mpsc::Receiver<Event>, mpsc::Receiver<Order>),
         outlets: Outlets,
         metrics: TaskMetrics,
     ) -> Self {
@@ -147,6 +176,7 @@ impl EventLoop {
             engine,
             boot_id: clock::boot_id(),
             events,
+            orders,
             healing: Healing::new(
                 Arc::clone(&outlets.healer),
                 outlets.written_down.clone(),
@@ -174,6 +204,7 @@ impl EventLoop {
             self.publish_if_due();
             match self.wait(&cancel, alarm.as_mut()).await {
                 Wake::Events => self.turn().await,
+                Wake::Order(order) => self.obey(order).await,
                 Wake::Timer => self.turn_idle(),
                 Wake::Cancelled => break,
                 Wake::Deserted => anyhow::bail!("every sender of events is gone"),
@@ -200,6 +231,7 @@ impl EventLoop {
                 self.batch.push(event);
                 Wake::Events
             }
+            Some(order) = self.orders.recv() => Wake::Order(order),
             taken = self.events.recv_many(&mut self.batch, BATCH) => {
                 if taken == 0 { Wake::Deserted } else { Wake::Events }
             }
@@ -224,6 +256,37 @@ impl EventLoop {
         if handled >= BATCH || !self.owed.is_empty() {
             self.publish_if_due();
             tokio::task::yield_now().await;
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Refused { by, detail } => {
+                let now = self.turned_at();
+                self.engine.reload_refused(by, detail, now);
+                self.carry_out(now);
+            }
+            Order::Reload {
+                reload,
+                healer,
+                shown,
+                taken,
+            } => {
+                // What ended tasks have said came before this, and is meant for those of before.
+                let waiting = self.events.len();
+                if waiting > 0 {
+                    self.events.recv_many(&mut self.batch, waiting).await;
+                    self.turn().await;
+                }
+                let now = self.turned_at();
+                self.healing.heal_by(healer);
+                self.engine.reload(*reload, now);
+                shown();
+                self.carry_out(now);
+                self.publish_now();
+                // Who asked may be gone.
+                let _ = taken.send(());
+            }
         }
     }
 
@@ -364,8 +427,8 @@ impl EventLoop {
     }
 
     fn tell_healing(&mut self) {
-        let names = self.healing.names();
-        self.change_progress(|progress| progress.healing = names);
+        let (names, peers) = (self.healing.names(), self.healing.peers());
+        self.change_progress(|progress| (progress.healing, progress.at_work) = (names, peers));
     }
 
     fn change_progress(&mut self, change: impl FnOnce(&mut Progress)) {
@@ -385,9 +448,13 @@ impl EventLoop {
 
     fn publish_if_due(&mut self) {
         let now = self.turned_at();
-        if now < self.publish_due() {
-            return;
+        if now >= self.publish_due() {
+            self.publish_now();
         }
+    }
+
+    fn publish_now(&mut self) {
+        let now = self.turned_at();
         (self.outlets.on_snapshot)(Arc::new(self.engine.snapshot(now)));
         self.news = News::Ages;
         self.published = self.clock.now();

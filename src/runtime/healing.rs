@@ -1,7 +1,7 @@
 //! Remedies in flight. Each grant is carried out in a task of its own and answered by exactly one outcome,
 //! whichever way that task ends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 
 use super::supervise::panic_message;
 use crate::engine::decision::Grant;
-use crate::engine::event::{Event, RemedyOutcome};
+use crate::engine::event::{Event, PeerId, RemedyOutcome};
 use crate::telemetry::metrics::tasks::{ExitReason, TaskMetrics};
 
 /// How long a remedy waits for its grant to be written down. A disk that is full or slow must not be the outage.
@@ -50,6 +50,11 @@ impl Healing {
         }
     }
 
+    /// What is granted from now on is carried out by this one.
+    pub(super) fn heal_by(&mut self, healer: Arc<dyn Healer>) {
+        self.healer = healer;
+    }
+
     /// Carries out `grant` once it is written down: a node that dies in between must know that it may have acted.
     pub(super) fn begin(&mut self, grant: Grant) {
         let healer = Arc::clone(&self.healer);
@@ -84,6 +89,11 @@ impl Healing {
             answers.push(event);
         }
         answers
+    }
+
+    /// For whom something runs.
+    pub(super) fn peers(&self) -> BTreeSet<PeerId> {
+        self.grants.values().map(|grant| grant.peer).collect()
     }
 
     /// What runs, in words, in the order of the grants.
@@ -125,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::engine::cause::Cause;
-    use crate::engine::event::{Incarnation, PeerId};
+    use crate::engine::event::Incarnation;
     use crate::engine::settings::RemedyKind;
     use crate::engine::time::Time;
     use crate::telemetry::metrics::Metrics;

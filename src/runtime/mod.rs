@@ -2,6 +2,7 @@
 //! beside it, and the two stages of its end. Knows the edges only by the channels they share.
 
 pub mod clock;
+pub mod config_file;
 pub mod event_loop;
 pub mod healing;
 pub mod heartbeat_file;

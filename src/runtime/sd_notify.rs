@@ -81,6 +81,15 @@ impl Notifier {
         self.send("READY=1\nSTATUS=watching");
     }
 
+    /// It reads its configuration again, until [`Self::ready`]. `monotonic` is what systemd asks for to tell which
+    /// request that answers (`Type=notify-reload`).
+    pub fn reloading(&self, monotonic: Duration) {
+        self.send(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again",
+            monotonic.as_micros()
+        ));
+    }
+
     /// The node ends, and says why.
     pub fn stopping(&self, why: &str) {
         self.send(&format!("STOPPING=1\nSTATUS={}", one_line(why)));

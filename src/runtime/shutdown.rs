@@ -14,6 +14,7 @@ use super::sd_notify::Notifier;
 use super::supervise::{Fatal, Supervisor};
 use crate::engine::event::{Event, OperatorRequest};
 use crate::engine::time::{Clock, Time};
+use crate::reload_desk::ReloadDesk;
 use crate::telemetry::metrics::tasks::TaskMetrics;
 
 /// A goodbye that is neither published nor refused after this will not be.
@@ -55,6 +56,7 @@ impl Exit {
 enum Request {
     None,
     Drain { by: String },
+    MakeWay,
     Abort,
 }
 
@@ -79,6 +81,18 @@ impl Stop {
         });
     }
 
+    /// Another node takes the place of one that has nothing to drain: its tasks end, and its sockets are closed. Its
+    /// manager is not told, for the process stays. False: it was asked to end before, and does that.
+    pub fn make_way(&self) -> bool {
+        self.0.send_if_modified(|request| {
+            let first = *request == Request::None;
+            if first {
+                *request = Request::MakeWay;
+            }
+            first
+        })
+    }
+
     /// The second stage: end now.
     pub fn abort(&self) {
         self.0.send_replace(Request::Abort);
@@ -91,6 +105,12 @@ impl Stop {
             Ok(Request::Drain { by }) => by.clone(),
             _ => "nobody".to_owned(),
         }
+    }
+
+    async fn makes_way(&self) {
+        let mut requests = self.0.subscribe();
+        // It cannot fail: we hold a sender.
+        let _ = requests.wait_for(|request| *request == Request::MakeWay).await;
     }
 
     async fn aborted(&self) {
@@ -109,12 +129,13 @@ impl Default for Stop {
     }
 }
 
-/// The signals of this process: SIGTERM and SIGINT ask to end, SIGHUP is ignored.
+/// The signals of this process: SIGTERM and SIGINT ask to end, SIGHUP asks for a reload.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hang_up: Signal,
+    reload: Option<ReloadDesk>,
 }
 
 impl Signals {
@@ -124,11 +145,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hang_up: signal(SignalKind::hangup())?,
+            reload: None,
         })
     }
 
+    /// Where SIGHUP asks for a reload from now on.
+    pub fn reload_at(&mut self, reload: Option<ReloadDesk>) {
+        self.reload = reload;
+    }
+
     /// Hands them on: the first asks for a drain, the second aborts. Never ends by itself.
-    pub async fn forward(mut self, stop: Stop) {
+    pub async fn forward(&mut self, stop: Stop) {
         let name = self.next().await;
         stop.drain(name);
         let name = self.next().await;
@@ -143,9 +170,11 @@ impl Signals {
             tokio::select! {
                 Some(()) = self.terminate.recv() => return "SIGTERM",
                 Some(()) = self.interrupt.recv() => return "SIGINT",
-                Some(()) = self.hang_up.recv() => {
-                    tracing::info!("SIGHUP: ignored; a changed configuration takes a restart");
-                }
+                Some(()) = self.hang_up.recv() => match &self.reload {
+                    // Its answer is logged by who does it.
+                    Some(desk) => drop(desk.ask("SIGHUP")),
+                    None => tracing::warn!("SIGHUP: ignored; the configuration cannot be read again: restart the node"),
+                },
                 else => std::future::pending().await,
             }
         }
@@ -216,9 +245,12 @@ impl Life {
         let stop = self.stop.clone();
         tokio::select! {
             biased;
-            () = stop.aborted() => Exit::Forced,
-            exit = self.live_and_drain() => exit,
+            () = stop.aborted() => return Exit::Forced,
+            () = stop.makes_way() => {}
+            exit = self.live_and_drain() => return exit,
         }
+        self.tasks.stop(self.deadline).await;
+        Exit::Done
     }
 
     async fn live_and_drain(&mut self) -> Exit {

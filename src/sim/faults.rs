@@ -8,6 +8,7 @@ use super::oracle::OutageKind;
 use super::process::State;
 use super::world::{Happening, MS, OnlyIf, S, World};
 use crate::engine::event::{Event, Link, OperatorRequest, Role};
+use crate::engine::settings::PeerSettings;
 use crate::engine::time::Time;
 
 /// The end of a fault.
@@ -49,7 +50,7 @@ pub(super) enum End {
 type Injector = fn(&mut World);
 
 /// Their names, and how often each is drawn.
-const FAULTS: [(&str, usize, Injector); 27] = [
+const FAULTS: [(&str, usize, Injector); 28] = [
     ("process_crash", 12, World::crash_process),
     ("process_stop", 6, World::stop_process),
     ("process_stuck", 6, World::stick_process),
@@ -77,6 +78,7 @@ const FAULTS: [(&str, usize, Injector); 27] = [
     ("check_blind", 2, World::blind),
     ("expectation", 3, World::toggle_car),
     ("operator", 5, World::operate),
+    ("reload", 6, World::reconfigure),
 ];
 
 impl World {
@@ -493,6 +495,36 @@ impl World {
         }
         let by = "simulation".to_owned();
         self.deliver_to(node, MS, Arrival::of(Event::Operator { request, by }));
+    }
+
+    /// Its configuration is read again: as it was, with other numbers, or with a peer taken out and put back, which gives
+    /// it nothing.
+    fn reconfigure(&mut self) {
+        let node = self.any_node();
+        let of = &self.nodes[node];
+        if of.settings.peers.is_empty() || of.frozen_until().is_some() || of.engine.is_none() {
+            return;
+        }
+        let peer = self.rng.below(self.nodes[node].settings.peers.len());
+        match self.rng.below(3) {
+            0 => {}
+            1 => {
+                let grace = self.rng.millis(2_000, 20_000);
+                let of = &mut self.nodes[node].settings;
+                of.peers[peer].grace = grace.max(of.peers[peer].grace);
+                of.breaker.canary_after += S;
+            }
+            _ => {
+                let mut without = self.nodes[node].settings.clone();
+                without.peers[peer] = PeerSettings::vacant();
+                self.reload(node, without);
+                // What its node has heard of it goes with it.
+                self.nodes[node].changed = self.now;
+                self.find_again(node, peer);
+            }
+        }
+        let settings = self.nodes[node].settings.clone();
+        self.reload(node, settings);
     }
 
     /// Says goodbye, ends, and starts again after a while.

@@ -17,6 +17,7 @@ use crate::engine::event::{
     CheckId, Event, ExpectationId, Link, LinkStatus, Observation, Outcome, OwnerSeen, PeerId, Role,
 };
 use crate::engine::persist::{Persisted, Restored};
+use crate::engine::reload::Reload;
 use crate::engine::settings::{CheckKind, Settings, Source};
 use crate::engine::time::Time;
 
@@ -297,10 +298,26 @@ impl World {
 
     /// Hands one event to the engine, carries out what it decides, and sets the alarm.
     fn handle(&mut self, node: usize, event: Event) {
+        self.engine_does(node, |engine, local| engine.handle(event, local));
+    }
+
+    /// Another configuration of a node that runs.
+    pub(super) fn reload(&mut self, node: usize, settings: Settings) {
+        if self.nodes[node].frozen.is_some() {
+            return;
+        }
+        self.tick_if_due(node);
+        self.engine_does(node, |engine, local| {
+            let reload = Reload::between(engine.settings(), settings, "simulation");
+            engine.reload(reload, local);
+        });
+    }
+
+    fn engine_does(&mut self, node: usize, act: impl FnOnce(&mut Engine, Time)) {
         let of = &mut self.nodes[node];
         let local = of.local(self.now);
         let Some(engine) = &mut of.engine else { return };
-        engine.handle(event, local);
+        act(engine, local);
         let mut decisions = Vec::new();
         while let Some(decision) = engine.poll_decision() {
             decisions.push(decision);
@@ -600,6 +617,14 @@ impl World {
             for link in Link::ALL {
                 self.lose(node, link, MS, OnlyIf::Always);
             }
+        }
+    }
+
+    /// Its owner watch is another one: what runs is found by it.
+    pub(super) fn find_again(&mut self, node: usize, peer: usize) {
+        let run = self.nodes[node].run;
+        if self.nodes[node].watches_owner(peer) {
+            self.after(MS, Happening::Owner { node, run, peer });
         }
     }
 

@@ -98,6 +98,11 @@ impl Systemd {
         self.sightings().insert(peer, sighting);
     }
 
+    /// The peer is no unit any more.
+    pub fn forget(&self, peer: PeerId) {
+        self.sightings().remove(&peer);
+    }
+
     /// What was last seen of a peer's unit, if it was ever looked for.
     pub fn sighting(&self, peer: PeerId) -> Option<Sighting> {
         self.sightings().get(&peer).cloned()

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use defib::bus::{Backend, Bus, Command, Settings};
+use defib::bus::{self, Backend, Bus, Command, Settings};
 use defib::cli::fault_proxy::{Direction, FaultProxy, Which};
 use defib::engine::event::{Ballot, Body, Event, Heartbeat, Link, LinkStatus, Role};
 use defib::engine::time::{Clock, Time};
@@ -13,7 +13,7 @@ use defib::redis_client::{Address, Endpoint, Probed, Redis};
 use defib::secret::Secret;
 use defib::telemetry::metrics::Metrics;
 use futures_util::StreamExt;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,7 @@ impl Clock for TestClock {
 
 /// A node's bus, with the test in the event loop's place.
 struct Node {
+    _listening: watch::Sender<bus::Channels>,
     commands: mpsc::Sender<Command>,
     events: mpsc::Receiver<Event>,
     cancel: CancellationToken,
@@ -63,16 +64,19 @@ impl Node {
 
     fn start_at(endpoint: Endpoint, channels: &[&str], room: usize) -> Self {
         let metrics = Metrics::new().unwrap();
+        let channels: bus::Channels = channels.iter().map(|&channel| channel.into()).collect();
+        let (listening, listen) = watch::channel(channels.clone());
         let bus = Bus {
             settings: Settings {
                 backend: Backend::Redis(endpoint.clone()),
                 node: "base 1".into(),
                 publish_channel: CHANNEL.into(),
-                channels: channels.iter().map(|&channel| channel.into()).collect(),
+                channels: channels.to_vec(),
                 interval: Duration::from_secs(1),
                 connect_timeout: Duration::from_secs(2),
             },
             dial: Arc::new(Redis::new(endpoint)) as Arc<dyn Dial>,
+            listen,
             metrics: metrics.bus.clone(),
             clock: TestClock::start(),
             wall: Arc::new(|| 1_770_000_000.25),
@@ -83,6 +87,7 @@ impl Node {
         let cancel = CancellationToken::new();
         let task = tokio::spawn(bus.run(taken, told, cancel.clone()));
         Self {
+            _listening: listening,
             commands,
             events,
             cancel,

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use defib::checks::{Owner, Probe, Reporting, Schedule, Settings, Surroundings, When, tasks};
+use defib::checks::parts::parts;
+use defib::checks::{Files, Owner, Probe, Reporting, Schedule, Settings, Surroundings, When};
 use defib::condemned::CondemnedTable;
 use defib::docker::{self, Docker};
 use defib::engine;
@@ -559,8 +560,12 @@ impl Running {
             scrub: scrub.iter().map(ToString::to_string).collect(),
             settle: SETTLE,
             rounds: Rounds::default(),
+            files: Files::default(),
         };
-        let tasks = tasks(settings, &names, &around);
+        let tasks: Vec<_> = parts(&settings, &names, &around)
+            .into_iter()
+            .map(|part| part.task(&around))
+            .collect();
         let mut running = Self {
             owners,
             condemned,

@@ -14,7 +14,7 @@ use defib::redis_client::{Endpoint, Redis, Server};
 use defib::runtime::clock::MonotonicClock;
 use defib::telemetry::metrics::Metrics;
 use futures_util::future::join_all;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -60,7 +60,8 @@ impl Desk {
             events,
             metrics: metrics.fleet.clone(),
         };
-        let fleet = Fleet::new(Arc::new(settings), around);
+        let (_, blockers) = watch::channel(Arc::from(settings.blockers.clone()));
+        let fleet = Fleet::new(&settings, blockers, around);
         Self {
             errands,
             told,

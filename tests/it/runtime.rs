@@ -322,7 +322,13 @@ fn rig() -> (Rig, EventLoop) {
         alive: Arc::clone(&alive),
     };
     let engine = Engine::new(settings(), &Restored::Missing, 1, clock.now());
-    let event_loop = EventLoop::new(engine, Arc::clone(&clock), inbox, outlets, metrics.tasks.clone());
+    let event_loop = EventLoop::new(
+        engine,
+        Arc::clone(&clock),
+        (inbox, mpsc::channel(1).1),
+        outlets,
+        metrics.tasks.clone(),
+    );
     let commands = port.connect(COMMANDS);
     let rig = Rig {
         events,
@@ -958,6 +964,7 @@ mod app {
             set: set.iter().map(ToString::to_string).collect(),
             peers: Vec::new(),
             may_write: true,
+            over: None,
         };
         config::load(&sources).unwrap()
     }

@@ -19,6 +19,7 @@ mod node;
 mod notify;
 mod operators;
 mod outage;
+mod reload;
 mod sockets;
 mod votes;
 

@@ -68,6 +68,26 @@ impl Directories {
         }
     }
 
+    /// Watches no directory any more in which nobody watches a file: a node may be reloaded for years.
+    pub(in crate::checks) fn sweep(&self) {
+        let mut gone = Vec::new();
+        self.lock().retain(|_, watched| {
+            watched.files.retain(|(_, told)| told.strong_count() > 0);
+            if watched.files.is_empty() {
+                gone.extend(watched.id);
+            }
+            !watched.files.is_empty()
+        });
+        let kept: Vec<i32> = self.lock().values().filter_map(|watched| watched.id).collect();
+        // (Two paths may lead to one directory, and have one watch.)
+        for id in gone.into_iter().filter(|id| !kept.contains(id)) {
+            if let Some(inotify) = self.inotify() {
+                // An error means that it is gone already.
+                let _ = inotify::remove_watch(inotify, id);
+            }
+        }
+    }
+
     /// Hands on what the kernel tells, until it is dropped.
     ///
     /// # Errors
@@ -149,5 +169,35 @@ impl Directories {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Watched>> {
         // No code panics while it holds the lock, and a half-done change cannot be left behind.
         self.0.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Watches that the kernel holds for us.
+    fn held(directories: &Directories) -> usize {
+        use std::os::fd::AsRawFd;
+        let fd = directories.inotify().unwrap().as_raw_fd();
+        let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+        told.lines().filter(|line| line.starts_with("inotify ")).count()
+    }
+
+    #[test]
+    fn a_directory_is_watched_no_longer_than_a_file_in_it() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let directories = Directories::default();
+        let [one, two, other] = [Arc::default(), Arc::default(), Arc::default()];
+        directories.watch(&dirs[0].path().join("one"), &one);
+        directories.watch(&dirs[0].path().join("two"), &two);
+        directories.watch(&dirs[1].path().join("other"), &other);
+        assert_eq!(held(&directories), 2);
+        drop(one);
+        directories.sweep();
+        assert_eq!(held(&directories), 2, "there is another one in it");
+        drop(two);
+        directories.sweep();
+        assert_eq!(held(&directories), 1);
     }
 }

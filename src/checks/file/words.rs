@@ -10,7 +10,7 @@ use crate::heartbeat_file::Beat;
 use crate::http_client::same;
 
 /// Where a peer leaves its last words, and what they are.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::checks) struct LastWords {
     /// The check in whose name they are told.
     pub(in crate::checks) check: CheckId,

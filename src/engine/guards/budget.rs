@@ -19,8 +19,13 @@ pub(in crate::engine) struct GroupLedger {
     pub(in crate::engine) peers: usize,
     /// No restart of anybody before this.
     pub(in crate::engine) not_before: Option<Time>,
+    /// In a dry run that began while the node ran: what `not_before` was then.
+    pub(in crate::engine) real_not_before: Option<Time>,
     /// Ended by our hand, and not proven alive yet; and until when that counts at most.
     pub(in crate::engine) down: BTreeMap<PeerId, Time>,
+    /// The same of peers that were removed while a remedy was at work on them, by its token: their numbers may be others'
+    /// by now.
+    pub(in crate::engine) retired: BTreeMap<u64, Time>,
     /// No store was found: until then each peer gets one restart only.
     pub(in crate::engine) untold_until: Option<Time>,
 }
@@ -78,8 +83,10 @@ pub(super) fn ask(asked: &Asked<'_>) -> Result<(), Refusal> {
         .group
         .down
         .iter()
-        .filter(|(id, until)| **id != asked.id && asked.now < **until)
-        .map(|(_, until)| *until);
+        .filter(|(id, _)| **id != asked.id)
+        .map(|(_, until)| *until)
+        .chain(asked.group.retired.values().copied())
+        .filter(|until| asked.now < *until);
     if others.clone().count() >= share.max(1) {
         let until = others.min().filter(|until| *until != Time::MAX);
         return GuardName::Budget.refuses("other peers are down by our hand", until);

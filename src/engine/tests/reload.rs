@@ -1,6 +1,7 @@
 //! Another configuration while the node runs: who is configured as before is not touched, nobody is healed because of it,
 //! and nobody gets a budget by it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
@@ -9,6 +10,7 @@ use super::{
 use crate::engine::decision::What;
 use crate::engine::event::{CheckId, Event, ExpectationId, OperatorRequest, Outcome, PeerId, RemedyOutcome};
 use crate::engine::guards::GuardName;
+use crate::engine::outside::{Errand, LeaseAnswer};
 use crate::engine::peer::Liveness;
 use crate::engine::persist::Restored;
 use crate::engine::reload::Reload;
@@ -556,4 +558,125 @@ fn an_expectation_that_is_met_by_something_else_is_unknown_at_first() {
     reload.expectations_anew.insert(id);
     world.engine.reload(reload, world.now);
     assert_eq!(verdict(&world), Liveness::Unknown);
+}
+
+fn acted() -> RemedyOutcome {
+    RemedyOutcome::Acted {
+        detail: "done".into(),
+    }
+}
+
+#[test]
+fn the_group_holds_on_while_a_remedy_is_at_work_on_who_was_removed_and_came_back() {
+    let mut all = two();
+    all.fleet_asks = true;
+    let mut world = alive(all.clone());
+    world.outcome = None;
+    world.dies(0, "life-0");
+    let reservation = world.errands.iter().rev().find_map(|(_, errand)| match errand {
+        Errand::Reserve(reservation) => Some(Arc::clone(reservation)),
+        Errand::AskBlockers { .. } | Errand::Settle(_) => None,
+    });
+    let reservation = reservation.unwrap_or_else(|| panic!("the group is asked: {:?}", world.errands));
+    let answer = LeaseAnswer::Granted { token: 5 };
+    world.feed(Event::Lease {
+        reservation: Arc::clone(&reservation),
+        answer,
+    });
+    assert_eq!(world.grants.len(), 1);
+    let token = world.grants[0].1.token;
+    let settled = |world: &World| {
+        let number = reservation.number;
+        let of = |errand: &Errand| matches!(errand, Errand::Settle(of) if of.over && of.reservation.number == number);
+        world.errands.iter().filter(|(_, errand)| of(errand)).count()
+    };
+
+    world.reload(without(all.clone(), 0));
+    world.reload(all);
+    world.running(0, "life-1");
+    world.looks(0, 0, 1);
+    world.observe(0, 1, Outcome::Pass);
+    world.dies(0, "life-1");
+    world.run(60 * S);
+    assert_eq!(settled(&world), 0, "its executor is at work: {:?}", world.errands);
+    world.feed(Event::RemedyEnded {
+        token,
+        outcome: acted(),
+    });
+    assert_eq!(settled(&world), 1);
+}
+
+#[test]
+fn whom_a_remedy_restarts_that_is_configured_no_longer_counts_whoever_has_its_number() {
+    let mut all = settings(vec![app("app"), app("other"), app("third")]);
+    let mut world = alive(all.clone());
+    world.outcome = None;
+    world.dies(0, "life-0");
+    assert_eq!(world.grants.len(), 1);
+    let token = world.grants[0].1.token;
+    // Its number is another peer's at once, who is well, and whose proof of life frees nothing.
+    all.peers[0] = app("newcomer");
+    world.reload(all);
+    world.running(0, "life-n");
+    world.looks(0, 0, 2);
+    world.observe(0, 1, Outcome::Pass);
+    world.dies(1, "life-1");
+    world.run(15 * S);
+    let refusal = world.named("other").episode.unwrap().refusal.unwrap();
+    assert_eq!(refusal.guard, GuardName::Budget, "{refusal}");
+    assert_eq!(world.grants.len(), 1);
+    world.feed(Event::RemedyEnded {
+        token,
+        outcome: acted(),
+    });
+    world.run(S);
+    assert_eq!(world.grants.len(), 2, "{:#?}", world.notices);
+}
+
+#[test]
+fn what_a_dry_run_would_have_done_makes_nobody_wait_after_it() {
+    let mut real = two();
+    real.group_budget.spacing = 600 * S;
+    let dry = Settings {
+        dry_run: true,
+        ..real.clone()
+    };
+    let mut world = alive(real.clone());
+    world.reload(dry);
+    world.dies(0, "life-0");
+    assert!(world.saw("app: dry run: would do exec"));
+    world.reload(real);
+    world.dies(1, "life-1");
+    world.run(90 * S);
+    assert_eq!(
+        world.grants.len(),
+        1,
+        "the spacing of a shadow: {:#?}",
+        world.notices
+    );
+}
+
+#[test]
+fn what_was_carried_out_while_its_peer_was_away_is_not_done_again_on_that_life() {
+    for back_first in [true, false] {
+        let mut world = alive(two());
+        world.outcome = None;
+        world.dies(0, "life-0");
+        let token = world.grants[0].1.token;
+        world.reload(without(two(), 0));
+        let ended = Event::RemedyEnded {
+            token,
+            outcome: acted(),
+        };
+        if back_first {
+            world.reload(two());
+            world.feed(ended);
+        } else {
+            world.feed(ended);
+            world.reload(two());
+        }
+        let done = &world.engine.peers[0].ledger;
+        let life = crate::engine::event::Incarnation("life-0".into());
+        assert!(done.is_done(&life, 0), "back first: {back_first}");
+    }
 }

@@ -30,6 +30,7 @@ function banner(status) {
   if (snapshot.pause) words.push("paused by " + snapshot.pause.by + ": " + snapshot.pause.reason);
   if (snapshot.dry_run) words.push("dry run: nothing is carried out");
   if (snapshot.draining) words.push("draining");
+  if (status.config_refused) words.push("the last reload was refused: " + status.config_refused);
   return [words.join(" · "), snapshot.trust.bus === "trusted" ? "alive" : "bad"];
 }
 
@@ -76,7 +77,8 @@ function tell(who, words, className) {
 
 const NAMES = ["liveness", "bus", "stalled", "incarnation", "goodbye", "episode_opened", "refused", "would_heal",
   "granted", "acted", "recovered", "gave_up", "episode_closed", "mass_silence_tripped", "mass_silence_ended",
-  "operator", "duplicate_node", "exited_instead", "maintenance", "restart"];
+  "operator", "duplicate_node", "exited_instead", "maintenance", "restart", "leave_overdue", "config_reloaded",
+  "config_refused"];
 
 function follow() {
   const source = new EventSource("/api/v1/events");

@@ -271,6 +271,19 @@ impl CheckMetrics {
         }
     }
 
+    pub(super) fn forget_peer(&self, peer: &str) {
+        super::forget(&self.datagrams, "peer", peer);
+        super::forget(&self.lock_ends, "peer", peer);
+    }
+
+    /// It has none any more.
+    pub fn listens_no_longer_to(&self, peer: &str) {
+        for outcome in Datagram::ALL {
+            // It may have been another's too, who makes it anew.
+            let _ = self.datagrams.remove_label_values(&[peer, outcome.as_str()]);
+        }
+    }
+
     /// A datagram came to the peer's `notify` check.
     pub fn notified(&self, peer: &str, outcome: Datagram) {
         self.datagrams.with_label_values(&[peer, outcome.as_str()]).inc();

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -20,11 +21,15 @@ use crate::engine::peer::Liveness;
 use crate::engine::self_trust::BusState;
 use crate::engine::snapshot::{EpisodePhase, PeerView, QuorumView, Snapshot, TrustView, Void};
 use crate::engine::time::Time;
+use crate::reload_desk::Outcome;
 
 /// Metrics of `engine`.
 #[derive(Clone, Debug)]
 pub struct EngineMetrics {
     config_valid: IntGauge,
+    reloads: IntCounterVec,
+    reload_refused: IntGauge,
+    applied_at: Gauge,
     uptime: Gauge,
     dry_run: IntGauge,
     draining: IntGauge,
@@ -118,6 +123,19 @@ impl EngineMetrics {
         config_valid.set(1);
         Ok(Self {
             config_valid,
+            reloads: make.counters(
+                "defib_config_reloads_total",
+                "Reloads asked for: `applied`, `unchanged` or `refused`.",
+                &["outcome"],
+            )?,
+            reload_refused: make.gauge(
+                "defib_config_reload_refused",
+                "1 if the last configuration was refused: the one of before holds.",
+            )?,
+            applied_at: make.add(Gauge::new(
+                "defib_config_applied_timestamp_seconds",
+                "When the configuration that holds was last changed by a reload; 0: it is that of the start.",
+            ))?,
             uptime: make.add(Gauge::new("defib_uptime_seconds", "Since the engine started."))?,
             dry_run: make.gauge("defib_dry_run", "1 if remedies are decided and not carried out.")?,
             draining: make.gauge("defib_draining", "1 if the node drains.")?,
@@ -289,6 +307,54 @@ impl EngineMetrics {
     /// The configuration's state; valid until told otherwise.
     pub fn config_valid(&self, valid: bool) {
         self.config_valid.set(valid.into());
+    }
+
+    /// Its peers, or their checks, are others: what is shown of them is made anew at the next scrape.
+    pub fn configured_anew(&self) {
+        let gauges = [
+            &self.liveness,
+            &self.cause,
+            &self.ready,
+            &self.budget_left,
+            &self.gave_up,
+            &self.pulsing,
+            &self.check_verdict,
+            &self.paused,
+        ];
+        for gauge in gauges {
+            gauge.reset();
+        }
+        self.last_life.reset();
+    }
+
+    pub(super) fn forget_peer(&self, peer: &str) {
+        let counters = [
+            &self.verdicts,
+            &self.incarnations,
+            &self.goodbyes,
+            &self.episodes,
+            &self.episodes_closed,
+            &self.granted,
+            &self.remedies,
+        ];
+        for counter in counters {
+            super::forget(counter, "peer", peer);
+        }
+        // Not there: it was never set.
+        let _ = self.leave_overdue.remove_label_values(&[peer]);
+    }
+
+    /// A reload was asked for. `at`: now, since 1970.
+    pub fn reloaded(&self, outcome: &Outcome, at: Duration) {
+        self.reloads.with_label_values(&[outcome.as_str()]).inc();
+        match outcome {
+            Outcome::Applied { .. } => {
+                self.applied_at.set(at.as_secs_f64());
+                self.reload_refused.set(0);
+            }
+            Outcome::Unchanged => self.reload_refused.set(0),
+            Outcome::Refused { .. } => self.reload_refused.set(1),
+        }
     }
 
     /// Counts what a notice tells. For each notice, once.

@@ -253,6 +253,13 @@ impl HttpMetrics {
             .set(took.as_secs_f64());
     }
 
+    pub(super) fn forget_peer(&self, peer: &str) {
+        super::forget(&self.probes, "peer", peer);
+        super::forget(&self.wired, "peer", peer);
+        super::forget(&self.beats, "peer", peer);
+        super::forget(&self.run_time, "peer", peer);
+    }
+
     /// A probe named a peer that is not configured. `endpoint` as for [`Self::answered`].
     pub fn unknown_peer(&self, endpoint: &'static str) {
         self.unknown_peer.with_label_values(&[endpoint]).inc();

@@ -16,7 +16,10 @@ pub mod signing;
 pub mod store;
 pub mod tasks;
 
+use std::collections::HashMap;
+
 use prometheus::Registry;
+use prometheus::core::{Collector, MetricVec, MetricVecBuilder};
 
 /// All metrics of one node. Cheap to clone: every handle is shared.
 #[derive(Clone, Debug)]
@@ -53,7 +56,28 @@ pub struct Metrics {
     pub tasks: tasks::TaskMetrics,
 }
 
+/// Drops the series in which that label has that value: its peer, or task, is no more.
+fn forget<B: MetricVecBuilder>(series: &MetricVec<B>, label: &str, value: &str) {
+    for family in series.collect() {
+        for metric in family.get_metric() {
+            let labels = metric.get_label().iter();
+            let labels: HashMap<&str, &str> = labels.map(|pair| (pair.name(), pair.value())).collect();
+            if labels.get(label) == Some(&value) {
+                // It was there a moment ago; if it is gone, that is what was wanted.
+                let _ = series.remove(&labels);
+            }
+        }
+    }
+}
+
 impl Metrics {
+    /// A reload took this peer away.
+    pub fn forget_peer(&self, peer: &str) {
+        self.engine.forget_peer(peer);
+        self.http.forget_peer(peer);
+        self.checks.forget_peer(peer);
+    }
+
     /// Registers every metric. Fails only if two share a name: a fault of ours.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();

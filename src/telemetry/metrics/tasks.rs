@@ -166,6 +166,14 @@ impl TaskMetrics {
         self.exits.with_label_values(&[task, reason.as_str()]).inc();
     }
 
+    /// A reload took this task away.
+    pub fn forget(&self, task: &str) {
+        super::forget(&self.exits, "task", task);
+        super::forget(&self.restarts, "task", task);
+        super::forget(&self.running, "task", task);
+        super::forget(&self.drain_timeouts, "task", task);
+    }
+
     /// A task is started again.
     pub fn restarted(&self, task: &str) {
         self.restarts.with_label_values(&[task]).inc();

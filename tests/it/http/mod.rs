@@ -124,6 +124,7 @@ impl Served {
             loop_turned: Arc::clone(&turned),
             history,
             leases: None,
+            reload: None,
             metrics: metrics.clone(),
         };
         let serving = tokio::spawn(bound.run(state, cancel.clone()));
