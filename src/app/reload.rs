@@ -87,6 +87,8 @@ pub(super) struct Reloader {
     resting: BTreeMap<PeerId, Time>,
     /// What nobody tells any more, and a fence may still stand on: forgotten once no remedy is at work on that peer.
     leaving: BTreeSet<(Table, PeerId)>,
+    /// Who was removed while a remedy was at work: its end is told, and counted.
+    gone: BTreeMap<PeerId, Arc<str>>,
 }
 
 /// The parts of two configurations beside each other.
@@ -106,6 +108,7 @@ impl Reloader {
             wiring,
             resting: BTreeMap::new(),
             leaving: BTreeSet::new(),
+            gone: BTreeMap::new(),
         }
     }
 
@@ -132,7 +135,7 @@ impl Reloader {
                     biased;
                     Some(ask) = asked.recv() => Some(ask),
                     () = changed => None,
-                    () = tokio::time::sleep(LEAVING), if !self.leaving.is_empty() => {
+                    () = tokio::time::sleep(LEAVING), if !self.leaving.is_empty() || !self.gone.is_empty() => {
                         self.forget_who_left();
                         continue;
                     }
@@ -332,6 +335,13 @@ impl Reloader {
             }
             at_work
         });
+        self.gone.retain(|peer, name| {
+            let at_work = progress.at_work.contains(peer);
+            if !at_work && self.wiring.settings.peer_id(name).is_none() {
+                self.wiring.metrics.forget_peer(name);
+            }
+            at_work
+        });
     }
 
     /// Nothing is left of who is configured no longer.
@@ -343,6 +353,9 @@ impl Reloader {
             if settings.peer_id(&peer.name).is_none() {
                 self.resting.insert(id, now);
                 metrics.forget_peer(&peer.name);
+                if self.wiring.progress.borrow().at_work.contains(&id) {
+                    self.gone.insert(id, Arc::clone(&peer.name));
+                }
             }
         }
         let names: BTreeSet<&str> = parts.iter().map(Part::name).collect();

@@ -514,6 +514,8 @@ pub(crate) struct Running {
     cancel: CancellationToken,
     joined: tokio::task::JoinSet<anyhow::Result<()>>,
     pub(crate) metrics: Metrics,
+    names: engine::settings::Settings,
+    around: Surroundings,
 }
 
 impl Running {
@@ -574,6 +576,8 @@ impl Running {
             cancel: CancellationToken::new(),
             joined: tokio::task::JoinSet::new(),
             metrics,
+            names,
+            around,
         };
         running.spawn();
         running
@@ -1146,4 +1150,32 @@ async fn without_permission_the_listen_socket_is_held_and_it_is_said_what_is_mis
         .unwrap();
     let said = String::from_utf8_lossy(&inner.stdout);
     assert!(inner.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_part_told_of_a_life_outlasts_it_and_is_no_successors() {
+    let child = Process::start("sleep", &["600"]);
+    let mut running = Running::owner(Owner::Pid(child.0.id()), SOON);
+    let owners = running.owners.clone();
+    until(|| matches!(owners.get(PEER), Holding::Live(_))).await;
+    running.stop().await;
+    let part = |owner: Owner| {
+        let settings = Settings {
+            owners: vec![(PEER, owner, Some(CHECK), SOON)],
+            ..Settings::default()
+        };
+        parts(&settings, &running.names, &running.around).remove(0)
+    };
+    let (old, new) = (part(Owner::Pid(child.0.id())), part(Owner::Listens(1)));
+    // The fence of a remedy at work finds it, also while nobody watches.
+    old.ended(&running.around);
+    assert!(matches!(running.owners.get(PEER), Holding::Live(_)));
+    // Who looks in another way does not take it for its own, and at no time has the peer no owner: that fence is open.
+    assert!(!new.looks_as(&old) && new.tells() == old.tells());
+    new.begins_anew(&running.around);
+    assert!(matches!(running.owners.get(PEER), Holding::Nothing));
+    for (table, peer) in new.tells() {
+        table.forget(peer, &running.around);
+    }
+    assert!(matches!(running.owners.get(PEER), Holding::Unwatched));
 }

@@ -354,6 +354,9 @@ fn a_remedy_in_flight_ends_though_its_peer_is_removed() {
     assert_eq!(names(&node), ["one"]);
     let acted = events.of("app", "acted");
     assert_eq!(acted["outcome"], "acted", "{acted:#}");
+    until("nothing is left of it", || {
+        !node.get("/metrics").1.contains("peer=\"app\"")
+    });
     renamed_over(&file(&node), &with);
     until("it is back", || names(&node).len() == 2);
     assert_eq!(node.peer("app").budget_left, 2, "what was done counts");
