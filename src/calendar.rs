@@ -144,8 +144,18 @@ fn seconds(text: &str) -> Option<u32> {
     exact.then_some(hours * 3600 + minutes * 60 + seconds)
 }
 
-/// `2026-12-24 22:00`, or with seconds, in that zone: in seconds since 1970.
+/// `2026-12-24 22:00`, or with seconds, in that zone: in seconds since 1970. Exactly so: whoever writes a zone or a fraction
+/// of a second into it means something else.
 pub fn moment(text: &str, zone: Zone) -> Option<i64> {
+    const FORM: &[u8] = b"0000-00-00 00:00:00";
+    let is_of_form = |(byte, form): (u8, &u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        b' ' => byte == b' ' || byte == b'T',
+        mark => byte == *mark,
+    };
+    if !matches!(text.len(), 16 | 19) || !text.bytes().zip(FORM).all(is_of_form) {
+        return None;
+    }
     let whole = if text.len() == "2026-12-24 22:00".len() {
         format!("{text}:00")
     } else {
@@ -154,6 +164,12 @@ pub fn moment(text: &str, zone: Zone) -> Option<i64> {
     let at: SystemTime = humantime::parse_rfc3339_weak(&whole).ok()?;
     let since = at.duration_since(UNIX_EPOCH).ok()?;
     Some(i64::try_from(since.as_secs()).ok()? - i64::from(zone.0))
+}
+
+/// A moment since 1970 as RFC 3339 writes it, in UTC. What no calendar has is shown as the last moment that it has.
+pub fn stamp(wall: Duration) -> String {
+    let last = Duration::from_secs(253_402_300_799);
+    humantime::format_rfc3339_millis(UNIX_EPOCH + wall.min(last)).to_string()
 }
 
 impl When {
@@ -324,6 +340,12 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_that_no_calendar_has_is_shown_as_the_last_that_it_has() {
+        assert_eq!(stamp(Duration::ZERO), "1970-01-01T00:00:00.000Z");
+        assert_eq!(stamp(Duration::MAX), "9999-12-31T23:59:59.000Z");
+    }
+
+    #[test]
     fn what_is_no_time_is_refused() {
         for text in [
             "",
@@ -347,6 +369,12 @@ mod tests {
             "2026-12-24",
             "24.12.2026 22:00",
             "1960-01-01 00:00",
+            "2026-12-24 22:00Z",
+            "2026-12-24T22:00:00Z",
+            "2026-12-24 22:00:00.5",
+            "2026-12-24 22:00:00+01:00",
+            "2026-12-24 22:00+01",
+            "2026-12-24 22.00",
         ] {
             assert_eq!(moment(text, Zone::default()), None, "{text}");
         }

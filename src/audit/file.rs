@@ -44,6 +44,11 @@ pub(super) fn open_to_read(path: &Path) -> io::Result<fs::File> {
     regular(&file).map(|_| file)
 }
 
+/// Which file it is, whatever its name.
+pub(super) fn identity(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
 fn regular(file: &fs::File) -> io::Result<fs::Metadata> {
     let found = file.metadata()?;
     if found.is_file() {
@@ -102,9 +107,13 @@ impl File {
     }
 
     fn opened(&mut self) -> io::Result<&mut Open> {
-        // Removed or turned over by somebody else: what is written must be found where it is looked for.
-        let gone = |open: &Open| open.file.metadata().is_ok_and(|found| found.nlink() == 0);
-        if self.open.as_ref().is_some_and(gone) {
+        // Removed, or turned over by somebody else (logrotate renames it): what is written must be found where it is looked for.
+        let path = &self.settings.path;
+        let in_place = |open: &Open| {
+            let (ours, there) = (open.file.metadata(), fs::symlink_metadata(path));
+            matches!((ours, there), (Ok(ours), Ok(there)) if identity(&ours) == identity(&there))
+        };
+        if !self.open.as_ref().is_some_and(in_place) {
             self.open = None;
         }
         match self.open.take() {

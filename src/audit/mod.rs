@@ -9,11 +9,12 @@ mod read;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
 
+use crate::calendar::stamp;
 use crate::engine::decision::{Notice, What};
 use crate::engine::time::Time;
 use crate::telemetry::metrics::audit::{AuditMetrics, Outcome};
@@ -88,6 +89,11 @@ impl Recorder {
             self.metrics.records(Outcome::Dropped, 1);
         }
     }
+}
+
+/// Whether notices of this name are kept; for who has only their names.
+pub fn keeps(event: &str) -> bool {
+    !["liveness", "bus", "stalled", "goodbye", "leave_overdue"].contains(&event)
 }
 
 /// Whether it acts or forbids, or says whose life it was done to. What is only seen is in the log and in the metrics.
@@ -171,7 +177,7 @@ impl Writer {
     fn line(&self, wall: Duration, notice: &Notice) -> Option<Vec<u8>> {
         let mut record = Map::new();
         record.insert("v".to_owned(), VERSION.into());
-        record.insert("time".to_owned(), date(wall).into());
+        record.insert("time".to_owned(), stamp(wall).into());
         record.insert("node".to_owned(), (*self.node).into());
         record.insert("boot".to_owned(), (*self.boot).into());
         let Ok(Value::Object(mut told)) = serde_json::to_value(notice) else {
@@ -206,7 +212,7 @@ fn dated(refusal: &mut Map<String, Value>, wall: Duration, at: Time, what: &What
     match until.filter(|until| *until < Time::MAX) {
         Some(until) => refusal.insert(
             "until".to_owned(),
-            date(wall.saturating_add(until.since(at))).into(),
+            stamp(wall.saturating_add(until.since(at))).into(),
         ),
         None => refusal.remove("until"),
     };
@@ -227,12 +233,6 @@ fn cut(record: Map<String, Value>) -> Map<String, Value> {
         .collect();
     cut.insert("cut".to_owned(), true.into());
     cut
-}
-
-/// RFC 3339, in UTC.
-fn date(wall: Duration) -> String {
-    let at = UNIX_EPOCH.checked_add(wall).unwrap_or(UNIX_EPOCH);
-    humantime::format_rfc3339_millis(at).to_string()
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Reading it: the newest records that somebody asks for, in bounded memory, whatever stands in the files.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::file::{numbered, open_to_read};
+use super::file::{identity, numbered, open_to_read};
 use super::{FILES, MAX_RECORD, VERSION};
 
 /// Read of one file; a longer one is none of ours, and its rest is not looked at.
@@ -40,13 +40,19 @@ pub struct Page {
 pub fn read(path: &Path, asked: &Asked) -> io::Result<Page> {
     let mut page = Page::default();
     let mut found: VecDeque<Map<String, Value>> = VecDeque::new();
+    // The writer may turn them over meanwhile: what was read under one name is then found under the next.
+    let mut seen = BTreeSet::new();
     for number in 0..FILES {
         let room = asked.limit - found.len();
         let mut newest = VecDeque::with_capacity(room.min(64));
         match open_to_read(&numbered(path, number)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
-            Ok(file) => page.older |= scan(file, asked, room, &mut newest, &mut page.skipped)?,
+            Ok(file) => {
+                if seen.insert(identity(&file.metadata()?)) {
+                    page.older |= scan(file, asked, room, &mut newest, &mut page.skipped)?;
+                }
+            }
         }
         newest.append(&mut found);
         found = newest;

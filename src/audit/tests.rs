@@ -232,22 +232,61 @@ async fn the_loop_never_waits_for_the_disk_and_what_is_too_much_is_dropped_and_c
     assert_eq!(count(&metrics, "dropped"), 7);
 }
 
-#[tokio::test]
-async fn somebody_who_removes_the_file_gets_a_new_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let settings = settings(dir.path(), 1 << 20);
+/// One record, then that happens to the file, then another one.
+async fn written_around(settings: &Settings, act: impl FnOnce(&Path)) {
     let metrics = Metrics::new().unwrap();
-    let (recorder, writer) = audit(&settings, "n1".into(), "boot".into(), metrics.audit.clone());
+    let (recorder, writer) = audit(settings, "n1".into(), "boot".into(), metrics.audit.clone());
     let writing = tokio::spawn(writer.run());
     recorder.take(Duration::ZERO, &gave_up(1, "feed", "tried"));
     while count(&metrics, "written") == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    fs::remove_file(&settings.path).unwrap();
+    act(&settings.path);
     recorder.take(Duration::ZERO, &gave_up(2, "feed", "tried"));
     drop(recorder);
     writing.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn somebody_who_removes_the_file_gets_a_new_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1 << 20);
+    written_around(&settings, |path| fs::remove_file(path).unwrap()).await;
     assert_eq!(episodes(&read(&settings.path, &asked(10)).unwrap()), [2]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_renamed_is_written_no_longer() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1 << 20);
+    let moved = dir.path().join("rotated");
+    written_around(&settings, |path| fs::rename(path, &moved).unwrap()).await;
+    assert_eq!(episodes(&read(&settings.path, &asked(10)).unwrap()), [2]);
+    assert_eq!(episodes(&read(&moved, &asked(10)).unwrap()), [1]);
+}
+
+/// As a reader finds it that is overtaken by the writer: what it read under one name stands under the next by then.
+#[tokio::test]
+async fn a_file_that_is_turned_over_while_it_is_read_is_read_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path(), 1 << 20);
+    keep(&settings, &[(DAY, gave_up(1, "feed", "tried"))]).await;
+    fs::hard_link(&settings.path, file::numbered(&settings.path, 1)).unwrap();
+    let page = read(&settings.path, &asked(10)).unwrap();
+    assert_eq!((episodes(&page), page.older), (vec![1], false));
+}
+
+#[test]
+fn what_is_kept_is_known_by_its_name() {
+    let seen = [
+        What::Stalled { for_ms: 1 },
+        What::Goodbye,
+        gave_up(1, "feed", "tried").what.clone(),
+        What::MassSilenceEnded,
+    ];
+    for what in seen {
+        assert_eq!(keeps(what.name()), is_kept(&what), "{}", what.name());
+    }
 }
 
 #[test]

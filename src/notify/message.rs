@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::Sender;
 use super::template::Word;
+use crate::calendar::stamp;
 use crate::engine::cause::Cause;
 use crate::engine::guards::GuardName;
 use crate::engine::settings::RemedyKind;
@@ -252,13 +253,6 @@ fn shown(text: &str) -> String {
         Some((cut, _)) => format!("{}…", &text[..cut]),
         None => text.into_owned(),
     }
-}
-
-/// As in RFC 3339, in UTC.
-pub(super) fn stamp(since_1970: Duration) -> String {
-    // What no calendar has is shown as the last moment that it has.
-    let last = Duration::from_secs(253_402_300_799);
-    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + since_1970.min(last)).to_string()
 }
 
 fn stamp_short(since_1970: Duration) -> String {

@@ -65,7 +65,7 @@ const LAYERS: &[(&str, &[&[&str]])] = &[
         "telemetry",
         &[&["engine", "http_client", "preflight", "reload_desk"]],
     ),
-    ("audit", &[&["engine", "telemetry"]]),
+    ("audit", &[&["calendar", "engine", "telemetry"]]),
     ("signing", &[&["preflight", "secret", "telemetry"]]),
     ("bus", &[LEAVES, &["engine"]]),
     ("checks", &[LEAVES, &["engine"]]),
