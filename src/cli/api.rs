@@ -186,7 +186,7 @@ pub(super) fn told(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Report>() {
         Some(report) => {
             complain(&format!(
-                "{report}\ndefib: so it is not known where the node listens: correct the configuration, or give --url\n"
+                "{report}\ndefib: so it is not known where the node listens: correct the configuration, or say where it is (--help names how)\n"
             ));
             exit::CONFIG
         }

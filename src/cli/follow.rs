@@ -77,14 +77,18 @@ impl Follower {
         let (tell, notices) = mpsc::channel(WAITING);
         let reading = AbortOnDropHandle::new(tokio::spawn(async move {
             let _driving = driving;
+            let mut name = String::new();
             loop {
                 while let Some(end) = lines.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = lines.drain(..=end).collect();
+                    if let Some(event) = line.strip_prefix(b"event:") {
+                        name = String::from_utf8_lossy(event.trim_ascii()).into_owned();
+                    }
                     let json = line
                         .strip_prefix(b"data:")
                         .and_then(|json| serde_json::from_slice(json).ok());
                     if let Some(notice) = json
-                        && tell.send(notice).await.is_err()
+                        && tell.send(named(notice, &name)).await.is_err()
                     {
                         return;
                     }
@@ -103,8 +107,37 @@ impl Follower {
         })
     }
 
-    /// The next notice; `None` once the node has ended. Cancel-safe.
+    /// The next notice, or `lagged` with how many were missed; `None` once the node has ended. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Value> {
         self.notices.recv().await
+    }
+}
+
+/// That some were missed is no notice: its name stands in the stream alone, and it has no words.
+fn named(mut told: Value, name: &str) -> Value {
+    if name == "lagged" {
+        let missed = told["missed"].as_u64().unwrap_or_default();
+        told["event"] = name.into();
+        told["text"] = format!("{missed} events were missed: they came faster than they were read").into();
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn that_some_were_missed_has_a_name_and_words() {
+        let lagged = named(serde_json::json!({ "missed": 3 }), "lagged");
+        assert_eq!(lagged["event"], "lagged");
+        assert!(
+            lagged["text"]
+                .as_str()
+                .unwrap()
+                .starts_with("3 events were missed")
+        );
+        let other = serde_json::json!({ "event": "gave_up" });
+        assert_eq!(named(other.clone(), "gave_up"), other);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Map, Value};
@@ -11,6 +12,7 @@ use super::api::{self, Node};
 use super::args::HistoryArgs;
 use super::follow::Follower;
 use crate::audit::{self, Asked, Page};
+use crate::calendar::stamp;
 use crate::runtime::clock;
 use crate::telemetry::logs::printable;
 
@@ -43,13 +45,8 @@ pub fn execute(args: &HistoryArgs) -> ExitCode {
         };
         api::print(&text);
         while let Some(notice) = follower.next().await {
-            let of = notice.get("peer").and_then(Value::as_str);
-            if args.peer.is_some() && of.is_some() && of != args.peer.as_deref() {
-                continue;
-            }
-            if let Value::Object(mut record) = notice {
-                let now = humantime::format_rfc3339_millis(clock::wall_now());
-                record.insert("time".to_owned(), now.to_string().into());
+            let Value::Object(notice) = notice else { continue };
+            if let Some(record) = recorded(notice, args.peer.as_deref(), since_1970()) {
                 api::print(&line(&record, args.json)?);
             }
         }
@@ -77,15 +74,44 @@ fn from_file(args: &HistoryArgs, path: &Path) -> anyhow::Result<Page> {
     if !path.exists() {
         anyhow::bail!("there is no {}", path.display());
     }
-    let now = clock::wall_now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
     let asked = Asked {
         peer: args.peer.clone(),
-        since: args.since.map(|since| now.saturating_sub(since)),
+        since: args.since.map(|since| since_1970().saturating_sub(since)),
         limit: usize::from(args.limit),
     };
     audit::read(path, &asked).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn since_1970() -> Duration {
+    clock::wall_now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// A notice that was told at `wall`, in the form of its record in the audit, if one is kept of it; and that some were missed.
+fn recorded(
+    mut notice: Map<String, Value>,
+    peer: Option<&str>,
+    wall: Duration,
+) -> Option<Map<String, Value>> {
+    let event = notice.get("event").and_then(Value::as_str)?;
+    let of = notice.get("peer").and_then(Value::as_str);
+    let meant = peer.is_none() || of.is_none() || of == peer;
+    if !meant || (event != "lagged" && !audit::keeps(event)) {
+        return None;
+    }
+    // On the node's own clock, which nobody else has.
+    let at = notice.remove("at").and_then(|at| at.as_u64());
+    if let Some(Value::Object(refusal)) = notice.get_mut("refusal") {
+        let until = refusal.remove("until").and_then(|until| until.as_u64());
+        let until = until.filter(|until| *until < u64::MAX);
+        if let (Some(at), Some(until)) = (at, until) {
+            let left = Duration::from_nanos(until.saturating_sub(at));
+            refusal.insert("until".to_owned(), stamp(wall.saturating_add(left)).into());
+        }
+    }
+    notice.insert("time".to_owned(), stamp(wall).into());
+    Some(notice)
 }
 
 fn shown(page: &Page, json: bool) -> anyhow::Result<String> {
@@ -133,4 +159,43 @@ fn line(record: &Map<String, Value>, json: bool) -> anyhow::Result<String> {
         printable(text("event")),
         printable(&words)
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_followed_has_the_form_of_what_is_kept() {
+        let wall = Duration::from_secs(1_770_000_000);
+        let told = |notice: Value| match notice {
+            Value::Object(notice) => recorded(notice, Some("feed"), wall).map(Value::Object),
+            other => panic!("{other}"),
+        };
+        let refused = json!({
+            "n": 7, "at": 5_000_000_000u64, "peer": "feed", "event": "refused", "episode": 1, "text": "held",
+            "refusal": { "guard": "backoff", "why": "w", "until": 65_000_000_000u64 },
+        });
+        assert_eq!(
+            told(refused.clone()).unwrap(),
+            json!({
+                "n": 7, "peer": "feed", "event": "refused", "episode": 1, "text": "held",
+                "refusal": { "guard": "backoff", "why": "w", "until": "2026-02-02T02:41:00.000Z" },
+                "time": "2026-02-02T02:40:00.000Z",
+            })
+        );
+        let mut never = refused;
+        never["refusal"]["until"] = u64::MAX.into();
+        assert_eq!(
+            told(never).unwrap()["refusal"],
+            json!({ "guard": "backoff", "why": "w" })
+        );
+        // What is only seen is not kept; what is of another peer is not asked for; that some were missed is told.
+        assert_eq!(told(json!({ "event": "liveness", "peer": "feed" })), None);
+        assert_eq!(told(json!({ "event": "gave_up", "peer": "web" })), None);
+        assert!(told(json!({ "event": "mass_silence_ended" })).is_some());
+        assert!(told(json!({ "event": "lagged", "missed": 3 })).is_some());
+    }
 }

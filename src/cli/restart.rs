@@ -42,7 +42,10 @@ pub fn execute(args: &RestartArgs) -> ExitCode {
         };
         api::print(&format!("{granted}\n"));
         let within = Duration::from_millis(answer["within_ms"].as_u64().unwrap_or_default()) + SLACK;
-        let followed = proven(follower, &args.peer, &answer["episode"]);
+        let own = answer["n"]
+            .as_u64()
+            .context("the answer does not say which notice it is")?;
+        let followed = proven(follower, &args.peer, &answer["episode"], own);
         timeout(within, followed).await.unwrap_or_else(|_| {
             Err(anyhow!(
                 "no proof came within {}",
@@ -52,10 +55,15 @@ pub fn execute(args: &RestartArgs) -> ExitCode {
     })
 }
 
-/// Shows what becomes of that episode until it is decided.
-async fn proven(mut follower: Follower, peer: &str, episode: &Value) -> anyhow::Result<String> {
+/// Shows what becomes of that episode until it is decided. `own` is the number of the notice that is the answer: what came
+/// before it is of another remedy, and its own grant is the next one.
+async fn proven(mut follower: Follower, peer: &str, episode: &Value, own: u64) -> anyhow::Result<String> {
     while let Some(notice) = follower.next().await {
-        if notice["peer"] != peer || (!notice["episode"].is_null() && notice["episode"] != *episode) {
+        let n = notice["n"].as_u64();
+        let of_another =
+            notice["peer"] != peer || (!notice["episode"].is_null() && notice["episode"] != *episode);
+        // (What has no number says that some were missed.)
+        if n.is_some_and(|n| n <= own || of_another) {
             continue;
         }
         let text = notice["text"].as_str().unwrap_or_default();
@@ -64,7 +72,7 @@ async fn proven(mut follower: Follower, peer: &str, episode: &Value) -> anyhow::
             "recovered" => return Ok(format!("{text}\n")),
             "gave_up" | "episode_closed" => bail!("{text}"),
             // The next rung, by itself: this one did not help.
-            "granted" if notice["attempt"].as_u64() > Some(1) && notice["cause"] != "operator" => {
+            "granted" if n > Some(own + 1) => {
                 bail!("it did not help, and the ladder goes on: {text}")
             }
             "acted" | "incarnation" | "liveness" | "exited_instead" | "lagged" => {
