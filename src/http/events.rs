@@ -98,7 +98,7 @@ impl Face {
             None
         };
         Resumed {
-            seen: missed.notices.back().map_or(n, |notice| notice.n),
+            seen: missed.last,
             events: first
                 .into_iter()
                 .chain(missed.notices.into_iter().map(Told::Notice))

@@ -226,7 +226,10 @@ fn write_verdict(out: &mut String, peer: &PeerView, now: Time) -> std::fmt::Resu
     }
     match &peer.incarnation {
         Some(life) => writeln!(out, "  incarnation   {}", printable(&life.0))?,
-        None => writeln!(out, "  incarnation   none known: only `log` may be done")?,
+        None => writeln!(
+            out,
+            "  incarnation   none known: only `log` and `notify` may be done"
+        )?,
     }
     if peer.incarnations > 0 {
         writeln!(out, "  other lives   {} seen since the start", peer.incarnations)?;

@@ -20,6 +20,8 @@ pub(super) struct Missed {
     pub(super) lost: u64,
     /// The others, in their order.
     pub(super) notices: VecDeque<Arc<Notice>>,
+    /// The number of the latest one that there is.
+    pub(super) last: u64,
 }
 
 impl Recent {
@@ -32,13 +34,16 @@ impl Recent {
         kept.push_back(Arc::clone(notice));
     }
 
-    /// Everything after the notice of that number.
+    /// Everything after the notice of that number; a stranger's word, which may be any number.
     pub(super) fn after(&self, n: u64) -> Missed {
         let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = kept.front().map_or(n + 1, |notice| notice.n);
+        let last = kept.back().map_or(0, |notice| notice.n);
+        let seen = n.min(last);
+        let first = kept.front().map_or(seen, |notice| notice.n);
         Missed {
-            lost: first.saturating_sub(n.saturating_add(1)),
-            notices: kept.iter().filter(|notice| notice.n > n).cloned().collect(),
+            lost: first.saturating_sub(seen.saturating_add(1)),
+            notices: kept.iter().filter(|notice| notice.n > seen).cloned().collect(),
+            last,
         }
     }
 

@@ -118,6 +118,23 @@ async fn a_run_is_measured_from_its_start_to_its_end() {
 }
 
 #[tokio::test]
+async fn a_beat_that_was_not_taken_ends_no_run() {
+    let mut served = served();
+    served.clock.set(at(100));
+    served.post("/api/v1/beat/job/start", "").await;
+    served.report().await;
+    // The engine is busy: one fits, and the next does not.
+    served.post("/api/v1/beat/many?check=first", "").await;
+    served.clock.set(at(142));
+    let refused = served.post("/api/v1/beat/job", "").await;
+    assert_eq!(refused.status, 503, "{refused:?}");
+    served.report().await;
+    served.post("/api/v1/beat/job", "").await;
+    assert_eq!(served.report().await.says.as_deref(), Some("took 42.0 s"));
+    served.stop().await;
+}
+
+#[tokio::test]
 async fn what_names_no_check_is_refused_with_what_would() {
     let mut served = served();
     for (path, status, says) in [

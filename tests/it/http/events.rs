@@ -146,6 +146,14 @@ async fn who_was_cut_off_gets_what_it_missed_once_and_is_told_what_is_lost() {
     );
     drop(late);
 
+    // A number that was never told: nothing was missed, and what comes is told.
+    let id = format!("Last-Event-ID: {boot}-{}\r\n", u64::MAX);
+    let (mut ahead, mut seen) = follow_after(&served, &id).await;
+    tell(2001);
+    read_until(&mut ahead, &mut seen, &format!("id: {boot}-2001")).await;
+    assert_eq!(seen.matches("id: ").count(), 1, "{seen}");
+    drop(ahead);
+
     // Of another run of the node, and nonsense: all that is kept, and that it is another run.
     for id in ["another-3", "\"", "-", "99999999999999999999999"] {
         let (mut other, mut seen) = follow_after(&served, &format!("Last-Event-ID: {id}\r\n")).await;
