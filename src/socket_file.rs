@@ -1,5 +1,6 @@
-//! Sockets that have a name in the file system: nobody finds one half made, one that a dead process left behind is
-//! replaced, nothing else is touched, and the name goes with the socket.
+//! Sockets that have a name in the file system: nobody finds one half made (what stands under its name with `.new` is
+//! removed for that), one that a dead process left behind is replaced, nothing else is touched, and the name goes with the
+//! socket.
 
 use std::fs;
 use std::io;

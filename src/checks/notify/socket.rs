@@ -8,11 +8,13 @@ use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixDatagram as StdDatagram;
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::libc::{SCM_CREDENTIALS, SCM_RIGHTS, SOL_SOCKET};
 use nix::sys::socket::{MsgFlags, UnixCredentials, recvmsg};
 use tokio::io::Interest;
 use tokio::net::UnixDatagram;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::datagram;
 use crate::socket_file::{self, PlaceError, SocketFile};
@@ -20,6 +22,9 @@ use crate::socket_file::{self, PlaceError, SocketFile};
 /// `SCM_MAX_FD`: the kernel passes no more descriptors in one message. With room for all of them, none is left over
 /// that nobody knows of.
 const MAX_DESCRIPTORS: usize = 253;
+/// Datagrams whose descriptors are still being closed. To close one may take as long as its sender likes, on a thread that
+/// others need, too: while so many are, no more are read.
+const CLOSING: usize = 16;
 /// Directories that have to be made: whoever sends must get through.
 const DIR_MODE: u32 = 0o755;
 
@@ -30,6 +35,7 @@ pub(super) struct Mailbox {
     file: SocketFile,
     bytes: Vec<u8>,
     control: Vec<u8>,
+    closing: Arc<Semaphore>,
 }
 
 /// A socket that has its place, not yet read from.
@@ -61,14 +67,18 @@ pub(super) struct Credentials {
 
 /// Descriptors that came with a datagram. Nothing is done with them but to close them.
 #[derive(Debug, Default)]
-pub(super) struct Descriptors(Vec<RawFd>);
+pub(super) struct Descriptors {
+    sent: Vec<RawFd>,
+    /// One of [`CLOSING`], until all are closed.
+    place: Option<OwnedSemaphorePermit>,
+}
 
 impl Drop for Descriptors {
     fn drop(&mut self) {
-        if self.0.is_empty() {
+        if self.sent.is_empty() {
             return;
         }
-        let sent = std::mem::take(&mut self.0);
+        let (sent, place) = (std::mem::take(&mut self.sent), self.place.take());
         // To close one may take as long as its sender likes (SO_LINGER, a flush by FUSE): not on the event loop's thread.
         let close = move || {
             for descriptor in sent {
@@ -76,6 +86,7 @@ impl Drop for Descriptors {
                     tracing::debug!(%error, "a descriptor that was sent cannot be closed");
                 }
             }
+            drop(place);
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(close)),
@@ -105,6 +116,7 @@ impl Placed {
             // One more than may be, to see that there was more.
             bytes: vec![0; datagram::MAX + 1],
             control: nix::cmsg_space!(UnixCredentials, [RawFd; MAX_DESCRIPTORS]),
+            closing: Arc::new(Semaphore::new(CLOSING)),
         })
     }
 }
@@ -121,8 +133,10 @@ impl Mailbox {
             socket,
             bytes,
             control,
+            closing,
             ..
         } = self;
+        let place = Arc::clone(closing).acquire_owned().await;
         let raw = socket.as_raw_fd();
         let (length, flags) = socket
             .async_io(Interest::READABLE, || {
@@ -134,7 +148,8 @@ impl Mailbox {
                 Ok((got.bytes, got.flags))
             })
             .await?;
-        let (from, descriptors) = senders(control);
+        let (from, mut descriptors) = senders(control);
+        descriptors.place = place.ok();
         Ok(Received {
             bytes: &bytes[..length.min(datagram::MAX)],
             cut: length > datagram::MAX || flags.contains(MsgFlags::MSG_TRUNC),
@@ -160,7 +175,7 @@ fn senders(mut control: &[u8]) -> (Option<Credentials>, Descriptors) {
         match (level, kind) {
             (SOL_SOCKET, SCM_RIGHTS) => {
                 let numbers = held.chunks_exact(size_of::<i32>()).filter_map(|raw| int(raw, 0));
-                descriptors.0.extend(numbers);
+                descriptors.sent.extend(numbers);
             }
             (SOL_SOCKET, SCM_CREDENTIALS) => {
                 from = int(held, 0)
@@ -215,13 +230,56 @@ mod tests {
         }
         let hour = Some(Duration::from_secs(3_600));
         socket2::SockRef::from(&sender).set_linger(hour).unwrap();
-        drop(Descriptors(vec![sender.into_raw_fd()]));
+        drop(Descriptors {
+            sent: vec![sender.into_raw_fd()],
+            place: None,
+        });
         // Only now what it lingers for is read.
         let reading = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
             peer.read_to_end(&mut all).map(|_| all.len())
         });
         assert_eq!(reading.await.unwrap().unwrap(), unsent);
+    }
+
+    /// The threads that close are everybody's.
+    #[tokio::test]
+    async fn while_much_is_being_closed_nothing_more_is_read() {
+        use std::io::{Read as _, Write as _};
+        use std::os::fd::AsFd as _;
+
+        let dir = tempfile::tempdir().unwrap();
+        let mut mailbox = mailbox(dir.path());
+        let to = SocketAddrUnix::new(dir.path().join("a.sock")).unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peers = Vec::new();
+        for _ in 0..CLOSING {
+            let mut lingers = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            peers.push(listener.accept().unwrap().0);
+            lingers.set_nonblocking(true).unwrap();
+            while lingers.write(&[b'x'; 4_096]).is_ok() {}
+            let hour = Some(Duration::from_secs(3_600));
+            socket2::SockRef::from(&lingers).set_linger(hour).unwrap();
+            let sender = StdDatagram::unbound().unwrap();
+            let sent = [lingers.as_fd()];
+            let mut space = vec![std::mem::MaybeUninit::uninit(); 8192];
+            let mut along = SendAncillaryBuffer::new(&mut space);
+            assert!(along.push(SendAncillaryMessage::ScmRights(&sent)));
+            let text = [IoSlice::new(b"BARRIER=1")];
+            sendmsg_addr(&sender, &to, &text, &mut along, SendFlags::empty()).unwrap();
+            drop(lingers);
+            assert_eq!(mailbox.receive().await.unwrap().descriptors.sent.len(), 1);
+        }
+        assert_eq!(mailbox.closing.available_permits(), 0);
+        let last = StdDatagram::unbound().unwrap();
+        last.send_to(b"READY=1", dir.path().join("a.sock")).unwrap();
+        let reading = tokio::task::spawn_blocking(move || {
+            for mut peer in peers {
+                peer.read_to_end(&mut Vec::new()).unwrap();
+            }
+        });
+        assert_eq!(mailbox.receive().await.unwrap().bytes, b"READY=1");
+        reading.await.unwrap();
     }
 
     async fn ends(reader: &mut std::io::PipeReader) -> bool {
@@ -259,7 +317,7 @@ mod tests {
                 uid: rustix::process::getuid().as_raw(),
             };
             assert_eq!(received.from, Some(own), "{many}");
-            assert_eq!(received.descriptors.0.len(), many);
+            assert_eq!(received.descriptors.sent.len(), many);
             drop(received);
             assert!(ends(&mut reader).await, "of {many} some stay open");
         }
