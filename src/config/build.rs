@@ -11,7 +11,7 @@ use super::layout::{Layout, laid_out};
 use super::maintenance;
 use super::peers::{Owner, Peer, Surroundings, peer};
 use super::questions::Expectations;
-use super::reader::{Bad, Read, Reader};
+use super::reader::{Bad, Read, Reader, all_of};
 use super::report::Origin;
 use super::schema::time;
 use super::signing::Signing;
@@ -112,7 +112,10 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         .open("signing", &[&fields::SIGNING])
         .and_then(|reader| Signing::read(&reader));
     let names: Vec<&str> = root.named("peer").into_iter().map(|(name, ..)| name).collect();
-    let notify = super::notify::targets(root, &names);
+    let discovers = docker
+        .as_ref()
+        .is_ok_and(|docker| docker.discover != docker::Discover::Off);
+    let notify = super::notify::targets(root, &names, discovers);
     let targets: Vec<&str> = root.named("notify").into_iter().map(|(name, ..)| name).collect();
     let captures = root
         .open("capture", &[&fields::CAPTURE])
@@ -132,9 +135,6 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         },
     );
     let selected = selected(root, &peers, &sources.peers);
-    let discovers = docker
-        .as_ref()
-        .is_ok_and(|docker| docker.discover != docker::Discover::Off);
     let maintenance = maintenance::windows(root, discovers);
 
     let (
@@ -455,7 +455,16 @@ fn leases(reader: &Reader<'_>) -> Read<leases::Settings> {
 /// Where, or `none`; and how much.
 fn audit(reader: &Reader<'_>) -> Read<(Option<String>, u64)> {
     let (path, max_bytes) = (reader.maybe_text("path"), reader.maybe_size("max_bytes"));
-    Ok((path?, max_bytes?.ok_or(Bad)?))
+    let path = path?;
+    if let Some(path) = path
+        .as_deref()
+        .filter(|path| *path != "none" && !path.starts_with('/'))
+    {
+        let message = format!("`path`: {path} is relative to wherever the node is started");
+        let help = "write it from / on, or \"none\"";
+        return Err(reader.wrong(&reader.at("path"), "value", message, help));
+    }
+    Ok((path, max_bytes?.ok_or(Bad)?))
 }
 
 fn docker(reader: &Reader<'_>) -> Read<docker::Settings> {
@@ -567,7 +576,7 @@ fn certificate(
 /// Every peer of the file, also those that another node serves: their mistakes are mistakes.
 fn peers(root: &Reader<'_>, around: &Surroundings<'_>) -> Read<Vec<Peer>> {
     let place = root.below("peer");
-    let mut all = Ok(Vec::new());
+    let mut all = Vec::new();
     for (index, (name, origin, node)) in root.named("peer").into_iter().enumerate() {
         if index == MAX_PEERS {
             return Err(root.wrong(
@@ -586,15 +595,9 @@ fn peers(root: &Reader<'_>, around: &Surroundings<'_>) -> Read<Vec<Peer>> {
         let read = place
             .child(name, origin, node, &[&fields::PEER])
             .and_then(|reader| peer(&reader, name, around));
-        all = match (all, named.and(read)) {
-            (Ok(mut all), Ok(peer)) => {
-                all.push(peer);
-                Ok(all)
-            }
-            (Err(bad), _) | (_, Err(bad)) => Err(bad),
-        };
+        all.push(named.and(read));
     }
-    all
+    all_of(all)
 }
 
 /// The names of `--peers`, all of them known.

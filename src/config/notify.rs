@@ -7,7 +7,7 @@ use std::time::Duration;
 use hyper::header::HeaderName;
 
 use super::fields;
-use super::reader::{Bad, Read, Reader};
+use super::reader::{Bad, Read, Reader, all_of};
 use super::tree::{Node, Value};
 use super::values::{self, is_name};
 use crate::http_client::Target as Url;
@@ -33,10 +33,12 @@ const OURS: [&str; 6] = [
     "x-defib-signature",
 ];
 
-/// The targets, in the order in which they were written. `known` are the names of all peers.
-pub(super) fn targets(root: &Reader<'_>, known: &[&str]) -> Read<Settings> {
+/// The targets, in the order in which they were written. `known` are the names of all peers that are written down.
+///
+/// `discovers`: more peers may come of Docker's labels.
+pub(super) fn targets(root: &Reader<'_>, known: &[&str], discovers: bool) -> Read<Settings> {
     let place = root.below("notify");
-    let mut all = Ok(Vec::new());
+    let mut all = Vec::new();
     for (index, (name, origin, node)) in root.named("notify").into_iter().enumerate() {
         if index == MAX_TARGETS {
             let message = format!("there are at most {MAX_TARGETS} targets of notifications");
@@ -55,26 +57,20 @@ pub(super) fn targets(root: &Reader<'_>, known: &[&str]) -> Read<Settings> {
         };
         let read = place
             .child(name, origin, node, &[&fields::NOTIFY])
-            .and_then(|reader| target(&reader, name, known));
-        all = match (all, named.and(read)) {
-            (Ok(mut all), Ok(target)) => {
-                all.push(target);
-                Ok(all)
-            }
-            (Err(bad), _) | (_, Err(bad)) => Err(bad),
-        };
+            .and_then(|reader| target(&reader, name, known, discovers));
+        all.push(named.and(read));
     }
-    all
+    all_of(all)
 }
 
-fn target(reader: &Reader<'_>, name: &str, known: &[&str]) -> Read<Target> {
+fn target(reader: &Reader<'_>, name: &str, known: &[&str], discovers: bool) -> Read<Target> {
     let (kind, url) = (reader.text("type"), url(reader));
     let (headers, bearer, hmac) = (
         headers(reader),
         reader.maybe_secret("bearer"),
         reader.maybe_secret("hmac"),
     );
-    let (events, peers) = (events(reader), peers(reader, known));
+    let (events, peers) = (events(reader), peers(reader, known, discovers));
     let (timeout, retry_for, resend) = (
         reader.time("timeout"),
         reader.time("retry_for"),
@@ -147,7 +143,7 @@ fn headers(reader: &Reader<'_>) -> Read<Vec<(String, Secret)>> {
         let help = format!("at most {MAX_HEADERS}");
         return Err(reader.wrong(&node.origin, "too_many", message, help));
     }
-    let mut all = Ok(Vec::new());
+    let mut all = Vec::new();
     for entry in &table.0 {
         let name = &entry.key;
         let said = name.parse::<HeaderName>().ok();
@@ -166,15 +162,9 @@ fn headers(reader: &Reader<'_>) -> Read<Vec<(String, Secret)>> {
             }
             None => reader.secret_of(&entry.node, &entry.key_origin, name),
         };
-        all = match (all, read) {
-            (Ok(mut all), Ok(secret)) => {
-                all.push((name.clone(), secret));
-                Ok(all)
-            }
-            (Err(bad), _) | (_, Err(bad)) => Err(bad),
-        };
+        all.push(read.map(|secret| (name.clone(), secret)));
     }
-    all
+    all_of(all)
 }
 
 fn events(reader: &Reader<'_>) -> Read<BTreeSet<Event>> {
@@ -186,12 +176,13 @@ fn events(reader: &Reader<'_>) -> Read<BTreeSet<Event>> {
     Ok(Event::ALL.iter().filter(is_chosen).copied().collect())
 }
 
-fn peers(reader: &Reader<'_>, known: &[&str]) -> Read<Option<BTreeSet<Arc<str>>>> {
+fn peers(reader: &Reader<'_>, known: &[&str], discovers: bool) -> Read<Option<BTreeSet<Arc<str>>>> {
     if !reader.is_set("peers") {
         return Ok(None);
     }
     let names = reader.texts("peers")?;
-    if let Some(name) = names.iter().find(|name| !known.contains(&name.as_str())) {
+    let unknown = |name: &&String| !discovers && !known.contains(&name.as_str());
+    if let Some(name) = names.iter().find(unknown) {
         let message = format!("`peers`: there is no peer `{name}`");
         return Err(reader.wrong(
             &reader.at("peers"),
@@ -241,12 +232,6 @@ fn form(reader: &Reader<'_>, node: &Node, depth: usize) -> Read<Template> {
             Err(reader.wrong(&node.origin, "value", message, "write it as a text"))
         }
     }
-}
-
-/// Goes through all of them, so that every mistake is reported.
-fn all_of<T>(parts: impl Iterator<Item = Read<T>>) -> Read<Vec<T>> {
-    let parts: Vec<Read<T>> = parts.collect();
-    parts.into_iter().collect()
 }
 
 fn misread(reader: &Reader<'_>, node: &Node, wrong: Wrong) -> Bad {

@@ -9,9 +9,10 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::Sender;
-use super::message::{Event, Message, stamp};
+use super::message::{Event, Message};
 use super::outbox::{Next, Parcel, Tally};
 use super::template::Word;
+use crate::calendar::stamp;
 use crate::engine::cause::Cause;
 use crate::engine::time::Time;
 
@@ -52,6 +53,10 @@ struct Alert {
     news: bool,
     /// Since when it cannot be told.
     stuck: Option<Time>,
+    /// The next state, told if it lasts until its time.
+    held: Option<Message>,
+    /// That state is the first: there is no alert before it.
+    unborn: bool,
 }
 
 impl Labels {
@@ -84,6 +89,16 @@ impl Board {
     pub(super) fn push(&mut self, message: Message, tally: &mut Tally) {
         let resolves = message.event.resolves();
         let labels = Labels::of(&message);
+        self.alerts
+            .retain(|_, alert| !(alert.unborn && alert.message.about == message.about));
+        let of_same = |alert: &Alert| alert.message.about == message.about && alert.ended.is_none();
+        let others = self
+            .alerts
+            .iter()
+            .any(|(known, alert)| *known != labels && of_same(alert));
+        if message.not_before.is_some() && !others {
+            return self.hold(labels, message, tally);
+        }
         let (about, at) = (message.about.clone(), message.at);
         let mut number = self.numbers;
         for (known, alert) in &mut self.alerts {
@@ -91,7 +106,7 @@ impl Board {
             if is_same && (resolves || *known != labels) {
                 number += 1;
                 alert.is_now(number, tally);
-                alert.ended = Some(at);
+                (alert.ended, alert.held) = (Some(at), None);
                 if resolves {
                     alert.message.text.clone_from(&message.text);
                     alert.message.evidence.clone_from(&message.evidence);
@@ -105,27 +120,65 @@ impl Board {
         let number = self.numbers;
         if let Some(alert) = self.alerts.get_mut(&labels) {
             alert.is_now(number, tally);
-            (alert.message, alert.ended) = (message, None);
+            (alert.message, alert.ended, alert.held) = (message, None, None);
         } else if self.alerts.len() < MOST {
-            let alert = Alert {
-                number,
-                message,
-                ended: None,
-                due: true,
-                news: true,
-                stuck: None,
-            };
-            self.alerts.insert(labels, alert);
+            self.alerts.insert(labels, Alert::new(number, message));
         } else {
             tally.dropped += 1;
         }
     }
 
+    /// A state that is told if it lasts: until then the alert is as it was, or is none yet.
+    fn hold(&mut self, labels: Labels, message: Message, tally: &mut Tally) {
+        let full = self.alerts.len() >= MOST;
+        match self.alerts.get_mut(&labels) {
+            Some(alert) if alert.ended.is_none() => alert.held = Some(message),
+            // One that is over and not told yet: this is its next life, and news.
+            Some(alert) => {
+                self.numbers += 1;
+                alert.is_now(self.numbers, tally);
+                (alert.message, alert.ended, alert.held) = (message, None, None);
+            }
+            None if !full => {
+                self.numbers += 1;
+                let mut alert = Alert::new(self.numbers, message.clone());
+                (alert.due, alert.news, alert.unborn) = (false, false, true);
+                alert.held = Some(message);
+                self.alerts.insert(labels, alert);
+            }
+            None => tally.dropped += 1,
+        }
+    }
+
+    /// What has lasted is told.
+    fn release(&mut self, now: Time) {
+        let lasted = |held: &Message| held.not_before.is_none_or(|until| until <= now);
+        for alert in self.alerts.values_mut() {
+            if let Some(message) = alert.held.take_if(|held| lasted(held)) {
+                self.numbers += 1;
+                // (Nobody waits for a coalesced one: what was there goes on.)
+                (alert.number, alert.message) = (self.numbers, message);
+                (alert.due, alert.news, alert.unborn) = (true, true, false);
+            }
+        }
+    }
+
+    fn held_until(&self) -> Option<Time> {
+        let held = self.alerts.values().filter_map(|alert| alert.held.as_ref());
+        held.filter_map(|message| message.not_before).min()
+    }
+
     pub(super) fn next(&mut self, now: Time) -> Next {
-        let open = self.alerts.values().any(|alert| alert.ended.is_none());
+        self.release(now);
+        let open = self
+            .alerts
+            .values()
+            .any(|alert| alert.ended.is_none() && !alert.unborn);
         match self.resend_at {
             Some(at) if at <= now => {
-                self.alerts.values_mut().for_each(|alert| alert.due = true);
+                self.alerts
+                    .values_mut()
+                    .for_each(|alert| alert.due |= !alert.unborn);
                 self.resend_at = Some(now + self.resend);
             }
             Some(_) => {}
@@ -140,7 +193,8 @@ impl Board {
         if !open {
             self.resend_at = None;
         }
-        self.resend_at.map_or(Next::Idle, Next::At)
+        let next = [self.resend_at, self.held_until()].into_iter().flatten().min();
+        next.map_or(Next::Idle, Next::At)
     }
 
     pub(super) fn accepted(&mut self, numbers: &[u64], tally: &mut Tally) {
@@ -209,6 +263,19 @@ impl Board {
 }
 
 impl Alert {
+    fn new(number: u64, message: Message) -> Self {
+        Self {
+            number,
+            message,
+            ended: None,
+            due: true,
+            news: true,
+            stuck: None,
+            held: None,
+            unborn: false,
+        }
+    }
+
     fn is_now(&mut self, number: u64, tally: &mut Tally) {
         if self.due && self.news {
             tally.coalesced += 1;

@@ -164,11 +164,8 @@ impl Courier {
             }
         }
         let name = &self.shared.target.name;
-        let left = self.shared.with(|outbox| {
-            let left = outbox.len();
-            outbox.abandon();
-            left
-        });
+        let now = self.clock.now();
+        let left = self.shared.with(|outbox| outbox.abandon(now));
         if left > 0 {
             tracing::error!(target_name = %name, "{left} notifications for {name} could not be told before the end");
         }

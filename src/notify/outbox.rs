@@ -52,6 +52,13 @@ pub(super) struct Entry {
     first: Option<Time>,
 }
 
+impl Entry {
+    /// It is told only if it lasts until then.
+    fn is_held(&self, now: Time) -> bool {
+        self.message.not_before.is_some_and(|until| now < until)
+    }
+}
+
 /// Everything that waits for one target.
 #[derive(Debug)]
 pub(super) struct Outbox {
@@ -88,7 +95,10 @@ impl Outbox {
     pub(super) fn push(&mut self, message: Message, now: Time) {
         let chosen = message.event == Event::Notify || self.events.contains(&message.event);
         let slow = self.is_slow(now);
+        // A rung's request that came after its episode had ended: an alert of no episode would fire for ever.
+        let of_none = message.about.peer.is_some() && message.about.episode == 0;
         match &mut self.waiting {
+            Waiting::Alerts(_) if of_none => {}
             Waiting::Alerts(board) if chosen || message.event.resolves() => {
                 board.push(message, &mut self.tally);
             }
@@ -142,15 +152,18 @@ impl Outbox {
         }
     }
 
-    /// Nothing more will be told.
-    pub(super) fn abandon(&mut self) {
-        match &mut self.waiting {
+    /// Nothing more will be told; how much of it should have been. (What is held to see whether it lasts has not.)
+    pub(super) fn abandon(&mut self, now: Time) -> usize {
+        let left = match &mut self.waiting {
             Waiting::Messages(queue) => {
-                self.tally.dropped += queue.len() as u64;
+                let left = queue.iter().filter(|entry| !entry.is_held(now)).count();
                 queue.clear();
+                left
             }
-            Waiting::Alerts(board) => self.tally.dropped += board.unsent() as u64,
-        }
+            Waiting::Alerts(board) => board.unsent(),
+        };
+        self.tally.dropped += left as u64;
+        left
     }
 
     /// How much waits.
@@ -178,8 +191,14 @@ impl Outbox {
 }
 
 fn push(queue: &mut VecDeque<Entry>, mut message: Message, slow: bool, now: Time, tally: &mut Tally) {
-    let held = |entry: &Entry| entry.message.not_before.is_some_and(|until| now < until);
-    queue.retain(|entry| entry.message.about != message.about || !held(entry));
+    // What was held did not last: it is not told, and those that it stood for are still missing.
+    queue.retain(|entry| {
+        let over = entry.message.about == message.about && entry.is_held(now);
+        if over {
+            message.skipped = message.skipped.saturating_add(entry.message.skipped);
+        }
+        !over
+    });
     if slow {
         queue.retain(|entry| {
             let older = entry.message.about == message.about;
@@ -205,7 +224,7 @@ fn push(queue: &mut VecDeque<Entry>, mut message: Message, slow: bool, now: Time
 }
 
 fn take(queue: &mut VecDeque<Entry>, now: Time) -> Next {
-    let due = |entry: &Entry| entry.message.not_before.is_none_or(|until| until <= now);
+    let due = |entry: &Entry| !entry.is_held(now);
     if let Some(entry) = queue.iter().position(due).and_then(|at| queue.remove(at)) {
         return Next::Send(Parcel::Message(Box::new(entry)));
     }

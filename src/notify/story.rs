@@ -143,15 +143,24 @@ impl Stories {
     }
 
     /// Compares with a snapshot: at the start (`first`), where episodes of an earlier run are open, and after notices
-    /// were missed. What was heard after the snapshot was taken is left as it is.
-    pub(super) fn compare(&mut self, snapshot: &Snapshot, first: bool, now: Now) -> Vec<Message> {
-        let mut out = Vec::new();
+    /// were missed. What was heard after the snapshot was taken is left as it is; true if that is so of some: the next
+    /// snapshot has to be compared, too.
+    pub(super) fn compare(&mut self, snapshot: &Snapshot, first: bool, now: Now) -> (Vec<Message>, bool) {
+        let (mut out, mut doubt) = (Vec::new(), false);
         for view in &snapshot.peers {
             let peer = self.peers.entry(Arc::clone(&view.name)).or_default();
             let seen = Episode::of(view).filter(|seen| seen.id > peer.closed);
             let restored = first && peer.episode.is_none() && seen.is_some();
-            let same = seen.as_ref().map(|seen| seen.id) == peer.episode.as_ref().map(|known| known.id);
-            if same || (snapshot.at <= peer.heard && !restored) {
+            let same = match (&seen, &peer.episode) {
+                (Some(seen), Some(known)) => seen.id == known.id && (known.gave_up || !seen.gave_up),
+                (None, None) => true,
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            if same {
+                continue;
+            }
+            if snapshot.at <= peer.heard && !restored {
+                doubt = true;
                 continue;
             }
             view.detail.clone_into(&mut peer.evidence);
@@ -159,7 +168,8 @@ impl Stories {
                 std::mem::replace(&mut peer.episode, seen.clone()),
                 peer.evidence.clone(),
             );
-            if let Some(ended) = ended {
+            let goes_on = |ended: &Episode| seen.as_ref().is_some_and(|seen| seen.id == ended.id);
+            if let Some(ended) = ended.filter(|ended| !goes_on(ended)) {
                 let text = "it ended while this node had no time to tell how".to_owned();
                 let name = &view.name;
                 out.push(self.about(
@@ -195,7 +205,7 @@ impl Stories {
             };
             out.push(self.about_the_node(event, text.to_owned(), now));
         }
-        out
+        (out, doubt)
     }
 
     fn about_the_node(&mut self, event: Event, text: String, now: Now) -> Message {

@@ -156,8 +156,8 @@ impl Teller {
         let Some(snapshot) = self.snapshots.borrow_and_update().clone() else {
             return;
         };
-        let messages = self.stories.compare(&snapshot, self.first, self.now());
-        (self.first, self.doubt) = (false, false);
+        let (messages, doubt) = self.stories.compare(&snapshot, self.first, self.now());
+        (self.first, self.doubt) = (false, doubt);
         for message in messages {
             self.tell(message);
         }

@@ -535,3 +535,88 @@ fn nothing_of_a_target_shows_a_secret() {
     let name: Arc<str> = "chat".into();
     assert!(shown.contains(&*name));
 }
+
+fn refused_until(peer: &str, episode: u64, until: Time) -> Message {
+    let mut held = message(Event::Refused, peer, episode);
+    held.why = "the last remedy was a moment ago".to_owned();
+    held.not_before = Some(until);
+    held
+}
+
+#[test]
+fn what_a_held_message_stood_for_is_still_missing_once_it_is_dropped() {
+    let mut outbox = Outbox::new(&json());
+    let opened = message(Event::EpisodeOpened, "feed", 1);
+    outbox.push(opened, at(0));
+    let Next::Send(flying) = outbox.next(at(0)) else {
+        panic!()
+    };
+    // It takes long: the refusal stands for the opening, too, and is over before it was told.
+    outbox.push(message(Event::Acted, "feed", 1), at(5));
+    outbox.push(refused_until("feed", 1, at(8)), at(6));
+    outbox.push(message(Event::Granted, "feed", 1), at(7));
+    outbox.accepted(flying);
+    assert_eq!(sent(&mut outbox, at(7)), (Event::Granted, 1));
+    assert_eq!(outbox.tally().coalesced, 1);
+}
+
+#[test]
+fn what_is_held_when_the_node_ends_is_no_loss() {
+    let mut outbox = Outbox::new(&json());
+    outbox.push(refused_until("feed", 1, at(2)), at(0));
+    outbox.push(message(Event::EpisodeOpened, "web", 2), at(0));
+    assert_eq!(outbox.abandon(at(1)), 1);
+    assert_eq!(outbox.tally().dropped, 1);
+}
+
+#[test]
+fn a_request_that_comes_after_its_episode_makes_no_alert() {
+    let late = message(Event::Notify, "feed", 0);
+    let mut outbox = Outbox::new(&alertmanager());
+    outbox.push(late.clone(), at(0));
+    assert_eq!(outbox.next(at(0)), Next::Idle);
+    let mut outbox = Outbox::new(&json());
+    outbox.push(late, at(0));
+    assert_eq!(sent(&mut outbox, at(0)).0, Event::Notify);
+}
+
+#[test]
+fn an_alert_shows_a_refusal_only_if_it_lasts() {
+    let mut outbox = Outbox::new(&alertmanager());
+    outbox.push(message(Event::EpisodeOpened, "feed", 1), at(0));
+    assert_eq!(posted(&mut outbox, 0).len(), 1);
+    // Over before its time: nobody was told.
+    outbox.push(refused_until("feed", 1, at(12)), at(10));
+    assert_eq!(outbox.next(at(10)), Next::At(at(12)));
+    outbox.push(message(Event::Granted, "feed", 1), at(11));
+    let granted = posted(&mut outbox, 11);
+    assert!(granted[0]["annotations"]["why"].is_null(), "{granted:?}");
+    assert_eq!(outbox.next(at(12)), Next::At(at(60)));
+    // It lasts.
+    outbox.push(refused_until("feed", 1, at(22)), at(20));
+    assert_eq!(outbox.next(at(21)), Next::At(at(22)));
+    let lasting = posted(&mut outbox, 22);
+    let why = &lasting[0]["annotations"]["why"];
+    assert_eq!(*why, "the last remedy was a moment ago");
+    // An end is told at once, and nothing of what was held.
+    outbox.push(refused_until("feed", 1, at(32)), at(30));
+    outbox.push(message(Event::Recovered, "feed", 1), at(31));
+    assert_eq!(posted(&mut outbox, 31).len(), 1);
+    assert_eq!(outbox.next(at(100)), Next::Idle);
+}
+
+#[test]
+fn who_is_told_refusals_alone_has_an_alert_once_one_lasts() {
+    let mut chosen = alertmanager();
+    chosen.events = BTreeSet::from([Event::Refused]);
+    let mut outbox = Outbox::new(&chosen);
+    outbox.push(refused_until("feed", 1, at(2)), at(0));
+    outbox.push(message(Event::Recovered, "feed", 1), at(1));
+    assert_eq!(outbox.next(at(1)), Next::Idle, "it was over before it was one");
+    outbox.push(refused_until("feed", 2, at(12)), at(10));
+    assert_eq!(outbox.next(at(10)), Next::At(at(12)));
+    assert_eq!(posted(&mut outbox, 12).len(), 1);
+    outbox.push(message(Event::Recovered, "feed", 2), at(20));
+    assert_eq!(posted(&mut outbox, 20).len(), 1);
+    assert_eq!(outbox.next(at(20)), Next::Idle);
+}

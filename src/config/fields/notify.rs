@@ -67,7 +67,8 @@ pub const NOTIFY: Section = Section {
             "peers",
             Texts(4096, 63),
             Derived("all", "[\"feed\"]"),
-            "Of whom. What concerns the whole node (mass silence) is told in any case.",
+            "Of whom; with `docker.discover`, a name may be one that Docker's labels bring. What concerns the whole node (mass \
+             silence) is told in any case.",
         ),
         field(
             "timeout",

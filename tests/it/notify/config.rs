@@ -164,3 +164,16 @@ remedies = [{ do = "notify", to = "slack" }]
     let config = load(&with_secrets(text)).unwrap_or_else(|report| panic!("{report}"));
     assert!(explain(&config).contains("a message to slack, and nothing else"));
 }
+
+#[test]
+fn a_peer_that_dockers_labels_may_bring_may_be_named() {
+    let text = |discover: &str| {
+        format!(
+            "docker.discover = \"{discover}\"\n[notify.hook]\nurl = \"http://h/\"\npeers = [\"telemetry\"]\n"
+        )
+    };
+    let report = load(&sources(&text("off"))).unwrap_err().to_string();
+    assert!(report.contains("there is no peer `telemetry`"), "{report}");
+    let config = load(&sources(&text("project"))).unwrap_or_else(|report| panic!("{report}"));
+    assert!(config.notify[0].peers.as_ref().unwrap().contains("telemetry"));
+}

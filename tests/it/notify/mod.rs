@@ -15,8 +15,9 @@ use std::time::Duration;
 use defib::engine::cause::Cause;
 use defib::engine::decision::{Notice, What};
 use defib::engine::event::RemedyOutcome;
+use defib::engine::peer::Liveness;
 use defib::engine::settings::RemedyKind;
-use defib::engine::snapshot::Snapshot;
+use defib::engine::snapshot::{EpisodePhase, EpisodeView, Snapshot};
 use defib::engine::time::{Clock, Time};
 use defib::notify::template::{Escape, Template};
 use defib::notify::{Desk, Event, Kind, Sender, Surroundings, Target, tasks};
@@ -359,6 +360,54 @@ async fn notices_that_are_missed_are_made_up_for_by_the_next_snapshot() {
     assert_eq!(closed.event(), "episode_closed");
     let text = closed.json()["text"].as_str().unwrap().to_owned();
     assert!(text.contains("no time to tell"), "{text}");
+}
+
+#[tokio::test]
+async fn a_give_up_that_was_missed_is_told_by_the_first_snapshot_that_is_newer() {
+    let receiver = Receiver::good();
+    let telling = Telling::start(vec![target("chat", &receiver)]);
+    let early = snapshot(&telling);
+    telling.snapshots.send_replace(Some(Arc::new(early.clone())));
+    telling.opens("feed", 1).await;
+    until(|| receiver.got().len() == 1).await;
+    let tell = |peer: Option<&str>, what: What| {
+        let (at, peer) = (telling.clock.now(), peer.map(Arc::from));
+        let notice = Notice { n: 0, at, peer, what };
+        telling.notices.send(Arc::new(notice)).unwrap();
+    };
+    for _ in 0..100 {
+        tell(None, What::Stalled { for_ms: 1 });
+    }
+    until(|| telling.missed() > 0).await;
+    // What is heard of the peer now is newer than this snapshot, which therefore says nothing of it.
+    let (episode, cause) = (1, Cause::PeerStuck);
+    let detail = "in doubt".to_owned();
+    let dead = What::Liveness {
+        from: Liveness::Suspect,
+        to: Liveness::Dead,
+        cause: Some(cause),
+        detail,
+    };
+    tell(Some("feed"), dead);
+    let given_up = |mut snapshot: Snapshot| {
+        let since = snapshot.at;
+        snapshot.peers[0].episode = Some(EpisodeView {
+            id: episode,
+            since,
+            cause,
+            condemned_by: Vec::new(),
+            phase: EpisodePhase::GaveUp { since },
+            remedies: 3,
+            remedy: None,
+            refusal: None,
+        });
+        Some(Arc::new(snapshot))
+    };
+    telling.snapshots.send_replace(given_up(early));
+    tokio::task::yield_now().await;
+    telling.snapshots.send_replace(given_up(snapshot(&telling)));
+    until(|| receiver.got().len() > 1).await;
+    assert_eq!(receiver.took(), ["episode_opened", "gave_up"]);
 }
 
 /// One peer, well.
