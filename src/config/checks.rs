@@ -312,7 +312,7 @@ fn check_type(place: &Reader<'_>, name: &str, origin: &Origin, node: &Node) -> R
         "check type",
         word,
         fields::CHECK_TYPES,
-        fields::LATER_CHECKS,
+        &[],
         given.is_none(),
     )
 }

@@ -372,7 +372,7 @@ pub const AUDIT: Section = Section {
                 "the store's, with `.audit.jsonl` for its ending",
                 "\"/var/lib/defib/state.audit.jsonl\"",
             ),
-            "The file, or `none`. Older ones are beside it: `.1` to `.3`.",
+            "The file, as an absolute path, or `none`. Older ones are beside it: `.1` to `.3`.",
         ),
         field(
             "max_bytes",
@@ -1809,9 +1809,6 @@ pub const CHECK_TYPES: &[&str] = &[
     "redis_lock",
     "file",
 ];
-
-/// Types of checks that the design knows and this version does not.
-pub const LATER_CHECKS: &[&str] = &[];
 
 /// Kinds of remedies that there are.
 pub const REMEDY_KINDS: &[&str] = &[

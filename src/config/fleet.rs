@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::fields;
 use super::peers::Peer;
-use super::reader::{Read, Reader};
+use super::reader::{Read, Reader, all_of};
 use super::schema::time;
 use super::values::is_name;
 use crate::bus::Backend;
@@ -76,7 +76,7 @@ pub(super) fn group(
 /// The blockers, before it is known whose they are.
 pub(super) fn blockers(root: &Reader<'_>) -> Read<Vec<Blocker>> {
     let place = root.below("blocker");
-    let mut all = Ok(Vec::new());
+    let mut all = Vec::new();
     for (index, (name, origin, node)) in root.named("blocker").into_iter().enumerate() {
         if index == MAX_BLOCKERS {
             let message = format!("there are at most {MAX_BLOCKERS} blockers");
@@ -96,15 +96,9 @@ pub(super) fn blockers(root: &Reader<'_>) -> Read<Vec<Blocker>> {
         let read = place
             .child(name, origin, node, &[&fields::BLOCKER])
             .and_then(|reader| blocker(&reader, name));
-        all = match (all, named.and(read)) {
-            (Ok(mut all), Ok(one)) => {
-                all.push(one);
-                Ok(all)
-            }
-            (Err(bad), _) | (_, Err(bad)) => Err(bad),
-        };
+        all.push(named.and(read));
     }
-    all
+    all_of(all)
 }
 
 fn blocker(reader: &Reader<'_>, name: &str) -> Read<Blocker> {

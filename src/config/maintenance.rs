@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::fields;
-use super::reader::{Read, Reader};
+use super::reader::{Read, Reader, all_of};
 use super::suggest;
 use super::tree::Node;
 use crate::calendar::{TimeOfDay, Weekday, When, Window, Zone, moment};
@@ -17,21 +17,13 @@ const MAX: usize = 64;
 /// `discovers`: more peers may come of Docker's labels.
 pub(super) fn windows(root: &Reader<'_>, discovers: bool) -> Read<Vec<Window>> {
     let list = root.list("maintenance");
-    let mut all = Ok(Vec::new());
+    let mut all = Vec::new();
     if let Some(over) = list.get(MAX) {
         let message = format!("there are at most {MAX} maintenance windows");
-        all = Err(root.wrong(&over.origin, "too_many", message, ""));
+        all.push(Err(root.wrong(&over.origin, "too_many", message, "")));
     }
-    for node in list.iter().take(MAX) {
-        all = match (all, window(root, node, discovers)) {
-            (Ok(mut all), Ok(window)) => {
-                all.push(window);
-                Ok(all)
-            }
-            (Err(bad), _) | (_, Err(bad)) => Err(bad),
-        };
-    }
-    all
+    all.extend(list.iter().take(MAX).map(|node| window(root, node, discovers)));
+    all_of(all)
 }
 
 fn window(root: &Reader<'_>, node: &Node, discovers: bool) -> Read<Window> {

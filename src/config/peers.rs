@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::checks::{Checks, Heard, checks, implied_process};
 use super::fields;
 use super::questions::Expectations;
-use super::reader::{Bad, Read, Reader};
+use super::reader::{Bad, Read, Reader, all_of};
 use super::report::Origin;
 use super::reports::Push;
 use super::schema::time;
@@ -341,22 +341,16 @@ fn remedies(
     around: &Surroundings<'_>,
 ) -> Read<Vec<(RemedySettings, Option<Remedy>, Origin)>> {
     let list = peer.list("remedies");
-    let mut ladder = Ok(Vec::new());
+    let mut ladder = Vec::new();
     if let Some(over) = list.get(MAX_REMEDIES) {
         let message = format!("a peer has at most {MAX_REMEDIES} remedies");
-        ladder = Err(peer.wrong(&over.origin, "too_many", message, ""));
+        ladder.push(Err(peer.wrong(&over.origin, "too_many", message, "")));
     }
     for node in list.iter().take(MAX_REMEDIES) {
         let rung = super::remedy::remedy(peer, node, healthz_hold, owner, around);
-        ladder = match (ladder, rung) {
-            (Ok(mut ladder), Ok((settings, remedy))) => {
-                ladder.push((settings, remedy, node.origin.clone()));
-                Ok(ladder)
-            }
-            (Err(bad), _) | (_, Err(bad)) => Err(bad),
-        };
+        ladder.push(rung.map(|(settings, remedy)| (settings, remedy, node.origin.clone())));
     }
-    ladder
+    all_of(ladder)
 }
 
 fn remedy_fits(

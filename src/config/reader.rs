@@ -24,6 +24,12 @@ pub(super) struct Bad;
 /// A value, or nothing if its mistake has been recorded.
 pub(super) type Read<T> = Result<T, Bad>;
 
+/// All of them, if none is bad. Each was read by then, so that every mistake is reported.
+pub(super) fn all_of<T>(parts: impl IntoIterator<Item = Read<T>>) -> Read<Vec<T>> {
+    let parts: Vec<Read<T>> = parts.into_iter().collect();
+    parts.into_iter().collect()
+}
+
 /// What every reader shares.
 #[derive(Clone, Copy)]
 pub(super) struct Context<'a> {

@@ -1386,3 +1386,16 @@ fn a_capture_keeps_something_within_the_bounds_of_all() {
     );
     assert_eq!((second.max_size, second.takes()), (4096, Duration::from_secs(10)));
 }
+
+#[test]
+fn an_audit_has_a_place_wherever_the_node_is_started() {
+    let text = |path: &str| format!("[audit]\npath = \"{path}\"\n");
+    let report = load(&sources(&text("audit.jsonl"))).unwrap_err().to_string();
+    assert!(
+        report.contains("audit.jsonl is relative to wherever the node is started"),
+        "{report}"
+    );
+    for good in ["none", "/var/lib/defib/audit.jsonl"] {
+        assert!(load(&sources(&text(good))).is_ok(), "{good}");
+    }
+}

@@ -6,7 +6,7 @@ use defib::engine::peer::Liveness;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::support::application::Application;
+use crate::support::application::{Application, IDLE};
 use crate::support::docker::{Container, Engine};
 use crate::support::netns::{self, Namespace};
 use crate::support::node::Node;
@@ -14,9 +14,6 @@ use crate::support::ports::free_port;
 use crate::support::python::Python;
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::{available, until};
-
-/// A process that does nothing, which takes no Python.
-const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
 
 /// A peer `app` whose stop is noticed within half a second, with these remedies.
 fn config(bus: &str, application: &Application, remedies: &str) -> String {

@@ -6,13 +6,11 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use super::{becomes, config, look, node, path, put, release, take};
-use crate::support::application::Application;
+use crate::support::application::{Application, IDLE};
 use crate::support::node::Node;
 use crate::support::python::Python;
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::until;
-
-const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
 
 /// The same words on a server and in the process.
 fn on_both(test: impl Fn(&Node, Option<&RedisServer>)) {

@@ -9,14 +9,12 @@ use defib::engine::self_trust::BusState;
 use defib::fleet::Slots;
 use rustix::process::Signal;
 
-use crate::support::application::{Application, Site};
+use crate::support::application::{Application, IDLE, Site};
 use crate::support::docker::Engine;
 use crate::support::node::{Events, Node};
 use crate::support::ports::free_port;
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::until;
-
-const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
 
 fn config(node: &str, url: &str, rest: &str) -> String {
     super::config(url, rest).replace("node = \"a\"", &format!("node = \"{node}\""))

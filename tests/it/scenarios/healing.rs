@@ -8,13 +8,10 @@ use defib::engine::peer::Liveness;
 use rustix::process::Signal;
 
 use super::{config, parts};
-use crate::support::application::{Application, Site};
+use crate::support::application::{Application, IDLE, Site};
 use crate::support::node::{Node, get};
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::until;
-
-/// A process that does nothing, which takes no Python.
-const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
 
 /// A peer `app` with this owner, checked each 200 ms by its process and by `checks`, healed by its restart.
 fn app(application: &Application, checks: &str, rest: &str) -> String {

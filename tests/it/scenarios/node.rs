@@ -8,12 +8,10 @@ use defib::engine::self_trust::BusState;
 use rustix::process::Signal;
 
 use super::{config, parts};
-use crate::support::application::Application;
+use crate::support::application::{Application, IDLE};
 use crate::support::node::{Node, defib};
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::{available, until};
-
-const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
 
 fn app(application: &Application, command: &str) -> String {
     format!(

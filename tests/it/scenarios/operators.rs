@@ -8,11 +8,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::config;
-use crate::support::application::{Application, Site};
+use crate::support::application::{Application, IDLE, Site};
 use crate::support::node::{Node, defib};
 use crate::support::until;
-
-const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
 
 /// A peer `app`, judged by its process and by `/health` of `site`, with this ladder.
 fn app(application: &Application, site: &Site, rest: &str) -> String {
@@ -354,4 +352,40 @@ fn s35_a_maintenance_window_is_a_pause_that_ends_by_the_calendar_and_survives_a_
         std::thread::sleep(Duration::from_millis(50));
     }
     node.logs("maintenance window closed, of app: moving the rack");
+}
+
+/// An episode in which something was done already: the restart's own grant is not its second attempt.
+#[test]
+fn s35_a_restart_of_who_was_given_up_is_waited_for() {
+    let site = Site::start();
+    site.set("/health", 200, "");
+    site.set("/drain", 204, "");
+    let application = Application::start(&IDLE);
+    let ladder = format!(
+        "remedies = [\
+         {{ do = \"http\", url = {:?}, restarts = false, verify_within = \"1s\" }}, \
+         {{ do = \"exec\", for = [\"peer_leaking\"], command = {}, verify_within = \"20s\" }}]",
+        site.url("/drain"),
+        application.restart()
+    );
+    let node = Node::run(&config("embedded", &app(&application, &site, &ladder)));
+    node.is_calm();
+    let events = node.events();
+    site.set("/health", 500, "");
+    events.of("app", "gave_up");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("it is restarted", || application.starts() == 2);
+            site.set("/health", 200, "");
+        });
+        let (code, said) = node.admin(&["restart", "app", "--wait", "--force", "it must serve again"]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("recovered, proven by its own checks"), "{said}");
+    });
+    let granted = events.named("granted");
+    assert_eq!(
+        (granted.len(), &granted[1]["attempt"]),
+        (2, &2.into()),
+        "{granted:#?}"
+    );
 }

@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::until;
 
+/// What a process runs that does nothing, and takes no Python.
+pub(crate) const IDLE: [&str; 3] = ["sh", "-c", "while :; do sleep 600 & wait; done"];
+
 /// A process with a pid file, and the command that starts it (anew). The one that runs ends with this.
 pub(crate) struct Application {
     dir: tempfile::TempDir,
