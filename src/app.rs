@@ -44,7 +44,7 @@ use crate::owner_table::OwnerTable;
 use crate::redis_client::dial::{Dial, Dialing, Stream};
 use crate::redis_client::{Endpoint, Redis, Server};
 use crate::reload_desk::ReloadDesk;
-use crate::remedies::{Executors, Remedy, Surroundings};
+use crate::remedies::{Executors, Surroundings};
 use crate::runtime::clock::{self, MonotonicClock, SleeplessClock};
 use crate::runtime::event_loop::{COMMANDS, EVENTS, EventLoop, NOTICES, OnNotice, Outlets, Progress};
 use crate::runtime::healing::Healer;
@@ -55,7 +55,6 @@ use crate::runtime::port::Port;
 use crate::runtime::sd_notify::{Environment, Notifier};
 use crate::runtime::shutdown::{Exit, Life, Stop};
 use crate::runtime::supervise::{Policy, Supervisor};
-use crate::secret::Secret;
 use crate::sock_diag::Rounds;
 use crate::store::{self, OpenError, Store};
 use crate::systemd::Systemd;
@@ -182,7 +181,7 @@ impl App {
         let cancel = tasks.token();
         let (owners, condemned) = (OwnerTable::default(), CondemnedTable::default());
         let docker = Docker::new(config.docker.clone());
-        let scrub = secret_variables(&config);
+        let scrub = config.variables.clone();
         let systemd = Systemd::new(config.systemd.clone());
         let broker = Broker::new(Limits::default(), common.metrics.broker.clone());
         let redis = server(&config.bus, listener.as_ref(), &broker);
@@ -768,43 +767,6 @@ impl Healer for Executing {
         let executors = Arc::clone(&self.0);
         async move { executors.heal(grant).await }.boxed()
     }
-}
-
-/// Environment variables that hold secrets: the node's own, and those of its checks and remedies.
-fn secret_variables(config: &Config) -> Vec<String> {
-    let bus = match &config.bus.backend {
-        Backend::Redis(endpoint) => endpoint.password.as_ref(),
-        Backend::Embedded { .. } => None,
-    };
-    let admin = config.http.admin_listen.as_ref().map(|(_, token)| token);
-    let expectations = config.checks.expectations.iter();
-    let probes = config
-        .checks
-        .probes
-        .iter()
-        .filter_map(|(_, probe, _)| probe.secret());
-    let blockers = config
-        .fleet
-        .blockers
-        .iter()
-        .filter_map(|blocker| blocker.bearer.as_ref());
-    let bearers = probes
-        .chain(blockers)
-        .chain(expectations.filter_map(|(_, when, _)| when.secret()));
-    let variable = |secret: &Secret| match secret {
-        Secret::Env(name) => Some(name.clone()),
-        Secret::Inline(_) | Secret::File(_) => None,
-    };
-    let remedies = config.remedies.values().flat_map(Remedy::secret_variables);
-    let targets = config.notify.iter().flat_map(notify::Target::secret_variables);
-    bus.into_iter()
-        .chain(admin)
-        .chain(bearers)
-        .filter_map(variable)
-        .chain(remedies)
-        .chain(targets)
-        .chain(config.variables.iter().cloned())
-        .collect()
 }
 
 async fn bind_broker(settings: &bus::Settings) -> Result<Option<Listener>, StartError> {

@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Executing, MAINTENANCE, PREFLIGHT, looking, maintenance_task, secret_variables};
+use super::{Executing, MAINTENANCE, PREFLIGHT, looking, maintenance_task};
 use crate::bus;
 use crate::checks::parts::{Part, Table, parts};
 use crate::config::{Config, Over};
@@ -220,7 +220,7 @@ impl Reloader {
         let boot = Arc::clone(&self.wiring.settings.boot);
         let settings = config.engine_settings(boot);
         self.wiring.around.settle = settings.bus_settle;
-        self.wiring.around.scrub = secret_variables(&config).into();
+        self.wiring.around.scrub = config.variables.clone().into();
         let parts = parts(&config.checks, &settings, &self.wiring.around);
         let difference = Difference::between(&self.wiring.parts, &parts);
         let reporting = &self.wiring.around.reporting;
@@ -459,7 +459,7 @@ fn open_windows(calendar: &mut Calendar) -> Vec<(u16, Opened)> {
 /// The executors of this configuration, as the loop wants them.
 pub(super) fn healer(config: &Config, around: &remedies::Surroundings) -> Arc<dyn Healer> {
     let around = remedies::Surroundings {
-        scrub: secret_variables(config),
+        scrub: config.variables.clone(),
         ..around.clone()
     };
     let executors = Executors::new(config.remedies.clone(), around);

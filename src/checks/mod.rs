@@ -47,7 +47,6 @@ use crate::engine::time::Clock;
 use crate::http_client::Question;
 use crate::owner_table::OwnerTable;
 use crate::redis_client::Server;
-use crate::secret::Secret;
 use crate::sock_diag::{Endpoint, Rounds};
 use crate::systemd::{Systemd, UnitRef};
 use crate::telemetry::metrics::checks::CheckMetrics;
@@ -90,16 +89,6 @@ pub enum When {
     Http(Question),
     /// A key that is there, and as it should be.
     RedisKey(RedisKey),
-}
-
-impl When {
-    /// The secret it sends, if it sends one.
-    pub fn secret(&self) -> Option<&Secret> {
-        match self {
-            Self::Http(question) => question.bearer.as_ref(),
-            Self::RedisKey(key) => key.redis.as_ref()?.password.as_ref(),
-        }
-    }
 }
 
 /// What an active check looks at.
@@ -351,26 +340,6 @@ impl Probe {
             Self::Sockets(_) | Self::Subscription(_) => &[Cause::PeerDeaf, Cause::PeerStuck],
             Self::Connections(_) | Self::Memory(_) => &[Cause::PeerLeaking],
             Self::File(file) => file.proves(),
-        }
-    }
-
-    /// The secret it sends, if it sends one.
-    pub fn secret(&self) -> Option<&Secret> {
-        match self {
-            Self::Http(question) => question.bearer.as_ref(),
-            Self::Metric(Metric { page, .. }) | Self::Connections(Connections { page, .. }) => {
-                page.bearer.as_ref()
-            }
-            Self::Docker
-            | Self::Systemd { .. }
-            | Self::Memory(_)
-            | Self::Sockets(_)
-            | Self::Tcp(_)
-            | Self::Exec(_)
-            | Self::File(_) => None,
-            Self::RedisKey(key) => key.redis.as_ref()?.password.as_ref(),
-            Self::RedisLock(lock) => lock.redis.as_ref()?.password.as_ref(),
-            Self::Subscription(subscription) => subscription.redis.as_ref()?.password.as_ref(),
         }
     }
 }

@@ -200,7 +200,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         }),
     };
     Ok(Config {
-        variables: super::variables(sources),
+        variables: super::variables(sources, &root.context.secrets.borrow()),
         node: node.clone(),
         group: group.clone().into(),
         dry_run: dry_run?,

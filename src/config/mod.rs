@@ -30,6 +30,7 @@ mod suggest;
 mod tree;
 mod values;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
@@ -171,6 +172,7 @@ impl Sources {
         let context = reader::Context {
             problems: &problems,
             env: &self.env,
+            secrets: &RefCell::default(),
         };
         let root = reader::Reader::root(&tree, &fields::ROOT, context);
         Report::of(&problems, build::base(&root, &dirs::Dirs::of(&self.env)).0, false)
@@ -239,7 +241,7 @@ pub struct Config {
     pub log: LogSettings,
     /// How long a shutdown may take before the node ends anyway. Default 10 s.
     pub shutdown_deadline: Duration,
-    /// Environment variables that the configuration reads: secrets may be among them, so no command gets them.
+    /// Environment variables that the configuration reads, those that hold its secrets among them: no command gets them.
     pub variables: Vec<String>,
     /// The peers' own heartbeat channels, each once.
     pub own_channels: Vec<Arc<str>>,
@@ -325,9 +327,11 @@ impl std::error::Error for Report {}
 pub fn load(sources: &Sources) -> Result<Config, Report> {
     let problems = report::Problems::of(sources.file.clone());
     let tree = tree::gather(sources, &problems);
+    let secrets = RefCell::default();
     let context = reader::Context {
         problems: &problems,
         env: &sources.env,
+        secrets: &secrets,
     };
     let root = reader::Reader::root(&tree, &fields::ROOT, context);
     let dirs = dirs::Dirs::of(&sources.env);
@@ -351,8 +355,9 @@ pub fn load(sources: &Sources) -> Result<Config, Report> {
     }
 }
 
-/// Variables that set a key, and those that a text refers to. What only looks like a reference does no harm here.
-fn variables(sources: &Sources) -> Vec<String> {
+/// Variables that were read as `secrets`, that set a key, and those that a text refers to. What only looks like a reference
+/// does no harm here.
+fn variables(sources: &Sources, secrets: &BTreeSet<String>) -> Vec<String> {
     let setting = sources.env.iter().filter(|(name, _)| name.starts_with("DEFIB__"));
     let file = sources.file.iter().flat_map(|(_, text)| text.lines());
     let lines = file
@@ -362,7 +367,11 @@ fn variables(sources: &Sources) -> Vec<String> {
     let referred = lines
         .flat_map(|line| line.split("${").skip(1))
         .filter_map(|rest| rest.split([':', '}']).next());
-    let names: BTreeSet<&str> = setting.map(|(name, _)| name.as_str()).chain(referred).collect();
+    let names: BTreeSet<&str> = setting
+        .map(|(name, _)| name.as_str())
+        .chain(referred)
+        .chain(secrets.iter().map(String::as_str))
+        .collect();
     names.into_iter().map(str::to_owned).collect()
 }
 

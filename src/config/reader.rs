@@ -1,7 +1,8 @@
 //! Reads tables by the field list: takes a value or its default, checks its type and bounds, and records every mistake
 //! instead of stopping at the first.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -35,6 +36,8 @@ pub(super) fn all_of<T>(parts: impl IntoIterator<Item = Read<T>>) -> Read<Vec<T>
 pub(super) struct Context<'a> {
     pub(super) problems: &'a Problems,
     pub(super) env: &'a BTreeMap<String, String>,
+    /// Variables that were read as secrets.
+    pub(super) secrets: &'a RefCell<BTreeSet<String>>,
 }
 
 /// One table, and what may be in it.
@@ -473,12 +476,15 @@ impl<'a> Reader<'a> {
     }
 
     fn is_there(&self, secret: Secret, key: &str, at: &Origin) -> Read<Secret> {
-        if let Secret::Env(name) = &secret
-            && !self.context.env.contains_key(name)
-        {
+        let Secret::Env(name) = &secret else {
+            return Ok(secret);
+        };
+        if !self.context.env.contains_key(name) {
             let message = format!("the variable {name}, which holds `{key}`, is not set");
             return Err(self.wrong(at, "missing_variable", message, "set it for this process"));
         }
+        // Here, where every secret comes by, so that none can be forgotten.
+        self.context.secrets.borrow_mut().insert(name.clone());
         Ok(secret)
     }
 }

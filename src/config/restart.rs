@@ -1,6 +1,7 @@
 //! What a node takes up at its start only. A configuration that changes it is refused by a node that runs, as a whole: one
 //! that is applied in part is neither the file's nor anybody's.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -32,6 +33,7 @@ pub(super) fn frame(sources: &Sources, tree: &Table, dirs: &Dirs) -> Option<Conf
     let context = Context {
         problems: &problems,
         env: &sources.env,
+        secrets: &RefCell::default(),
     };
     let root = Reader::root(&table, &fields::ROOT, context);
     let (base, base_is_good) = build::base(&root, dirs);

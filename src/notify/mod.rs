@@ -94,19 +94,6 @@ impl Target {
             (Some(_), None) | (None, _) => true,
         }
     }
-
-    /// Environment variables that hold its secrets.
-    pub fn secret_variables(&self) -> impl Iterator<Item = String> {
-        let headers = self.headers.iter().map(|(_, secret)| secret);
-        let secrets = [&self.url].into_iter().chain(headers);
-        secrets
-            .chain(&self.bearer)
-            .chain(&self.hmac)
-            .filter_map(|secret| match secret {
-                Secret::Env(name) => Some(name.clone()),
-                Secret::Inline(_) | Secret::File(_) => None,
-            })
-    }
 }
 
 /// Who tells.

@@ -24,7 +24,6 @@ use crate::engine::event::{Incarnation, PeerId, RemedyOutcome};
 use crate::engine::time::{Clock, Time};
 use crate::owner_table::OwnerTable;
 use crate::redis_client::{Endpoint, Server};
-use crate::secret::Secret;
 use crate::systemd::Systemd;
 use crate::telemetry::metrics::remedies::RemedyMetrics;
 pub use capture::{Capture, HoldContainer};
@@ -136,8 +135,8 @@ pub struct Surroundings {
     pub redis: Server,
     /// Where the per-peer lock files lie: one directory for all nodes of a machine. `None`: no locks.
     pub lock_dir: Option<PathBuf>,
-    /// Environment variables that a command must not see, as they hold secrets. Those named `DEFIB_…` and those
-    /// that the remedies' own secrets name are kept from it anyway.
+    /// Environment variables that a command must not see, as they hold secrets. Those named `DEFIB_…` are kept from it
+    /// anyway.
     pub scrub: Vec<String>,
     /// The node's clock.
     pub clock: Arc<dyn Clock>,
@@ -164,8 +163,6 @@ pub struct Executors {
 impl Executors {
     /// Executors for these rungs.
     pub fn new(settings: Settings, around: Surroundings) -> Self {
-        let mut scrub = around.scrub;
-        scrub.extend(settings.values().flat_map(Remedy::secret_variables));
         Self {
             settings,
             fence: Fence {
@@ -179,7 +176,7 @@ impl Executors {
             systemd: around.systemd,
             redis: around.redis,
             lock_dir: around.lock_dir,
-            scrub,
+            scrub: around.scrub,
             clock: around.clock,
             metrics: around.metrics,
         }
@@ -295,36 +292,5 @@ impl Remedy {
                 false
             }
         }
-    }
-
-    /// Environment variables that hold secrets of its own.
-    pub fn secret_variables(&self) -> Vec<String> {
-        let secrets: Vec<&Secret> = match self {
-            Self::Http { bearer, until, .. } => {
-                let asked = until.as_ref().and_then(|until| until.check.bearer.as_ref());
-                bearer.iter().chain(asked).collect()
-            }
-            Self::ClientKill { servers, .. } => {
-                let endpoints = servers.iter().flatten();
-                endpoints
-                    .filter_map(|endpoint| endpoint.password.as_ref())
-                    .collect()
-            }
-            Self::Signal { .. }
-            | Self::Exec { .. }
-            | Self::Docker(_)
-            | Self::Systemd(_)
-            | Self::SocketReset
-            | Self::Log
-            | Self::Capture(_)
-            | Self::Notify { .. } => Vec::new(),
-        };
-        secrets
-            .into_iter()
-            .filter_map(|secret| match secret {
-                Secret::Env(name) => Some(name.clone()),
-                Secret::Inline(_) | Secret::File(_) => None,
-            })
-            .collect()
     }
 }

@@ -474,10 +474,10 @@ checks.http = { url = "http://h/", bearer = { env = "TOKEN" } }
 remedies = [{ do = "http", url = "http://h/", bearer = { file = "/run/x" } }]
 "#;
     let config = good(&env(sources(text), "TOKEN", "hunter2"));
-    assert_eq!(
-        config.checks.probes[0].1.secret(),
-        Some(&Secret::Env("TOKEN".to_owned()))
-    );
+    let Probe::Http(question) = &config.checks.probes[0].1 else {
+        panic!("{:?}", config.checks.probes)
+    };
+    assert_eq!(question.bearer, Some(Secret::Env("TOKEN".to_owned())));
     assert!(!format!("{config:?}").contains("hunter2"));
     for text in [
         "[bus]\nurl = \"redis://user:hunter2@h:port\"",
