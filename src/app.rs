@@ -260,7 +260,7 @@ impl App {
             Policy::Keep,
         );
         if let Some(signing) = signing {
-            tasks.spawn(signing.task(), Policy::Restart);
+            tasks.spawn(signing.task(), Policy::Keep);
         }
         tasks.spawn(
             bus_task(config.bus.clone(), seal, broker, port, listen, &common),

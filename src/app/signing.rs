@@ -38,7 +38,8 @@ impl Signing {
             Arc::clone(&engine.group_channel),
             &settings,
             metrics.signing.clone(),
-        );
+        )
+        .expecting(engine.watched_nodes().cloned());
         verifier.restore(&settings.heard);
         let seal = Seal {
             signer: Arc::new(signer),

@@ -46,7 +46,11 @@ impl Intake {
 
     /// What comes on this channel is believed only if it verifies.
     pub fn verifies(&self, channel: &Arc<str>) -> bool {
-        self.verifier.is_some() && *channel == self.group_channel
+        self.verifier_of(channel).is_some()
+    }
+
+    fn verifier_of(&self, channel: &Arc<str>) -> Option<&Arc<Verifier>> {
+        self.verifier.as_ref().filter(|_| *channel == self.group_channel)
     }
 
     /// Reads a message. `wall_ts`: our wall clock, in seconds.
@@ -55,9 +59,7 @@ impl Intake {
     /// If it is no heartbeat, or is not believed.
     pub fn take(&mut self, channel: &Arc<str>, body: &[u8], wall_ts: f64) -> Result<Heartbeat, NoHeartbeat> {
         let beat = self.reader.read(body).map_err(NoHeartbeat::Unreadable)?;
-        if let Some(verifier) = &self.verifier
-            && *channel == self.group_channel
-        {
+        if let Some(verifier) = self.verifier_of(channel) {
             let claimed = Claimed {
                 node: beat.node.as_ref(),
                 boot: beat.boot.as_ref(),

@@ -337,7 +337,7 @@ impl Session {
         let body = match read {
             Ok(heartbeat) => {
                 self.shared.bus.metrics.heartbeats.inc();
-                if self.expected.is_some() && self.is_echo(&heartbeat) {
+                if self.expected.is_some() && self.is_echo(&channel, &heartbeat) {
                     self.expected = None;
                 }
                 Body::Heartbeat(heartbeat)
@@ -355,8 +355,11 @@ impl Session {
         self.pass_on(Event::Message { channel, body });
     }
 
-    fn is_echo(&self, heartbeat: &Heartbeat) -> bool {
-        heartbeat.slot >= self.expected && heartbeat.node.as_ref() == Some(&self.shared.settings().node)
+    fn is_echo(&self, channel: &Arc<str>, heartbeat: &Heartbeat) -> bool {
+        let ours = self.shared.settings();
+        *channel == ours.publish_channel
+            && heartbeat.slot >= self.expected
+            && heartbeat.node.as_ref() == Some(&ours.node)
     }
 
     /// Hands a message to the event loop at once, if nothing is before it and there is room; else it waits.

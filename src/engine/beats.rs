@@ -390,8 +390,10 @@ impl Engine {
         if let Some(beat) = &beat
             && beat.boot.as_ref() == Some(&self.settings.boot)
         {
-            // Ours: proof that we hear, and nobody's life.
-            if let Some(slot) = beat.slot {
+            // Ours: proof that we hear, and nobody's life. Where we do not publish, somebody else has said it again.
+            if let Some(slot) = beat.slot
+                && *channel == self.settings.group_channel
+            {
                 let changed = self.trust.echo(slot, self.now);
                 self.trust_changed(changed);
                 self.ask |= !self.waiting.is_empty();

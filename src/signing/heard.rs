@@ -31,7 +31,7 @@ impl Verifier {
     /// `window` bounds how old the first message of a node may be. Blocks.
     pub fn restore(&self, path: &Path) {
         match read(path) {
-            Ok(nodes) => self.memory().restore(nodes),
+            Ok(nodes) => self.memory().restore(&self.own.node, nodes),
             Err(error) => tracing::warn!("cannot read {}: {error}; it begins anew", path.display()),
         }
     }

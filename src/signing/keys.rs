@@ -13,7 +13,7 @@ use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
-use super::wire::Signed;
+use super::wire::{Purpose, Signed};
 use super::{Refused, Source};
 use crate::secret::Secret;
 
@@ -65,8 +65,8 @@ impl Key {
         }
     }
 
-    pub(super) fn verifies(&self, signed: &Signed<'_>, channel: &str, group: &str) -> bool {
-        let message = signed.message(channel, group);
+    pub(super) fn verifies(&self, signed: &Signed<'_>, purpose: Purpose, place: &str, group: &str) -> bool {
+        let message = signed.message(purpose, place, group);
         match self {
             Self::Shared(_, key) => hmac::verify(key, &message, signed.signature()).is_ok(),
             Self::Public(_, key) => UnparsedPublicKey::new(&ED25519, key)

@@ -6,8 +6,8 @@
 //! What the order of messages rests on: each node numbers what it sends in one run (its boot), so that a message told
 //! again is an old number, however late it comes and whatever any wall clock says. Between runs there is no such
 //! number: the first message of a boot must be dated (within `window`) as this node's own wall clock is, and later than
-//! what was last heard of the boot before. So a wall clock that jumps while both ends run changes nothing, and a
-//! recording of an earlier run is never another life.
+//! what was last heard of the boot before, and be of none of the last few boots. So a wall clock that jumps while both ends
+//! run changes nothing, and a recording of an earlier run is never another life.
 
 mod heard;
 mod keyring;
@@ -28,6 +28,7 @@ use crate::telemetry::metrics::signing::SigningMetrics;
 pub use keyring::{Keyring, keep};
 pub use preflight::preflight;
 use replay::Memory;
+use wire::Purpose;
 pub use wire::ROOM;
 
 /// How a group signs.
@@ -73,7 +74,7 @@ pub enum Refused {
     Replayed,
     /// The first one of a run, and dated otherwise than our own wall clock.
     Stale,
-    /// More names under one shared key than a group has nodes.
+    /// More names under one shared key, in a short time, than a group has nodes.
     TooMany,
 }
 
@@ -159,10 +160,21 @@ impl Signer {
     /// Signs a JSON object for that channel: adds the last fields `key`, `n`, `sent_ms` and `sig`, at most [`ROOM`]
     /// bytes. `wall_ms`: now, since 1970. `None`: there is no key to sign with.
     pub fn sign(&self, channel: &str, body: Vec<u8>, wall_ms: u64) -> Option<Vec<u8>> {
+        self.sign_for(Purpose::Message, channel, body, wall_ms)
+    }
+
+    /// Signs a JSON object that is written down under this prefix of keys: the same form, and none that is believed on a
+    /// channel. `None`: there is no key to sign with.
+    pub fn sign_record(&self, prefix: &str, body: Vec<u8>, wall_ms: u64) -> Option<Vec<u8>> {
+        self.sign_for(Purpose::Record, prefix, body, wall_ms)
+    }
+
+    fn sign_for(&self, purpose: Purpose, place: &str, body: Vec<u8>, wall_ms: u64) -> Option<Vec<u8>> {
         let keys = self.keyring.current();
         let own = keys.own()?;
         let number = self.sent.fetch_add(1, Ordering::Relaxed);
-        Some(wire::sign(own, channel, &self.group, body, number, wall_ms))
+        let to = (place, &*self.group);
+        Some(wire::sign(own, purpose, to, body, number, wall_ms))
     }
 }
 
@@ -202,6 +214,13 @@ impl Verifier {
         }
     }
 
+    /// There is room for what is remembered of these, however many others were heard.
+    #[must_use]
+    pub fn expecting(self, nodes: impl IntoIterator<Item = Arc<str>>) -> Self {
+        self.memory().expect(nodes);
+        self
+    }
+
     /// Whether these bytes are what that node sent, on this channel and to this group, and were not heard before.
     /// Counts and remembers. `wall_ms`: now, since 1970.
     ///
@@ -235,11 +254,32 @@ impl Verifier {
         let ours = *node == self.own.node && *boot == self.own.boot;
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = memory.judge(ours, node, boot, signed.number, signed.sent_ms, wall_ms)?;
-        if !key.verifies(&signed, &self.channel, &self.own.group) {
+        if !key.verifies(&signed, Purpose::Message, &self.channel, &self.own.group) {
             return Err(Refused::BadSignature);
         }
         memory.remember(heard);
         Ok(())
+    }
+
+    /// Whether that node wrote these bytes down under this prefix of keys. How long they hold, they say themselves: nothing
+    /// is remembered, and nothing counted.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn verify_record(&self, prefix: &str, body: &[u8], node: &str) -> Result<(), Refused> {
+        let signed = wire::read(body).ok_or(Refused::Unsigned)?;
+        let keys = self.keyring.current();
+        let key = keys.find(signed.key, node)?;
+        if key.verifies(&signed, Purpose::Record, prefix, &self.own.group) {
+            Ok(())
+        } else {
+            Err(Refused::BadSignature)
+        }
+    }
+
+    /// Nothing is believed that is not signed.
+    pub fn requires(&self) -> bool {
+        self.require
     }
 
     fn tell(&self, refused: Refused, claimed: Claimed<'_>, wall_ms: u64) {

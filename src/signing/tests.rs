@@ -298,12 +298,78 @@ fn a_group_that_is_changed_over_believes_what_is_not_signed_and_nothing_that_is_
 #[test]
 fn a_shared_key_remembers_no_more_names_than_a_group_has_nodes() {
     let key = || shared(&"x".repeat(32));
-    let (a, b) = (Node::new("node-a", "a1", key()), Node::new("node-b", "b1", key()));
-    for number in 0..4096 {
+    let (mut a, b) = (Node::new("node-a", "a1", key()), Node::new("node-b", "b1", key()));
+    a.verifier = a.verifier.expecting(["expected".into(), "and-later".into()]);
+    let flood = b.says_as("n7", NOW);
+    assert_eq!(a.hears(&flood, NOW), Ok(()));
+    for number in (0..4096).filter(|number| *number != 7) {
         assert_eq!(a.hears(&b.says_as(&format!("n{number}"), NOW), NOW), Ok(()));
     }
     assert_eq!(a.hears(&b.says_as("one-more", NOW), NOW), Err(Refused::TooMany));
-    assert_eq!(a.hears(&b.says_as("n7", NOW), NOW), Ok(()));
+    assert_eq!(a.hears(&b.says_as("n8", NOW), NOW), Ok(()));
+    assert_eq!(
+        a.hears(&b.says_as("expected", NOW), NOW),
+        Ok(()),
+        "it is waited for"
+    );
+    // What they said is too old for anybody to say it again: there is room, and what a date can tell is told by it.
+    let later = NOW + 2 * MINUTE;
+    assert_eq!(
+        a.hears(&b.says_as("one-more", later), later),
+        Err(Refused::TooMany)
+    );
+    let later = later + 1;
+    assert_eq!(a.hears(&b.says_as("one-more", later), later), Ok(()));
+    assert_eq!(
+        a.verifier.memory().all().len(),
+        2,
+        "and with it, the one that is waited for"
+    );
+    assert_eq!(a.hears(&flood, later), Err(Refused::Stale));
+    assert_eq!(
+        a.hears(&b.says_as("n7", later), later),
+        Ok(()),
+        "it is heard anew"
+    );
+}
+
+/// A clock that was an hour ahead dated them so that an hour later no date tells them from news.
+#[test]
+fn a_recording_of_an_earlier_run_is_none_of_another_also_after_a_restart_of_whoever_hears_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("heard.json");
+    let hour = 60 * MINUTE;
+    let runs: Vec<Node> = (0..10)
+        .map(|run| Node::new("node-b", &format!("b{run}"), own("node-b")))
+        .collect();
+    let a = Node::new("node-a", "a1", own("node-a"));
+    let mut recorded = Vec::new();
+    for (second, run) in (0u64..).zip(&runs) {
+        let now = NOW + 1000 * second;
+        assert_eq!(a.hears(&run.says(now), now), Ok(()));
+        // (Its clock jumps while it runs, which changes nothing.)
+        recorded.push(run.says(NOW + hour));
+        assert_eq!(a.hears(&run.says(NOW + hour - 1), now), Ok(()));
+    }
+    let ours = a.says(NOW + hour);
+    let write = heard::write_soon(path.clone(), {
+        assert_eq!(a.hears(&a.says(NOW), NOW), Ok(()));
+        a.verifier.memory().all()
+    });
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(write);
+    let again = Node::new("node-a", "a2", own("node-a"));
+    again.verifier.restore(&path);
+    for node in [&a, &again] {
+        for recording in &recorded[1..] {
+            assert_eq!(node.hears(recording, NOW + hour), Err(Refused::Replayed));
+        }
+    }
+    assert_eq!(again.hears(&ours, NOW + hour), Err(Refused::Replayed), "its own");
+    let new = Node::new("node-b", "b10", own("node-b"));
+    assert_eq!(again.hears(&new.says(NOW + hour), NOW + hour), Ok(()));
 }
 
 #[test]

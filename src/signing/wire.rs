@@ -13,7 +13,22 @@ use super::keys::{Key, KeyId};
 pub const ROOM: usize = 224;
 
 /// What is signed begins so: a signature made for another purpose is none here.
-const PURPOSE: &[u8] = b"defib bus message 1\0";
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Said on a channel.
+    Message,
+    /// Written down under a prefix of keys.
+    Record,
+}
+
+impl Purpose {
+    const fn begins(self) -> &'static [u8] {
+        match self {
+            Self::Message => b"defib bus message 1\0",
+            Self::Record => b"defib fleet record 1\0",
+        }
+    }
+}
 
 const KEY: &[u8] = br#","key":""#;
 const NUMBER: &[u8] = br#"","n":"#;
@@ -40,17 +55,17 @@ impl Signed<'_> {
         &self.signature
     }
 
-    /// What was signed, if it was for this channel and this group.
-    pub(super) fn message(&self, channel: &str, group: &str) -> Vec<u8> {
-        message(channel, group, self.covered)
+    /// What was signed, if it was for this place (a channel, a prefix) and this group.
+    pub(super) fn message(&self, purpose: Purpose, place: &str, group: &str) -> Vec<u8> {
+        message(purpose, place, group, self.covered)
     }
 }
 
 /// Adds the four fields to an object that is not empty.
 pub(super) fn sign(
     own: &Key,
-    channel: &str,
-    group: &str,
+    purpose: Purpose,
+    (place, group): (&str, &str),
     mut body: Vec<u8>,
     number: u64,
     sent_ms: u64,
@@ -66,7 +81,7 @@ pub(super) fn sign(
     ] {
         body.extend_from_slice(part);
     }
-    let signature = hex(&own.sign(&message(channel, group, &body)));
+    let signature = hex(&own.sign(&message(purpose, place, group, &body)));
     for part in [SIG, signature.as_bytes(), END] {
         body.extend_from_slice(part);
     }
@@ -98,10 +113,11 @@ pub(super) fn read(body: &[u8]) -> Option<Signed<'_>> {
 }
 
 /// Names are told with their lengths: no two different messages are signed as one.
-fn message(channel: &str, group: &str, covered: &[u8]) -> Vec<u8> {
-    let mut message = Vec::with_capacity(PURPOSE.len() + 16 + channel.len() + group.len() + covered.len());
-    message.extend_from_slice(PURPOSE);
-    for name in [channel, group] {
+fn message(purpose: Purpose, place: &str, group: &str, covered: &[u8]) -> Vec<u8> {
+    let begins = purpose.begins();
+    let mut message = Vec::with_capacity(begins.len() + 16 + place.len() + group.len() + covered.len());
+    message.extend_from_slice(begins);
+    for name in [place, group] {
         message.extend_from_slice(&(name.len() as u64).to_be_bytes());
         message.extend_from_slice(name.as_bytes());
     }

@@ -89,6 +89,32 @@ fn s07_a_deaf_subscription_is_replaced_and_blames_nobody() {
     assert_eq!(world.liveness(0), Liveness::Alive);
 }
 
+/// Whoever may publish on some peer's channel must not make a deaf node believe that it hears.
+#[test]
+fn what_we_said_is_no_echo_where_somebody_else_says_it_again() {
+    let mut world = World::settled(settings(vec![peer(
+        "feed",
+        true,
+        vec![heartbeat_check("hb")],
+        None,
+    )]));
+    world.beats("hb");
+    world.run(5 * S);
+    world.bus = false;
+    for _ in 0..30 {
+        world.run(100 * MS);
+        for slot in world.engine.trust.under_way_slots() {
+            world.feed(Event::Published { slot, receivers: 1 });
+        }
+        let (_, said) = world.published.last().unwrap().clone();
+        world.feed(Event::Message {
+            channel: "hb".into(),
+            body: Body::Heartbeat(said),
+        });
+    }
+    assert_eq!(world.engine.trust.state(), BusState::SelfDeaf);
+}
+
 #[test]
 fn nobody_receives_our_heartbeat_means_deaf_at_once_on_a_plain_server() {
     let mut world = World::settled(settings(Vec::new()));
