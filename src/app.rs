@@ -256,7 +256,13 @@ impl App {
         }
         tasks.spawn(preflight_task(config.clone(), &common), Policy::Keep);
         tasks.spawn(
-            fleet_task(&config.fleet, blockers, &settings, &redis, errands, &common),
+            fleet_task(
+                (&config.fleet, blockers),
+                &settings,
+                (&redis, seal.as_ref()),
+                errands,
+                &common,
+            ),
             Policy::Keep,
         );
         if let Some(signing) = signing {
@@ -665,10 +671,9 @@ fn looking(config: Arc<Config>, view: watch::Sender<Arc<View>>, metrics: Metrics
 
 /// Whoever asks the outside for the guards. After a failure what was asked is not answered, which is an answer too.
 fn fleet_task(
-    settings: &fleet::Settings,
-    blockers: watch::Receiver<Arc<[fleet::Blocker]>>,
+    (settings, blockers): (&fleet::Settings, watch::Receiver<Arc<[fleet::Blocker]>>),
     names: &Settings,
-    redis: &Server,
+    (redis, seal): (&Server, Option<&bus::Seal>),
     port: Port<Errand>,
     common: &Common,
 ) -> Task {
@@ -676,6 +681,10 @@ fn fleet_task(
     let around = fleet::Surroundings {
         names: (Arc::clone(&names.node), Arc::clone(&names.group)),
         redis: redis.clone(),
+        seal: seal.map(|seal| fleet::Seal {
+            signer: Arc::clone(&seal.signer),
+            verifier: Arc::clone(&seal.verifier),
+        }),
         clock: common.clock.clone(),
         events: common.events.clone(),
         metrics: common.metrics.fleet.clone(),

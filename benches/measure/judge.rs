@@ -149,6 +149,7 @@ fn peer(by: By, index: usize, detector: DetectorSettings) -> PeerSettings {
     };
     PeerSettings {
         name: crowd::name(index).into(),
+        known_as: crowd::name(index).into(),
         local: false,
         grace: Duration::from_secs(10),
         leave_within: Duration::from_secs(300),

@@ -5,7 +5,7 @@ use crate::checks::keys::key::RedisKey;
 use crate::checks::keys::lock::RedisLock;
 use crate::checks::{Probe, When};
 use crate::config::Config;
-use crate::fleet::{self, Group};
+use crate::fleet;
 use crate::redis_client::Endpoint;
 use crate::redis_client::acl::{Asks, Rules};
 use crate::remedies::Remedy;
@@ -35,7 +35,7 @@ pub fn needs(config: &Config) -> Vec<Needs> {
             subscribe: &config.bus.channels,
         },
     );
-    if config.fleet.group == Group::Redis {
+    if fleet::preflight::asks_redis(&config.fleet, &config.engine_settings("".into())) {
         gathered.add(None, Asks::Fleet(&fleet::prefix(&config.group)));
     }
     if !config.leases.prefixes.is_empty() {

@@ -59,6 +59,10 @@ fn acl(config: &Config) -> String {
     }
     for Needs { endpoint, rules } in &needs {
         let _ = writeln!(text, "# at {}", endpoint.address);
+        let rules = rules.to_string();
+        if rules.contains("%R~") {
+            text.push_str("# %R~ (a key that is only read) is of Redis 7: before, write ~ in its place\n");
+        }
         let user = endpoint.user.as_deref().unwrap_or_else(|| {
             text.push_str(
                 "# the configuration names no user: give it this one (bus.user) and its password\n",

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dirs::Dirs;
+use super::host::Host;
 use super::layout::{Layout, laid_out};
 use super::maintenance;
 use super::peers::{Owner, Peer, Surroundings, peer};
@@ -159,6 +160,9 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
     let (fleet, mut blockers) = (fleet?, blockers?);
     let ids = layout.peers(peers.iter().map(|peer| &*peer.settings.name));
     fleet::assign(root, &mut blockers, &ids, &mut peers);
+    if let Ok(docker) = &docker {
+        fleet::name(&fleet, &mut peers, docker, &Host::here(), &node);
+    }
     let asked = fleet::group(
         root,
         &fleet,
@@ -220,7 +224,10 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             pushes: numbered.pushes,
             ..base.http.clone()
         },
-        fleet: fleet::settings(asked, &fleet, blockers),
+        fleet: crate::fleet::Settings {
+            group: asked,
+            blockers,
+        },
         leases: captures.and(leases)?,
         signing: signing?.map(|signing| signing.kept_beside(&store)),
         notify: notify?,

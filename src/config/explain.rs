@@ -21,6 +21,7 @@ use crate::engine::settings::{
     Bounds, CheckKind, CheckSettings, Decides, DetectorSettings, PeerSettings, RemedySettings, Settings,
     Source,
 };
+use crate::fleet::Group;
 use crate::http_client::{Expect, Question};
 use crate::notify::{Event, Kind};
 use crate::redis_client::Address;
@@ -79,6 +80,18 @@ pub fn explain(config: &Config) -> String {
     out.push('\n');
     never(&mut out, &engine);
     out
+}
+
+/// Whose peers of that name are the same one.
+fn among_nodes(known_as: &str, name: &str) -> String {
+    let which = match known_as.split_once(':') {
+        _ if known_as == name => "that every node means by this name",
+        Some(("host", _)) => "that the nodes of this machine mean by this name",
+        Some(("pid", _)) => "that those nodes mean by this name which see the same processes",
+        Some(("net", _)) => "that those nodes mean by this name which are in the same network namespace",
+        _ => return "this node's own".to_owned(),
+    };
+    format!("the one {which}")
 }
 
 fn leases(config: &Config) -> String {
@@ -210,6 +223,13 @@ fn peer(out: &mut String, config: &Config, engine: &Settings, id: PeerId, peer: 
             "  No remedy: it is shown, logged and exported, and nothing is done."
         );
         return;
+    }
+    if config.fleet.group == Group::Redis && peer.remedies.iter().any(|rung| rung.restarts) {
+        let _ = writeln!(
+            out,
+            "  In the group it is {}.",
+            among_nodes(&peer.known_as, &peer.name)
+        );
     }
     for (rung, remedy) in (0u16..).zip(&peer.remedies) {
         healing(out, peer, rung, remedy, config.remedies.get(&(id, rung)));

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use super::fields;
-use super::peers::Peer;
+use super::host::Host;
+use super::peers::{Owner, Peer};
 use super::reader::{Read, Reader, all_of};
 use super::schema::time;
 use super::values::is_name;
 use crate::bus::Backend;
 use crate::engine::event::PeerId;
-use crate::engine::settings::GroupBudget;
-use crate::fleet::{Asks, Blocker, Group, Settings, Slots};
+use crate::engine::settings::{GroupBudget, RemedyKind, RemedySettings};
+use crate::fleet::{Asks, Blocker, Group, Slots};
+use crate::{checks, docker};
 
 /// Blockers of one node.
 const MAX_BLOCKERS: usize = 16;
@@ -19,8 +21,19 @@ const MAX_BLOCKERS: usize = 16;
 pub(super) struct Fleet {
     size: Option<u32>,
     turn: Duration,
-    own_peers: bool,
+    peers: Same,
     asks_nobody: bool,
+}
+
+/// What peers of one name on several nodes are.
+#[derive(Clone, Copy)]
+enum Same {
+    /// What their owners tell.
+    Auto,
+    /// One.
+    Shared,
+    /// Each node's own.
+    Own,
 }
 
 pub(super) fn read(reader: &Reader<'_>) -> Read<Fleet> {
@@ -33,7 +46,11 @@ pub(super) fn read(reader: &Reader<'_>) -> Read<Fleet> {
     Ok(Fleet {
         size: size?,
         turn: turn?,
-        own_peers: peers? == "own",
+        peers: match peers?.as_str() {
+            "shared" => Same::Shared,
+            "own" => Same::Own,
+            _ => Same::Auto,
+        },
         asks_nobody: lease? == "none",
     })
 }
@@ -156,11 +173,50 @@ pub(super) fn assign(root: &Reader<'_>, blockers: &mut [Blocker], ids: &[PeerId]
     }
 }
 
-/// What the edge is told.
-pub(super) fn settings(group: Group, fleet: &Fleet, blockers: Vec<Blocker>) -> Settings {
-    Settings {
-        group,
-        own_peers: fleet.own_peers,
-        blockers,
+/// What the group calls each: two nodes that call a peer alike share its budget, and one of them heals it at a time.
+pub(super) fn name(fleet: &Fleet, peers: &mut [Peer], docker: &docker::Settings, host: &Host, node: &str) {
+    for peer in peers {
+        let at = match fleet.peers {
+            Same::Shared => None,
+            Same::Own if peer.settings.local => Some(format!("node:{node}")),
+            Same::Own => None,
+            Same::Auto => match lives(peer, docker) {
+                Lives::Anywhere => None,
+                Lives::Machine => Some(host.machine(node)),
+                Lives::Processes => Some(host.processes(node)),
+                Lives::Network => Some(host.network(node)),
+            },
+        };
+        if let Some(at) = at {
+            peer.settings.known_as = format!("{at}/{}", peer.settings.name).into();
+        }
+    }
+}
+
+/// Where a peer lives: which nodes mean the same one by its name.
+enum Lives {
+    /// All of them.
+    Anywhere,
+    /// Those of this machine.
+    Machine,
+    /// Those that see the same processes.
+    Processes,
+    /// Those that see the same ports.
+    Network,
+}
+
+fn lives(peer: &Peer, docker: &docker::Settings) -> Lives {
+    let pulses = |rung: &RemedySettings| rung.kind == RemedyKind::Healthz;
+    match (&peer.owner, &docker.host) {
+        (Some(Owner::Container(_)), docker::Host::Unix(_)) => Lives::Machine,
+        // Whose machine that is, nobody knows here.
+        (Some(Owner::Container(_)), _) => Lives::Anywhere,
+        (Some(Owner::Process(checks::Owner::Listens(_) | checks::Owner::ListensAt(_))), _) => Lives::Network,
+        (Some(Owner::Process(_) | Owner::Unit(_)), _) => Lives::Processes,
+        // Whoever reads this node's pulse is beside it: a kubelet, of this pod.
+        (None, _) if peer.settings.remedies.iter().any(pulses) => Lives::Network,
+        // It speaks to this node's socket.
+        (None, _) if !peer.notifies.is_empty() => Lives::Processes,
+        (None, _) => Lives::Anywhere,
     }
 }

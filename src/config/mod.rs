@@ -12,6 +12,7 @@ pub mod explain;
 pub mod fields;
 mod files;
 mod fleet;
+mod host;
 mod layout;
 mod maintenance;
 mod measures;

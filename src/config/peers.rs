@@ -145,6 +145,8 @@ pub(super) fn peer(reader: &Reader<'_>, name: &str, around: &Surroundings<'_>) -
     Ok(Peer {
         settings: PeerSettings {
             name: name.into(),
+            // (`fleet::name` has the last word.)
+            known_as: name.into(),
             local,
             grace: grace?,
             leave_within: leave_within?,

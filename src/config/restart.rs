@@ -104,7 +104,6 @@ pub(super) fn needed(root: &Reader<'_>, new: &Config, old: &Config) {
     } = http;
     let fleet::Settings {
         group: asked,
-        own_peers,
         blockers: _,
     } = fleet;
     let leases::Settings {
@@ -160,7 +159,6 @@ pub(super) fn needed(root: &Reader<'_>, new: &Config, old: &Config) {
     places.of("leases", "max_ttl", *max_ttl == old.leases.max_ttl);
     places.of("leases", "max", *max == old.leases.max);
     places.fleet(*asked, old.fleet.group, *backend == old.bus.backend);
-    places.of("fleet", "peers", *own_peers == old.fleet.own_peers);
     places.notify(notify, &old.notify);
     // Each message says whether it is one of a dry run.
     places.top("dry_run", notify.is_empty() || *dry_run == old.dry_run);

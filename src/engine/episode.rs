@@ -29,6 +29,8 @@ pub(super) struct Episode {
     pub(super) attempts: u32,
     /// Remedies carried out.
     pub(super) remedies: u32,
+    /// Those of them that restart, as they were granted.
+    pub(super) restarts: u32,
     /// Rungs that were tried in it and did not help.
     pub(super) failed: BTreeSet<u16>,
     /// Remedies that were fenced since a rung was last left.
@@ -90,6 +92,7 @@ impl Episode {
             remedy: None,
             attempts: 0,
             remedies: 0,
+            restarts: 0,
             failed: BTreeSet::new(),
             fenced: 0,
             restarted: false,

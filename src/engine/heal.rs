@@ -206,6 +206,7 @@ impl Engine {
             restarted_before: episode.restarted,
         });
         episode.restarted |= remedy.restarts;
+        episode.restarts += u32::from(remedy.restarts);
         if !dry_run {
             peer.granted += u64::from(kind != RemedyKind::Capture);
             episode.refusal = None;
@@ -389,6 +390,7 @@ impl Engine {
         }
         if remedy.granted.restarts {
             peer.ledger.refund();
+            episode.restarts = episode.restarts.saturating_sub(1);
         }
         episode.phase = EpisodePhase::Waiting;
         episode.restarted = remedy.restarted_before;

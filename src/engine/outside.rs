@@ -12,6 +12,7 @@ use super::decision::{Decision, What};
 use super::event::{Incarnation, PeerId};
 use super::guards::{GuardName, Refusal};
 use super::heal::SLOT_SLACK;
+use super::ladder::Step;
 use super::settings::{Budget, GroupBudget, RemedySettings};
 use super::time::Time;
 
@@ -53,8 +54,8 @@ pub struct Reservation {
     pub peer: PeerId,
     /// Its name.
     pub name: Arc<str>,
-    /// It has an owner or a check on this machine.
-    pub local: bool,
+    /// What the group calls it.
+    pub known_as: Arc<str>,
     /// The life that was condemned.
     pub incarnation: Incarnation,
     /// Rung of the ladder.
@@ -92,6 +93,8 @@ pub enum LeaseAnswer {
     Done {
         /// By whom, in words.
         why: String,
+        /// When that is forgotten, from now.
+        after: Option<Duration>,
     },
     /// Nobody knows: the group could not be asked, or refuses to be.
     Unavailable {
@@ -158,8 +161,6 @@ pub(super) struct Outside {
     /// Granted, and not used yet.
     leave: Option<Leave>,
     no: Option<No>,
-    /// Another node tried to heal it in this episode.
-    elsewhere: bool,
     /// A heartbeat of ours that was sent after the condemnation has come back, while the bus could be trusted.
     pub(super) outlived: bool,
 }
@@ -305,7 +306,7 @@ impl Engine {
             asked: self.now,
             peer: id,
             name: Arc::clone(&of.name),
-            local: of.local,
+            known_as: Arc::clone(&of.known_as),
             incarnation,
             rung,
             lasting: of
@@ -367,15 +368,14 @@ impl Engine {
             LeaseAnswer::Refused { by, why, after } => {
                 let until = after.map(|after| now + after);
                 if let Some(outside) = self.outside_mut(id) {
-                    outside.elsewhere |= by == InTheWay::Healing;
                     outside.refused(GuardName::FleetLease, why, until, now);
                 }
-                if by == InTheWay::Spent && self.was_tried(id) {
+                if by == InTheWay::Spent && self.has_tried_enough(id) {
                     self.ask_again(id);
                     return self.give_up(id, "its restarts in the group are used up and it is still dead");
                 }
             }
-            LeaseAnswer::Done { why } => self.done_elsewhere(id, &reservation, why),
+            LeaseAnswer::Done { why, after } => self.done_elsewhere(id, &reservation, why, after),
             LeaseAnswer::Unavailable { why, away } => self.unavailable(id, GuardName::FleetLease, why, away),
         }
         self.ask_again(id);
@@ -383,33 +383,58 @@ impl Engine {
         self.give_back_unused(id);
     }
 
-    /// The ladder goes on where the other node left it.
-    fn done_elsewhere(&mut self, id: PeerId, reservation: &Reservation, why: String) {
-        let Some(peer) = self.peer_mut(id) else { return };
+    /// The ladder goes on where the other node left it. Where it ends there, whoever left it gives up; a node that was only
+    /// told so waits, because whoever can write in that server can say it.
+    fn done_elsewhere(
+        &mut self,
+        id: PeerId,
+        reservation: &Reservation,
+        why: String,
+        after: Option<Duration>,
+    ) {
+        let until = after.map(|after| self.now + after);
+        let guard = GuardName::FleetLease;
         let (incarnation, rung) = (&reservation.incarnation, reservation.rung);
-        if !peer.ledger.is_done(incarnation, rung) {
+        let Some(peer) = self.peer_mut(id) else { return };
+        let Some(episode) = &mut peer.episode else { return };
+        let (number, wished) = (episode.id, episode.wish.is_some());
+        if wished {
+            return self.wish_refused(id, Refusal { guard, why, until });
+        }
+        let known = peer.ledger.is_done(incarnation, rung);
+        if !known {
             peer.ledger.mark_done(incarnation.clone(), rung);
         }
-        let Some(episode) = &mut peer.episode else { return };
-        episode.outside.elsewhere = true;
-        let (episode, wished) = (episode.id, episode.wish.is_some());
-        let refusal = Refusal {
-            guard: GuardName::FleetLease,
-            why,
-            until: None,
-        };
-        self.saving.soon();
-        if wished {
-            return self.wish_refused(id, refusal);
+        if self.goes_on(id) {
+            let until = None;
+            let refusal = Refusal { guard, why, until };
+            let episode = number;
+            self.notice(Some(id), What::Refused { episode, refusal });
+            return self.saving.soon();
         }
-        self.notice(Some(id), What::Refused { episode, refusal });
+        let now = self.now;
+        let Some(peer) = self.peer_mut(id) else { return };
+        if !known {
+            peer.ledger.unmark(incarnation, rung);
+        }
+        if let Some(episode) = &mut peer.episode {
+            episode.outside.refused(guard, why, until, now);
+        }
     }
 
-    /// A remedy was carried out in this episode, here or elsewhere: what a dry run seems to do counts for none.
-    fn was_tried(&self, id: PeerId) -> bool {
+    /// A rung is left.
+    fn goes_on(&self, id: PeerId) -> bool {
+        let peer = self.peer(id);
+        let step = peer.and_then(|peer| Some(self.step(id, peer, peer.episode.as_ref()?)));
+        matches!(step, Some(Step::Rung(_)))
+    }
+
+    /// It was restarted from here in this episode as often as its budget permits at once. (What others did, and what a dry
+    /// run seems to do, counts for nothing.)
+    fn has_tried_enough(&self, id: PeerId) -> bool {
         let episode = self.peer(id).and_then(|peer| peer.episode.as_ref());
-        !self.settings.dry_run
-            && episode.is_some_and(|episode| episode.remedies > 0 || episode.outside.elsewhere)
+        let budget = self.settings.peers[id.0 as usize].budget;
+        !self.settings.dry_run && episode.is_some_and(|episode| episode.restarts >= budget.count)
     }
 
     fn unavailable(&mut self, id: PeerId, guard: GuardName, why: String, away: bool) {
@@ -465,7 +490,6 @@ impl Engine {
             if let Some(outside) = self.outside_mut(id) {
                 *outside = Outside {
                     leave: outside.leave.take(),
-                    elsewhere: outside.elsewhere,
                     outlived: outside.outlived,
                     ..Outside::default()
                 };

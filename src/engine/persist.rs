@@ -116,6 +116,9 @@ pub struct PersistedEpisode {
     pub cause: Cause,
     /// Remedies carried out.
     pub remedies: u32,
+    /// Those of them that restart.
+    #[serde(default)]
+    pub restarts: u32,
     /// Rungs that were tried in it and did not help.
     #[serde(default)]
     pub failed: BTreeSet<u16>,
@@ -138,8 +141,8 @@ pub struct PersistedLease {
     pub run: Arc<str>,
     /// Its number in that run.
     pub number: u64,
-    /// The peer has an owner or a check on this machine.
-    pub local: bool,
+    /// What the group calls the peer.
+    pub known_as: Arc<str>,
     /// The life that it was granted for.
     pub incarnation: Incarnation,
     /// And the rung.

@@ -156,6 +156,7 @@ impl Peer {
                 age: now.since(episode.opened),
                 cause: episode.cause,
                 remedies: episode.remedies,
+                restarts: episode.restarts,
                 failed: episode.failed.clone(),
                 gave_up: matches!(episode.phase, EpisodePhase::GaveUp { .. }),
                 at_work: episode.at_work(),
@@ -220,6 +221,7 @@ impl Peer {
         self.episode = kept.episode.as_ref().filter(|_| binding).map(|kept| {
             let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));
             episode.remedies = kept.remedies;
+            episode.restarts = kept.restarts;
             episode.failed.clone_from(&kept.failed);
             // What condemned it is not written down: all that decides and ever passed must pass again.
             episode.condemned = passed;
@@ -239,7 +241,7 @@ impl PersistedLease {
         Self {
             run: Arc::clone(&held.run),
             number: held.number,
-            local: held.local,
+            known_as: Arc::clone(&held.known_as),
             incarnation: held.incarnation.clone(),
             rung: held.rung,
         }
@@ -253,7 +255,7 @@ impl PersistedLease {
             asked: now,
             peer: id,
             name: Arc::clone(&settings.name),
-            local: self.local,
+            known_as: Arc::clone(&self.known_as),
             incarnation: self.incarnation.clone(),
             rung: self.rung,
             lasting: Duration::ZERO,

@@ -73,6 +73,9 @@ impl Settings {
 pub struct PeerSettings {
     /// Its name: of the configuration, unique.
     pub name: Arc<str>,
+    /// What the group calls it: two nodes that call a peer alike watch the same one. Its name, unless each node (or
+    /// machine, or namespace) has one of its own.
+    pub known_as: Arc<str>,
     /// It has an owner or a check on this machine. A remote peer is known by the bus alone.
     pub local: bool,
     /// After a new incarnation appears (or a remedy ended), how long its failures are ignored until its first
@@ -103,6 +106,7 @@ impl PeerSettings {
     pub fn vacant() -> Self {
         Self {
             name: "".into(),
+            known_as: "".into(),
             local: false,
             grace: Duration::ZERO,
             leave_within: Duration::ZERO,

@@ -43,6 +43,30 @@ pub enum Asks {
     },
 }
 
+/// Why one blocks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Blocked {
+    /// It says so.
+    Told(String),
+    /// It cannot be asked, or not understood, which blocks as well.
+    Unknown(String),
+}
+
+impl Blocked {
+    fn why(self) -> String {
+        match self {
+            Self::Told(why) | Self::Unknown(why) => why,
+        }
+    }
+
+    fn named(self, name: &str) -> Self {
+        match self {
+            Self::Told(why) => Self::Told(format!("{name}: {why}")),
+            Self::Unknown(why) => Self::Unknown(format!("{name}: {why}")),
+        }
+    }
+}
+
 /// Asks those that may block `peer`, all at once. The first in the order of the configuration that is not clear tells why.
 pub(super) async fn ask(blockers: &[Blocker], peer: PeerId) -> BlockersAnswer {
     let asked: Vec<_> = blockers
@@ -57,13 +81,13 @@ pub(super) async fn ask(blockers: &[Blocker], peer: PeerId) -> BlockersAnswer {
     let answers = futures_util::future::join_all(asked.into_iter().map(Blocker::look)).await;
     match answers.into_iter().flatten().next() {
         None => BlockersAnswer::Clear,
-        Some(why) => BlockersAnswer::Blocked { why },
+        Some(blocked) => BlockersAnswer::Blocked { why: blocked.why() },
     }
 }
 
 impl Blocker {
     /// Why it blocks, if it does.
-    pub(super) async fn look(&self) -> Option<String> {
+    pub(super) async fn look(&self) -> Option<Blocked> {
         let request = Request {
             method: "GET".to_owned(),
             url: self.asks.url(),
@@ -74,18 +98,22 @@ impl Blocker {
             body_limit: Some(MAX_BODY),
         };
         let blocked = match send(&request).await {
-            Err(error) => Some(format!("cannot be asked, which blocks: {error}")),
-            Ok(response) if !(200..=299).contains(&response.status) => Some(format!(
+            Err(error) => Some(Blocked::Unknown(format!(
+                "cannot be asked, which blocks: {error}"
+            ))),
+            Ok(response) if !(200..=299).contains(&response.status) => Some(Blocked::Unknown(format!(
                 "cannot be asked, which blocks: status {}",
                 response.status
-            )),
+            ))),
             Ok(response) => match (&self.asks, response.body) {
-                (_, None) => Some(format!("its answer has more than {MAX_BODY} bytes")),
-                (Asks::Http(_), Some(body)) => in_the_way(&body),
+                (_, None) => Some(Blocked::Told(format!(
+                    "its answer has more than {MAX_BODY} bytes"
+                ))),
+                (Asks::Http(_), Some(body)) => in_the_way(&body).map(Blocked::Told),
                 (Asks::Prometheus { .. }, Some(body)) => result_of(&body),
             },
         };
-        blocked.map(|why| format!("{}: {why}", self.name))
+        blocked.map(|blocked| blocked.named(&self.name))
     }
 }
 
@@ -129,10 +157,13 @@ fn in_the_way(body: &[u8]) -> Option<String> {
     }
 }
 
-fn result_of(body: &[u8]) -> Option<String> {
+fn result_of(body: &[u8]) -> Option<Blocked> {
     let answer: Value = match serde_json::from_slice(body) {
         Ok(answer) => answer,
-        Err(error) => return Some(format!("its answer is no JSON, which blocks: {error}")),
+        Err(error) => {
+            let why = format!("its answer is no JSON, which blocks: {error}");
+            return Some(Blocked::Unknown(why));
+        }
     };
     let result = answer.pointer("/data/result").and_then(Value::as_array);
     match (answer.get("status").and_then(Value::as_str), result) {
@@ -142,17 +173,17 @@ fn result_of(body: &[u8]) -> Option<String> {
                 .pointer("/metric/alertname")
                 .or_else(|| series[0].pointer("/metric/__name__"));
             let name = first.and_then(Value::as_str).map(|name| shown(name.as_bytes()));
-            Some(match name {
+            Some(Blocked::Told(match name {
                 Some(name) => format!("{} of its series are there, {name} first", series.len()),
                 None => format!("{} of its series are there", series.len()),
-            })
+            }))
         }
         _ => {
             let error = answer.get("error").and_then(Value::as_str).unwrap_or("no result");
-            Some(format!(
+            Some(Blocked::Unknown(format!(
                 "the query failed, which blocks: {}",
                 shown(error.as_bytes())
-            ))
+            )))
         }
     }
 }
@@ -188,8 +219,10 @@ mod tests {
         assert_eq!(result_of(none), None);
         let fires = br#"{"status":"success","data":{"resultType":"vector","result":[{"metric":{"alertname":"Deploy"},"value":[1,"1"]}]}}"#;
         assert_eq!(
-            result_of(fires).unwrap(),
-            "1 of its series are there, Deploy first"
+            result_of(fires),
+            Some(Blocked::Told(
+                "1 of its series are there, Deploy first".to_owned()
+            ))
         );
         for broken in [
             r#"{"status":"error","error":"parse error"}"#,
@@ -198,9 +231,10 @@ mod tests {
             "[]",
             "no json",
         ] {
+            let blocked = result_of(broken.as_bytes());
             assert!(
-                result_of(broken.as_bytes()).unwrap().contains("blocks"),
-                "{broken}"
+                matches!(blocked, Some(Blocked::Unknown(_))),
+                "{broken}: {blocked:?}"
             );
         }
         let asks = Asks::Prometheus {

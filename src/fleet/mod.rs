@@ -4,6 +4,7 @@
 
 mod blockers;
 pub mod preflight;
+mod record;
 mod redis;
 mod slots;
 
@@ -28,11 +29,12 @@ use crate::redis_client::failure::Failure;
 use crate::telemetry::metrics::fleet::{Call, FleetMetrics, Outcome};
 pub use blockers::{Asks, Blocker};
 pub use preflight::preflight;
+pub use record::Seal;
 use redis::Remote;
 pub use redis::prefix;
 pub use slots::Slots;
 
-/// Errands that may wait for this edge.
+/// Errands that may wait for this edge; and so many, that it has taken, for the group.
 pub const ERRANDS: usize = 256;
 /// Bound on one question to the group. The engine waits a bit longer.
 const CALL: Duration = Duration::from_secs(2);
@@ -46,8 +48,6 @@ const RETRIED: Duration = Duration::from_secs(600);
 pub struct Settings {
     /// Who is asked for leave.
     pub group: Group,
-    /// Peers of one name, watched by several nodes, are different ones: each node has its own.
-    pub own_peers: bool,
     /// Those that may block a remedy.
     pub blockers: Vec<Blocker>,
 }
@@ -64,13 +64,6 @@ pub enum Group {
     Slots(Slots),
 }
 
-/// By what this node is known.
-#[derive(Clone, Debug)]
-pub(crate) struct Identity {
-    pub(crate) node: Arc<str>,
-    pub(crate) own_peers: bool,
-}
-
 /// What this edge takes from its surroundings.
 #[derive(Clone)]
 pub struct Surroundings {
@@ -78,6 +71,8 @@ pub struct Surroundings {
     pub names: (Arc<str>, Arc<str>),
     /// The bus's server.
     pub redis: Server,
+    /// How the group signs what it writes there; `None`: it does not.
+    pub seal: Option<Seal>,
     /// The node's clock.
     pub clock: Arc<dyn Clock>,
     /// To the engine.
@@ -120,12 +115,14 @@ impl Fleet {
     /// for the start.
     pub fn new(settings: &Settings, blockers: watch::Receiver<Arc<[Blocker]>>, around: Surroundings) -> Self {
         let (node, group) = around.names.clone();
-        let identity = Identity {
-            node,
-            own_peers: settings.own_peers,
-        };
         Self {
-            remote: Some(Box::new(Remote::new(around.redis.clone(), &group, identity))),
+            remote: Some(Box::new(Remote::new(
+                around.redis.clone(),
+                (node, &group),
+                around.seal.clone(),
+                Arc::clone(&around.clock),
+                around.metrics.clone(),
+            ))),
             group: settings.group,
             blockers,
             calling: None,
@@ -148,11 +145,8 @@ impl Fleet {
     ) -> anyhow::Result<()> {
         loop {
             self.begin_call();
-            let wait = if self.owed.is_empty() {
-                RETRY * 60
-            } else {
-                self.retry_at.since(self.around.clock.now()).min(RETRY)
-            };
+            let wait = self.pause();
+            let has_room = self.waiting.len() < ERRANDS;
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => return Ok(()),
@@ -166,13 +160,22 @@ impl Fleet {
                         self.tell(event).await?;
                     }
                 }
-                errand = errands.recv() => {
+                // (Who sends more than can wait is told so at once, where it is sent.)
+                errand = errands.recv(), if has_room => {
                     let errand = errand.context("nobody sends errands any more")?;
                     self.take(errand).await?;
                 }
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// How long there is nothing to do but to wait. While a call is under way, its end is what is waited for.
+    fn pause(&self) -> Duration {
+        if self.calling.is_some() || self.owed.is_empty() {
+            return RETRY * 60;
+        }
+        self.retry_at.since(self.around.clock.now()).min(RETRY)
     }
 
     async fn take(&mut self, errand: Errand) -> anyhow::Result<()> {
@@ -240,8 +243,8 @@ impl Fleet {
                     // It waited behind others: nobody waits for it any more, so nothing is taken.
                     Task::Reserve(asked) if sent.since(asked.asked) + CALL > LEASE_PATIENCE => {
                         Ok(Some(LeaseAnswer::Unavailable {
-                            why: "the group is slow to answer".to_owned(),
-                            away: true,
+                            why: "the group is slow to answer: others ask it, too".to_owned(),
+                            away: false,
                         }))
                     }
                     Task::Reserve(asked) => Ok(Some(remote.reserve(asked, CALL).await)),
@@ -331,5 +334,75 @@ impl std::fmt::Debug for Fleet {
         f.debug_struct("Fleet")
             .field("group", &self.group)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::event::Incarnation;
+    use crate::engine::outside::Mark;
+    use crate::engine::settings::{Budget, GroupBudget};
+    use crate::redis_client::{Endpoint, Redis};
+    use crate::telemetry::metrics::Metrics;
+
+    struct Still;
+
+    impl Clock for Still {
+        fn now(&self) -> Time {
+            Time::ZERO + RETRY * 9
+        }
+
+        fn wall(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    fn owed() -> Task {
+        let reservation = Reservation {
+            run: "boot".into(),
+            number: 1,
+            asked: Time::ZERO,
+            peer: PeerId(0),
+            name: "app".into(),
+            known_as: "app".into(),
+            incarnation: Incarnation("a".into()),
+            rung: 0,
+            lasting: RETRY,
+            budget: Budget::default(),
+            group: GroupBudget::default(),
+            peers: 1,
+            only_look: false,
+        };
+        let settlement = Settlement {
+            reservation: Arc::new(reservation),
+            mark: Mark::Clear,
+            refund: true,
+            over: true,
+        };
+        Task::Settle(settlement, Time::ZERO)
+    }
+
+    /// Else it would look again and again, as fast as it can, for as long as a server hangs.
+    #[tokio::test]
+    async fn what_is_owed_waits_for_the_call_that_is_under_way() {
+        let endpoint = Endpoint::parse("redis://127.0.0.1:1").unwrap();
+        let (events, _told) = mpsc::channel(1);
+        let around = Surroundings {
+            names: ("a".into(), "g".into()),
+            redis: Server::new(Arc::new(Redis::new(endpoint)), &Arc::from("a")),
+            seal: None,
+            clock: Arc::new(Still),
+            events,
+            metrics: Metrics::new().unwrap().fleet,
+        };
+        let (_blockers, none) = watch::channel(Arc::from(Vec::new()));
+        let mut fleet = Fleet::new(&Settings::default(), none, around);
+        fleet.owed.extend([owed(), owed()]);
+        fleet.retry_at = Time::ZERO + RETRY;
+        assert_eq!(fleet.pause(), Duration::ZERO);
+        fleet.begin_call();
+        assert!(fleet.calling.is_some() && !fleet.owed.is_empty());
+        assert!(fleet.pause() >= RETRY);
     }
 }

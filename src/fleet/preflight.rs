@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::blockers::Blocked;
 use super::redis::{prefix, rules};
 use super::{Group, Settings};
 use crate::engine::settings::Settings as Names;
@@ -33,12 +34,7 @@ return lacks
 /// The looks at what the guards ask of the outside; none if they ask nobody, as where no remedy restarts anything.
 pub fn preflight(settings: &Settings, names: &Names, redis: Option<&Server>) -> Vec<Look> {
     let mut looks = Vec::new();
-    let restarts = names
-        .peers
-        .iter()
-        .flat_map(|peer| &peer.remedies)
-        .any(|rung| rung.restarts);
-    if let (Group::Redis, Some(server), true) = (settings.group, redis, restarts) {
+    if let (true, Some(server)) = (asks_redis(settings, names), redis) {
         let leases = leases(server.clone(), prefix(&names.group));
         looks.push(Subject::node(Part::Fleet).look(leases));
     }
@@ -46,16 +42,22 @@ pub fn preflight(settings: &Settings, names: &Names, redis: Option<&Server>) -> 
         let asked = blocker.clone();
         let look = async move {
             match asked.look().await {
-                Some(why) if why.contains("which blocks") => {
+                Some(Blocked::Unknown(why)) => {
                     Finding::missing(why, "nothing that it may block is healed until it can be asked")
                 }
-                Some(why) => Finding::noted(format!("blocks now: {why}")),
+                Some(Blocked::Told(why)) => Finding::noted(format!("blocks now: {why}")),
                 None => Finding::OK,
             }
         };
         looks.push(Subject::peer(Part::Blocker, "", blocker.name.as_str()).look(look));
     }
     looks
+}
+
+/// The server of the bus is asked for leave: not where no remedy restarts anything.
+pub fn asks_redis(settings: &Settings, names: &Names) -> bool {
+    let mut rungs = names.peers.iter().flat_map(|peer| &peer.remedies);
+    settings.group == Group::Redis && rungs.any(|rung| rung.restarts)
 }
 
 async fn leases(server: Server, prefix: String) -> Finding {
@@ -98,4 +100,19 @@ async fn lacks(server: Server, prefix: &str) -> Result<Vec<String>, Failure> {
         items.iter().map(text).collect::<Option<Vec<String>>>()
     };
     asker.ask("EVAL", words, PATIENCE, read).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ASK;
+    use crate::redis_client::acl::FLEET;
+
+    #[test]
+    fn it_is_asked_for_every_command_of_the_scripts() {
+        // (Who may not EVAL cannot ask.)
+        for command in FLEET.iter().filter(|command| **command != "eval") {
+            assert!(ASK.contains(&format!("{{\"{command}\"")), "{command}");
+        }
+        assert_eq!(ASK.matches("{\"").count(), FLEET.len(), "\"?\" and each of them");
+    }
 }

@@ -52,20 +52,21 @@ impl Ledger {
                 away: false,
             };
         }
-        let key = (Arc::clone(&asked.name), asked.incarnation.clone(), asked.rung);
+        let key = (Arc::clone(&asked.known_as), asked.incarnation.clone(), asked.rung);
         let live = |record: &&Record| now < record.until;
         let mark = self.done.get(&key).filter(live).copied();
         if let Some(mark) = mark.filter(|mark| mark.id == id) {
             return LeaseAnswer::Granted { token: mark.token };
         }
-        let slot = self.down.get(&asked.name).filter(live);
+        let slot = self.down.get(&asked.known_as).filter(live);
         if let Some(slot) = slot.filter(|slot| slot.id.owner() != id.owner()) {
             let why = format!("node n{} is healing it", slot.id.node);
             return refused(InTheWay::Healing, why, slot.until, now);
         }
         if let Some(mark) = mark.filter(|mark| mark.id.owner() != id.owner()) {
             let why = format!("node n{} has carried this out on this life already", mark.id.node);
-            return LeaseAnswer::Done { why };
+            let after = Some(mark.until.since(now));
+            return LeaseAnswer::Done { why, after };
         }
         if let Some(refusal) = self.over_bounds(asked, now) {
             return refusal;
@@ -79,10 +80,10 @@ impl Ledger {
             token: self.token,
             id,
         };
-        self.known.insert(Arc::clone(&asked.name), now + HOUR);
+        self.known.insert(Arc::clone(&asked.known_as), now + HOUR);
         self.done.insert(key, record);
-        self.down.insert(Arc::clone(&asked.name), record);
-        let budget = self.budgets.entry(Arc::clone(&asked.name)).or_default();
+        self.down.insert(Arc::clone(&asked.known_as), record);
+        let budget = self.budgets.entry(Arc::clone(&asked.known_as)).or_default();
         budget.insert(id, now + asked.budget.window);
         self.next = Some(now + asked.group.spacing);
         LeaseAnswer::Granted { token: self.token }
@@ -90,7 +91,7 @@ impl Ledger {
 
     fn over_bounds(&mut self, asked: &Reservation, now: Time) -> Option<LeaseAnswer> {
         let others = |by, why: &str, until| Some(refused(by, why.to_owned(), until, now));
-        let budget = self.budgets.entry(Arc::clone(&asked.name)).or_default();
+        let budget = self.budgets.entry(Arc::clone(&asked.known_as)).or_default();
         budget.retain(|_, until| now < *until);
         if budget.len() >= asked.budget.count as usize {
             let first = budget.values().min().copied().unwrap_or(now);
@@ -107,12 +108,12 @@ impl Ledger {
         self.down.retain(|_, record| now < record.until);
         self.known.retain(|_, until| now < *until);
         let mut known = self.known.len();
-        if !self.known.contains_key(&asked.name) {
+        if !self.known.contains_key(&asked.known_as) {
             known += 1;
         }
         let known = known.max(asked.peers as usize);
         let limit = (known * usize::from(asked.group.down_percent) / 100).max(1);
-        let down = self.down.iter().filter(|(name, _)| **name != asked.name);
+        let down = self.down.iter().filter(|(name, _)| **name != asked.known_as);
         if down.clone().count() >= limit {
             let first = down.map(|(_, record)| record.until).min().unwrap_or(now);
             let why = "other peers of the group are down by our hand";
@@ -124,10 +125,10 @@ impl Ledger {
     /// True if its mark is kept from now on.
     pub(super) fn settle(&mut self, id: Id, settlement: &Settlement, now: Time) -> bool {
         let asked = &settlement.reservation;
-        if settlement.over && self.down.get(&asked.name).is_some_and(|slot| slot.id == id) {
-            self.down.remove(&asked.name);
+        if settlement.over && self.down.get(&asked.known_as).is_some_and(|slot| slot.id == id) {
+            self.down.remove(&asked.known_as);
         }
-        let key = (Arc::clone(&asked.name), asked.incarnation.clone(), asked.rung);
+        let key = (Arc::clone(&asked.known_as), asked.incarnation.clone(), asked.rung);
         let mark = self.done.get_mut(&key).filter(|mark| mark.id == id);
         let kept = match (settlement.mark, mark) {
             (Mark::Keep, Some(mark)) => {
@@ -141,7 +142,7 @@ impl Ledger {
             (Mark::Leave | Mark::Keep | Mark::Clear, _) => false,
         };
         if settlement.refund {
-            if let Some(budget) = self.budgets.get_mut(&asked.name) {
+            if let Some(budget) = self.budgets.get_mut(&asked.known_as) {
                 budget.remove(&id);
             }
             self.gone.insert(id);

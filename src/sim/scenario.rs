@@ -121,6 +121,7 @@ impl Scenario {
             for (peer, of) in node.settings.peers.iter_mut().zip(&node.watched) {
                 if let Target::Process(process) = of.target {
                     peer.name = Arc::clone(&self.processes[process].name);
+                    peer.known_as = Arc::clone(&peer.name);
                 }
                 peer.single_observer = true;
             }
@@ -285,6 +286,7 @@ fn peer(rng: &mut Rng, name: &str, checks: Vec<CheckSettings>, kind: Option<Reme
     };
     PeerSettings {
         name: name.into(),
+        known_as: name.into(),
         local: false,
         grace: Duration::from_secs(5 + rng.below(6) as u64),
         leave_within: 300 * S,

@@ -1399,3 +1399,105 @@ fn an_audit_has_a_place_wherever_the_node_is_started() {
         assert!(load(&sources(&text(good))).is_ok(), "{good}");
     }
 }
+
+#[test]
+fn who_shares_a_peer_follows_its_owner() {
+    let peers = r#"
+        [peer.port]
+        owner = { listens = 9080 }
+        [peer.process]
+        owner = { pid_file = "/run/app.pid" }
+        [peer.unit]
+        owner = { unit = "app.service" }
+        [peer.container]
+        owner = { container = "app" }
+        [peer.pulse]
+        checks.http = { url = "http://127.0.0.1:8080/health" }
+        checks.heartbeat = { channel = "pulse" }
+        remedies = [{ do = "healthz" }]
+        [peer.notify]
+        checks.notify = {}
+        [peer.far]
+        checks.heartbeat = { node = "node-b" }
+    "#;
+    let redis = "[bus]\nurl = \"redis://redis\"\n";
+    let known = |text: String| -> BTreeMap<String, String> {
+        let engine = good(&sources(&text)).engine_settings("b".into());
+        let peers = engine.peers.iter();
+        peers
+            .map(|peer| (peer.name.to_string(), peer.known_as.to_string()))
+            .collect()
+    };
+    let of = |fleet: &str| known(format!("{redis}{fleet}{peers}"));
+    let auto = of("");
+    for (name, place) in [
+        ("port", "net:"),
+        ("process", "pid:"),
+        ("unit", "pid:"),
+        ("container", "host:"),
+        ("pulse", "net:"),
+        ("notify", "pid:"),
+    ] {
+        let known_as = &auto[name];
+        assert!(known_as.starts_with(place), "{name}: {known_as}");
+        assert!(known_as.ends_with(&format!("/{name}")), "{name}: {known_as}");
+    }
+    assert_eq!(auto["far"], "far");
+    // Of which machine those containers are, nobody knows here.
+    let docker = "[docker]\nhost = \"tcp://docker:2375\"\n";
+    assert_eq!(of(docker)["container"], "container");
+
+    let own = of("[fleet]\npeers = \"own\"\n");
+    assert_eq!(
+        (&*own["port"], &*own["container"], &*own["far"]),
+        ("node:node-a/port", "node:node-a/container", "far")
+    );
+    let shared = of("[fleet]\npeers = \"shared\"\n");
+    assert!(
+        shared.iter().all(|(name, known_as)| name == known_as),
+        "{shared:?}"
+    );
+}
+
+#[test]
+fn every_variable_that_is_read_as_a_secret_is_kept_from_commands() {
+    let text = r#"
+        [bus]
+        url = "redis://redis"
+        password = { env = "A" }
+        [http]
+        admin_listen = "127.0.0.1:7338"
+        admin_token = { env = "B" }
+        [signing]
+        shared = { env = "C" }
+        [blocker.deploys]
+        http = "http://deployer/"
+        bearer = { env = "D" }
+        [when.car]
+        http = "http://127.0.0.1/"
+        bearer = { env = "E" }
+        json = "car.seen_s_ago"
+        below = 5
+        [notify.ops]
+        url = { env = "F" }
+        bearer = { env = "G" }
+        hmac = { env = "H" }
+        headers = { "X-Team" = { env = "I" } }
+        [peer.feed]
+        owner = { listens = 9080 }
+        checks.http = { url = "http://127.0.0.1/", bearer = { env = "J" } }
+        checks.metric = { url = "http://127.0.0.1/", series = "up", above = 0, bearer = { env = "K" } }
+        checks.key = { type = "redis_key", key = "k", redis = "redis://other", password = { env = "L" } }
+        remedies = [{ do = "http", url = "http://127.0.0.1/", bearer = { env = "M" } }]
+    "#;
+    let mut sources = sources(text);
+    let names: Vec<String> = ('A'..='M').map(|name| name.to_string()).collect();
+    for name in &names {
+        sources.env.insert(
+            name.clone(),
+            "https://secret.example/0123456789abcdef0123456789abcdef".to_owned(),
+        );
+    }
+    let config = good(&sources);
+    assert_eq!(config.variables, names);
+}

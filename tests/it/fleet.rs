@@ -9,9 +9,11 @@ use defib::engine::event::{Event, Incarnation, PeerId};
 use defib::engine::outside::{BlockersAnswer, Errand, InTheWay, LeaseAnswer, Mark, Reservation, Settlement};
 use defib::engine::settings::{Budget, GroupBudget};
 use defib::engine::time::Clock;
-use defib::fleet::{Asks, Blocker, ERRANDS, Fleet, Group, Settings, Surroundings};
+use defib::fleet::{Asks, Blocker, ERRANDS, Fleet, Group, Seal, Settings, Surroundings};
 use defib::redis_client::{Endpoint, Redis, Server};
 use defib::runtime::clock::MonotonicClock;
+use defib::secret::Secret;
+use defib::signing::{self, Keyring, Own, Signer, Source, Verifier};
 use defib::telemetry::metrics::Metrics;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
@@ -41,6 +43,10 @@ impl Desk {
     }
 
     fn with(url: &str, node: &str, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::sealed(url, node, None, change)
+    }
+
+    fn sealed(url: &str, node: &str, seal: Option<Seal>, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = Settings {
             group: Group::Redis,
             ..Settings::default()
@@ -56,6 +62,7 @@ impl Desk {
                 Arc::new(Redis::new(Endpoint::parse(url).unwrap())),
                 &Arc::from(node),
             ),
+            seal,
             clock: clock.clone(),
             events,
             metrics: metrics.fleet.clone(),
@@ -95,7 +102,7 @@ impl Desk {
             asked: self.clock.now(),
             peer: PeerId(0),
             name: "app".into(),
-            local: true,
+            known_as: "app".into(),
             incarnation: Incarnation(life.into()),
             rung: 0,
             lasting: 60 * S,
@@ -145,7 +152,7 @@ impl Desk {
         };
         self.errands.send(Errand::Settle(settlement)).await.unwrap();
         let look = Reservation {
-            name: "nobody".into(),
+            known_as: "nobody".into(),
             only_look: true,
             ..self.asks("x")
         };
@@ -157,9 +164,17 @@ fn why(answer: &LeaseAnswer) -> &str {
     match answer {
         LeaseAnswer::Granted { .. } => "granted",
         LeaseAnswer::Refused { why, .. }
-        | LeaseAnswer::Done { why }
+        | LeaseAnswer::Done { why, .. }
         | LeaseAnswer::Unavailable { why, .. } => why,
     }
+}
+
+/// By the server's clock, in ms.
+fn in_a_minute(server: &RedisServer) -> u64 {
+    let told = server.tell("TIME");
+    let mut numbers = told.lines().filter_map(|line| line.parse::<u64>().ok());
+    let seconds = numbers.find(|number| *number > 1_000_000_000).unwrap();
+    (seconds + 60) * 1000
 }
 
 fn token(answer: &LeaseAnswer) -> u64 {
@@ -203,11 +218,13 @@ async fn s33_one_of_many_nodes_that_ask_together_gets_leave_and_the_rest_hear_wh
         let other = (winner + 1) % 16;
         let again = desks[other].asks(&life);
         let answer = desks[other].reserve(&again).await;
+        assert!(
+            matches!(&answer, LeaseAnswer::Done { after: Some(after), .. } if *after > 86_000 * S),
+            "{answer:?}"
+        );
         assert_eq!(
-            answer,
-            LeaseAnswer::Done {
-                why: format!("node n{winner} has carried this out on this life already")
-            }
+            why(&answer),
+            format!("node n{winner} has carried this out on this life already")
         );
         // Another rung is another matter.
         let next = Reservation {
@@ -294,7 +311,7 @@ async fn s14_restarts_of_the_group_keep_their_distance_and_few_are_down_at_once(
         LeaseAnswer::Granted { .. }
     ));
     let second = Reservation {
-        name: "other".into(),
+        known_as: "other".into(),
         group: spaced,
         ..desks[1].asks("1")
     };
@@ -327,7 +344,7 @@ async fn s14_restarts_of_the_group_keep_their_distance_and_few_are_down_at_once(
     for n in 0..40 {
         let desk = &mut desks[n % 2];
         let reservation = Reservation {
-            name: format!("pod-{n}").into(),
+            known_as: format!("pod-{n}").into(),
             peers: 40,
             ..desk.asks("1")
         };
@@ -363,7 +380,7 @@ async fn everything_that_is_written_has_an_end_and_a_place_and_a_look_writes_not
     desk.reserve(&kept).await;
     desk.settle(&kept, Mark::Keep, false, false).await;
     let back = Reservation {
-        name: "other".into(),
+        known_as: "other".into(),
         group: GroupBudget {
             spacing: Duration::ZERO,
             down_percent: 100,
@@ -418,14 +435,14 @@ async fn a_redis_that_forgets_gives_leave_again_and_no_more_than_that() {
 }
 
 #[tokio::test]
-async fn peers_of_one_name_are_one_unless_they_are_said_to_be_each_nodes_own() {
+async fn peers_that_are_called_alike_are_one_and_no_others() {
     if !there() {
         return;
     }
     let server = RedisServer::start();
-    let own = |node: &str| Desk::with(&server.url(), node, |settings| settings.own_peers = true);
-    let (mut a, mut b) = (own("a"), own("b"));
-    let wide = |desk: &Desk| Reservation {
+    let (mut a, mut b) = (Desk::new(&server, "a"), Desk::new(&server, "b"));
+    let wide = |desk: &Desk, known_as: &str| Reservation {
+        known_as: known_as.into(),
         group: GroupBudget {
             spacing: Duration::ZERO,
             down_percent: 100,
@@ -433,17 +450,14 @@ async fn peers_of_one_name_are_one_unless_they_are_said_to_be_each_nodes_own() {
         peers: 2,
         ..desk.asks("life")
     };
-    let (of_a, of_b) = (wide(&a), wide(&b));
+    let (of_a, of_b) = (wide(&a, "host:0a/app"), wide(&b, "host:0b/app"));
     assert!(matches!(a.reserve(&of_a).await, LeaseAnswer::Granted { .. }));
     assert!(matches!(b.reserve(&of_b).await, LeaseAnswer::Granted { .. }));
-    // A remote one is watched by several all the same.
-    let remote = |desk: &Desk| Reservation {
-        local: false,
-        name: "far".into(),
+    let far = |desk: &Desk| Reservation {
         peers: 9,
-        ..wide(desk)
+        ..wide(desk, "far")
     };
-    let (of_a, of_b) = (remote(&a), remote(&b));
+    let (of_a, of_b) = (far(&a), far(&b));
     assert!(matches!(a.reserve(&of_a).await, LeaseAnswer::Granted { .. }));
     assert_eq!(why(&b.reserve(&of_b).await), "node a is healing it");
 }
@@ -486,10 +500,132 @@ async fn what_others_wrote_under_our_keys_crashes_nothing_and_is_named() {
     let answer = desk.reserve(&reservation).await;
     assert!(matches!(answer, LeaseAnswer::Granted { .. }), "{answer:?}");
     server.tell("FLUSHALL");
-    server.tell(&format!("SET {prefix}token 9007199254740991"));
-    let reservation = desk.asks("life");
-    let answer = desk.reserve(&reservation).await;
-    assert!(why(&answer).contains("delete it"), "{answer:?}");
+    // What is no token of defib's is named, and nothing is counted on from it.
+    for token in [
+        "9007199254740991",
+        "18446744073709551615",
+        "18446744073709551616",
+        "nan",
+        "inf",
+        "-1",
+        "0x1p9",
+        "1e300",
+        "soon",
+        "\"\"",
+    ] {
+        server.tell(&format!("SET {prefix}token {token}"));
+        let reservation = desk.asks("life");
+        let answer = desk.reserve(&reservation).await;
+        assert!(
+            matches!(answer, LeaseAnswer::Unavailable { away: false, .. }),
+            "{token}: {answer:?}"
+        );
+        assert!(
+            why(&answer).contains("token holds no fencing token of defib's: delete it"),
+            "{answer:?}"
+        );
+        assert_eq!(server.tell("DBSIZE").lines().next(), Some(":1"), "{token}");
+    }
+    server.tell("FLUSHALL");
+    // And where a mark with our own id bears one.
+    for token in ["18446744073709551615", "99999999999999999999", "9000000000000001"] {
+        let reservation = desk.asks("life");
+        let id = format!("{}.{}", reservation.run, reservation.number);
+        let until = in_a_minute(&server);
+        server.tell(&format!(
+            "HSET {prefix}done:app \"0 life\" \"{until} {token} {id} x\""
+        ));
+        let answer = desk.reserve(&reservation).await;
+        assert!(why(&answer).contains("none of defib's: delete"), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn marks_of_lives_that_are_gone_do_not_pile_up_and_what_is_given_back_keeps_nobody_waiting() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let mut desk = Desk::new(&server, "a");
+    let many = |desk: &Desk, life: usize, lasting: Duration| Reservation {
+        lasting,
+        budget: Budget {
+            count: 1000,
+            ..Budget::default()
+        },
+        ..desk.asks(&format!("life {life}"))
+    };
+    // Each is a life that ended by itself while it was to be healed: nobody clears its mark.
+    for life in 0..20 {
+        let asked = many(&desk, life, Duration::from_millis(20));
+        assert!(matches!(desk.reserve(&asked).await, LeaseAnswer::Granted { .. }));
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    let asked = many(&desk, 20, S);
+    assert!(matches!(desk.reserve(&asked).await, LeaseAnswer::Granted { .. }));
+    let marks = server.tell("HLEN defib:{g}:fleet:done:app");
+    assert_eq!(marks.lines().next(), Some(":1"));
+
+    // Leave that was not used: the next peer need not keep a distance from what did not happen.
+    let spaced = |desk: &Desk, peer: &str| Reservation {
+        known_as: peer.into(),
+        group: GroupBudget {
+            spacing: 60 * S,
+            down_percent: 100,
+        },
+        peers: 9,
+        ..desk.asks("life")
+    };
+    let (back, other) = (spaced(&desk, "back"), spaced(&desk, "other"));
+    assert!(matches!(desk.reserve(&back).await, LeaseAnswer::Granted { .. }));
+    assert_eq!(
+        why(&desk.reserve(&other).await),
+        "a peer of the group was restarted a moment ago"
+    );
+    desk.settle(&back, Mark::Clear, true, true).await;
+    assert!(matches!(desk.reserve(&other).await, LeaseAnswer::Granted { .. }));
+    // And of somebody else's nothing is undone.
+    desk.settle(&back, Mark::Clear, true, true).await;
+    let third = spaced(&desk, "third");
+    assert_eq!(
+        why(&desk.reserve(&third).await),
+        "a peer of the group was restarted a moment ago"
+    );
+}
+
+#[tokio::test]
+async fn who_asks_while_others_wait_is_told_that_it_is_slow_and_not_that_it_is_away() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let mut desk = Desk::new(&server, "a");
+    server.stop();
+    // The first hangs until it is given up; by then the rest have waited too long.
+    for _ in 0..3 {
+        let asked = desk.asks("life");
+        desk.errands.send(Errand::Reserve(Arc::new(asked))).await.unwrap();
+    }
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let told = tokio::time::timeout(BOUND, desk.told.recv()).await.unwrap();
+        match told.unwrap() {
+            Event::Lease { answer, .. } => answers.push(answer),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(
+        matches!(answers[0], LeaseAnswer::Unavailable { away: true, .. }),
+        "{answers:?}"
+    );
+    for answer in &answers[1..] {
+        assert!(
+            matches!(answer, LeaseAnswer::Unavailable { away: false, .. }),
+            "{answer:?}"
+        );
+        assert!(why(answer).contains("the group is slow to answer"), "{answer:?}");
+    }
+    server.cont();
 }
 
 #[tokio::test]
@@ -511,7 +647,10 @@ async fn a_server_that_refuses_is_named_with_its_cure() {
         panic!("{answer:?}")
     };
     let (_, rule) = said.split_once(": ACL").unwrap();
-    assert!(rule.contains("~defib:{g}:fleet:* +eval"), "{said}");
+    assert!(
+        rule.contains(" +eval ") && rule.ends_with(" ~defib:{g}:fleet:*"),
+        "{said}"
+    );
     server.tell(&format!("ACL{rule}"));
     assert!(matches!(
         desk.reserve(&reservation).await,
@@ -526,7 +665,7 @@ async fn a_server_that_refuses_is_named_with_its_cure() {
     // One command of the scripts is missing: the same rule is the cure.
     server.tell("ACL SETUSER node -hgetall");
     let reservation = desk.asks("life 2");
-    assert!(why(&desk.reserve(&reservation).await).contains("ACL SETUSER node ~defib"));
+    assert!(why(&desk.reserve(&reservation).await).contains("ACL SETUSER node +eval"));
 
     let mut desk = Desk::new(&server, "b");
     server.tell("CONFIG SET maxmemory 1");
@@ -538,6 +677,255 @@ async fn a_server_that_refuses_is_named_with_its_cure() {
     let reservation = desk.asks("life 4");
     let answer = desk.reserve(&reservation).await;
     assert!(why(&answer).contains("master"), "{answer:?}");
+}
+
+/// How a node of a group signs that has this key.
+fn seal(node: &str, key: &str, require: bool) -> Seal {
+    let settings = signing::Settings {
+        source: Source::Shared(Secret::Inline(key.repeat(32))),
+        window: 60 * S,
+        require,
+        heard: "".into(),
+    };
+    let metrics = Metrics::new().unwrap().signing;
+    let keyring = Arc::new(Keyring::new(&settings, node.into(), metrics.clone()));
+    assert_eq!(keyring.read(), Vec::<String>::new());
+    let own = Own {
+        node: node.into(),
+        group: "g".into(),
+        boot: format!("boot-{node}").into(),
+    };
+    Seal {
+        signer: Arc::new(Signer::new(Arc::clone(&keyring), "g".into())),
+        verifier: Arc::new(Verifier::new(keyring, own, "defib:g".into(), &settings, metrics)),
+    }
+}
+
+fn signed(server: &RedisServer, node: &str) -> Desk {
+    Desk::sealed(&server.url(), node, Some(seal(node, "k", true)), |_| ())
+}
+
+/// One word of a command, quoted.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// The string in an answer.
+fn text_of(answer: &str) -> String {
+    let mut lines = answer.lines();
+    assert!(lines.next().unwrap().starts_with('$'), "{answer}");
+    lines.next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn what_nodes_signed_holds_among_them_as_what_they_did_not_sign() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let (mut a, mut b) = (signed(&server, "a"), signed(&server, "b"));
+    let taken = a.takes("life 0").await;
+    let asked = b.asks("life 0");
+    assert_eq!(why(&b.reserve(&asked).await), "node a is healing it");
+    a.settle(&taken, Mark::Keep, false, true).await;
+    assert_eq!(
+        why(&b.reserve(&asked).await),
+        "node a has carried this out on this life already"
+    );
+    for life in ["life 1", "life 2"] {
+        let taken = b.takes(life).await;
+        b.settle(&taken, Mark::Keep, false, true).await;
+    }
+    let asked = a.asks("life 3");
+    assert_eq!(
+        why(&a.reserve(&asked).await),
+        "this peer's restarts are used up in the group"
+    );
+    let spaced = |desk: &Desk, peer: &str| Reservation {
+        known_as: peer.into(),
+        group: GroupBudget {
+            spacing: 60 * S,
+            down_percent: 5,
+        },
+        ..desk.asks("life")
+    };
+    let (first, second) = (spaced(&a, "first"), spaced(&b, "second"));
+    assert!(matches!(a.reserve(&first).await, LeaseAnswer::Granted { .. }));
+    assert_eq!(
+        why(&b.reserve(&second).await),
+        "a peer of the group was restarted a moment ago"
+    );
+    server.tell("DEL defib:{g}:fleet:next");
+    assert_eq!(
+        why(&b.reserve(&second).await),
+        "other peers of the group are down by our hand"
+    );
+    a.settle(&first, Mark::Clear, true, true).await;
+    assert!(matches!(b.reserve(&second).await, LeaseAnswer::Granted { .. }));
+    for desk in [&a, &b] {
+        assert_eq!(desk.metrics.fleet.disbelieved.get(), 0);
+    }
+}
+
+#[tokio::test]
+async fn s48_forged_leases_marks_and_budgets_change_nothing_where_the_group_signs_and_delay_where_it_does_not()
+ {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let prefix = "defib:{g}:fleet:";
+    let until = in_a_minute(&server);
+    let word = |id: &str, peer: &str| {
+        format!(
+            r#"{until} 7 {id} {{"node":"b","boot":"boot-b","number":1,"peer":"{peer}","incarnation":"life","rung":0,"kept":false,"from":{until},"lasting":600000,"window":600000,"spacing":600000}}"#
+        )
+    };
+    // Of another key, and otherwise as it must be.
+    let stranger = |peer: &str| {
+        let record = word("boot-b.1", peer);
+        let (head, words) = record.split_at(record.find('{').unwrap());
+        let signer = seal("b", "x", true).signer;
+        let words = signer.sign_record(prefix, words.into(), 0).unwrap();
+        format!("{head}{}", String::from_utf8(words).unwrap())
+    };
+    let own = |desk: &Desk| format!("{}.{}", desk.run, desk.number.load(Ordering::Relaxed) + 1);
+    let forge = |desk: &Desk, kind: usize| {
+        let set = |key: &str, record: &str| server.tell(&format!("SET {prefix}{key} {}", quoted(record)));
+        let hset = |key: &str, field: &str, record: &str| {
+            server.tell(&format!(
+                "HSET {prefix}{key} {} {}",
+                quoted(field),
+                quoted(record)
+            ))
+        };
+        match kind {
+            0 => hset("down", "app", &word("boot-b.1", "app")),
+            1 => hset("down", "app", &stranger("app")),
+            2 => hset("done:app", "0 life", &word("boot-b.1", "app")),
+            3 => hset("done:app", "0 life", &stranger("app")),
+            4 => (0..60)
+                .map(|n| {
+                    hset(
+                        "budget:app",
+                        &format!("boot-b.{n}"),
+                        &word(&format!("boot-b.{n}"), "app"),
+                    )
+                })
+                .collect(),
+            5 => set("next", &word("boot-b.1", "app")),
+            6 => (0..9)
+                .map(|n| hset("down", &format!("p{n}"), &stranger(&format!("p{n}"))))
+                .collect(),
+            // All of it at once, and a mark that says that this very question had landed.
+            _ => {
+                hset("done:app", "0 life", &word(&own(desk), "app"));
+                hset("down", "app", &stranger("app"));
+                set("next", &stranger("app"));
+                hset("down", "other", &word("boot-b.9", "other"));
+                (0..3)
+                    .map(|n| hset("budget:app", &format!("boot-b.{n}"), &stranger("app")))
+                    .collect()
+            }
+        }
+    };
+    for kind in 0..8 {
+        server.tell("FLUSHALL");
+        let mut desk = signed(&server, "a");
+        forge(&desk, kind);
+        let taken = desk.takes("life").await;
+        assert!(desk.metrics.fleet.disbelieved.get() > 0, "{kind}");
+        // What this node wrote is there, and whoever comes next believes that.
+        let mut other = signed(&server, "b");
+        let asked = other.asks("life");
+        assert_eq!(
+            why(&other.reserve(&asked).await),
+            "node a is healing it",
+            "{kind}"
+        );
+        desk.settle(&taken, Mark::Keep, false, true).await;
+
+        server.tell("FLUSHALL");
+        let mut believes = Desk::new(&server, "c");
+        forge(&believes, kind);
+        let asked = believes.asks("life");
+        let answer = believes.reserve(&asked).await;
+        let delayed = matches!(answer, LeaseAnswer::Refused { .. } | LeaseAnswer::Done { .. });
+        assert!(delayed || kind == 7, "{kind}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_node_signed_holds_in_its_place_and_for_its_time_only() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let prefix = "defib:{g}:fleet:";
+    let mut a = signed(&server, "a");
+    a.takes("life").await;
+    let record = text_of(&server.tell(&format!("HGET {prefix}down app")));
+    let (_, rest) = record.split_once(' ').unwrap();
+    let later = format!("{} {rest}", in_a_minute(&server) + 600_000);
+    server.tell("FLUSHALL");
+    for (key, field, record) in [
+        // Of another peer; of another life; a restart that is not this one; and as long as it never was to last.
+        ("down", "other", &record),
+        ("done:app", "0 another life", &record),
+        ("budget:app", "boot-a.99", &record),
+        ("down", "app", &later),
+        ("done:app", "0 life", &later),
+    ] {
+        server.tell(&format!(
+            "HSET {prefix}{key} {} {}",
+            quoted(field),
+            quoted(record)
+        ));
+        let mut b = signed(&server, "b");
+        let asked = Reservation {
+            budget: Budget {
+                count: 1,
+                ..Budget::default()
+            },
+            ..b.asks(if field.contains("another") {
+                "another life"
+            } else {
+                "life"
+            })
+        };
+        let answer = b.reserve(&asked).await;
+        assert!(
+            matches!(answer, LeaseAnswer::Granted { .. }),
+            "{key} {field}: {answer:?}"
+        );
+        assert_eq!(b.metrics.fleet.disbelieved.get(), 1, "{key} {field}");
+        server.tell("FLUSHALL");
+    }
+    // In its place it is believed, whoever put it there.
+    server.tell(&format!("HSET {prefix}budget:app boot-a.1 {}", quoted(&record)));
+    let mut b = signed(&server, "b");
+    let asked = Reservation {
+        budget: Budget {
+            count: 1,
+            ..Budget::default()
+        },
+        ..b.asks("life")
+    };
+    assert_eq!(
+        why(&b.reserve(&asked).await),
+        "this peer's restarts are used up in the group"
+    );
+
+    // A group that is being changed over believes what is not signed, and nothing that is forged.
+    server.tell("FLUSHALL");
+    let mut plain = Desk::new(&server, "plain");
+    plain.takes("life").await;
+    let seal = seal("c", "k", false);
+    let mut c = Desk::sealed(&server.url(), "c", Some(seal), |_| ());
+    let asked = c.asks("life");
+    assert_eq!(why(&c.reserve(&asked).await), "node plain is healing it");
+    let mut b = signed(&server, "b");
+    b.takes("life").await;
 }
 
 #[tokio::test]

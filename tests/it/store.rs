@@ -223,6 +223,7 @@ fn as_many_peers_as_a_node_may_have_fit_while_each_is_healed() {
             age: Duration::from_nanos(1),
             cause: Cause::PeerExited,
             remedies: 3,
+            restarts: 0,
             failed: [0, 2].into(),
             gave_up: false,
             at_work: None,

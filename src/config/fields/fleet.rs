@@ -16,11 +16,13 @@ pub const FLEET: Section = Section {
     fields: &[
         field(
             "peers",
-            OneOf(&["shared", "own"]),
-            Is("\"shared\""),
-            "What peers of one name on several nodes are. `shared`: the same peer, which several nodes watch. `own`: each node \
-             has its own (pods of one deployment, each with a sidecar), unless they are remote; then the budget of one is not \
-             that of another.",
+            OneOf(&["auto", "own", "shared"]),
+            Is("\"auto\""),
+            "Which nodes mean the same peer by one name: those share its budget, and one of them heals it at a time. `auto`: by its \
+             owner. Of a port, those in one network namespace; of a process or unit, those that see the same processes; of \
+             a container, those on one machine. Without an owner, all; but a `healthz` remedy and a `notify` check are of this \
+             node's own. Through a Docker that is reached by tcp, all. `own`: each node its own, unless they are remote. \
+             `shared`: all.",
         ),
         field(
             "lease",

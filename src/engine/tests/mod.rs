@@ -111,6 +111,7 @@ fn remedy(kind: RemedyKind) -> RemedySettings {
 fn peer(name: &str, local: bool, checks: Vec<CheckSettings>, kind: Option<RemedyKind>) -> PeerSettings {
     PeerSettings {
         name: name.into(),
+        known_as: name.into(),
         local,
         grace: 5 * S,
         leave_within: 300 * S,

@@ -126,7 +126,7 @@ fn the_group_is_asked_once_home_permits_and_its_token_is_the_grants() {
             asked: reservation.asked,
             peer: PeerId(0),
             name: "app".into(),
-            local: true,
+            known_as: "app".into(),
             incarnation: Incarnation("a".into()),
             rung: 0,
             lasting: 60 * S,
@@ -293,38 +293,74 @@ fn what_another_node_carried_out_is_not_done_again_and_the_ladder_goes_on() {
     second.kind = RemedyKind::Docker;
     two.peers[0].remedies.push(second);
     let mut world = dead(two);
-    world.group_says(LeaseAnswer::Done {
+    let done = || LeaseAnswer::Done {
         why: "carried out by node-b".into(),
-    });
+        after: Some(3600 * S),
+    };
+    world.group_says(done());
     assert_eq!(world.reservations().last().unwrap().rung, 1);
-    world.group_says(LeaseAnswer::Done {
-        why: "carried out by node-b".into(),
-    });
+    // Nothing is left of the ladder, and nothing was tried from here: whoever left it gives up. This one waits.
+    world.group_says(done());
+    for asked in 3..10 {
+        world.until_asked(asked);
+        assert_eq!(world.reservations().last().unwrap().rung, 1);
+        world.group_says(done());
+    }
     assert!(world.grants.is_empty());
-    assert!(
-        world.saw("app: given up after 0 remedies"),
-        "{:#?}",
-        world.notices
-    );
+    assert!(!world.saw("given up"), "{:#?}", world.notices);
+    let refusal = world.view(0).episode.unwrap().refusal.unwrap();
+    assert_eq!(refusal.to_string(), "fleet_lease: carried out by node-b");
+    assert_eq!(refusal.until, Some(world.now + 3600 * S));
+    // It is forgotten, or was never true.
+    world.until_asked(10);
+    world.group_says(granted(7));
+    assert_eq!(world.grants.len(), 1);
 }
 
 #[test]
-fn restarts_that_are_used_up_in_the_group_are_given_up_on_by_who_saw_them_fail() {
-    // It saw another node try.
-    let mut world = dead(asking());
+fn restarts_that_are_used_up_in_the_group_are_given_up_on_by_who_used_as_many_and_hold_the_rest() {
+    let mut few = asking();
+    few.peers[0].budget.count = 2;
+    // What was restarted from here is forgotten at home by the time that it is the group's turn to say so.
+    few.peers[0].budget.window = 30 * S;
+    few.peers[0].backoff.initial = 10 * MS;
+    // It saw others try, and has tried nothing itself: held until the budget has room.
+    let mut world = dead(few.clone());
     world.group_says(refused(InTheWay::Healing, 4 * S));
     world.until_asked(2);
+    for asked in 3..8 {
+        world.group_says(refused(InTheWay::Spent, 300 * S));
+        assert_eq!(world.refusal(0), Some(GuardName::FleetLease));
+        world.until_asked(asked);
+    }
+    assert!(!world.saw("given up"), "{:#?}", world.notices);
+    // It is restarted from here once, in vain, and then the others have used up the rest.
+    world.outcome = Some(RemedyOutcome::Failed {
+        detail: "exit status 1".into(),
+    });
+    world.group_says(granted(7));
+    assert_eq!(world.grants.len(), 1);
+    // (Its time for the proof is 20 s.)
+    let in_vain = |world: &mut World| {
+        let asked = world.reservations().len();
+        world.run(15 * S);
+        world.until_asked(asked + 1);
+    };
+    in_vain(&mut world);
+    world.group_says(refused(InTheWay::Spent, 300 * S));
+    assert!(!world.saw("given up"), "{:#?}", world.notices);
+    // As often as the budget permits: that is enough, of whomever the group tells.
+    let asked = world.reservations().len();
+    world.until_asked(asked + 1);
+    world.group_says(granted(8));
+    assert_eq!(world.grants.len(), 2);
+    in_vain(&mut world);
     world.group_says(refused(InTheWay::Spent, 300 * S));
     assert!(
         world.saw("its restarts in the group are used up"),
         "{:#?}",
         world.notices
     );
-    // A death of its own, after others: held until the budget has room.
-    let mut world = dead(asking());
-    world.group_says(refused(InTheWay::Spent, 300 * S));
-    assert!(!world.saw("given up"));
-    assert_eq!(world.refusal(0), Some(GuardName::FleetLease));
 }
 
 #[test]
@@ -650,6 +686,7 @@ fn an_operator_is_answered_where_another_node_did_it_already() {
     asks_for_a_restart(&mut world);
     world.group_says(LeaseAnswer::Done {
         why: "carried out by node-b".into(),
+        after: None,
     });
     assert_eq!(answers(&world), [("refused", "carried out by node-b".into())]);
     world.run(30 * S);

@@ -57,6 +57,7 @@ fn an_absurd_store_or_setting_is_no_panic() {
         age: Duration::MAX,
         cause: Cause::PeerExited,
         remedies: u32::MAX,
+        restarts: 0,
         failed: [7, u16::MAX].into(),
         gave_up: false,
         at_work: None,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry};
+use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry};
 
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,8 @@ impl Outcome {
 pub struct FleetMetrics {
     calls: IntCounterVec,
     duration: HistogramVec,
+    /// Records in the group's ledger that no node of the group wrote.
+    pub disbelieved: IntCounter,
 }
 
 impl FleetMetrics {
@@ -86,9 +88,18 @@ impl FleetMetrics {
                 calls.with_label_values(&[call.as_str(), outcome.as_str()]);
             }
         }
+        let disbelieved = IntCounter::new(
+            "defib_fleet_disbelieved_total",
+            "Records of the group's leave that do not verify, and counted for nothing.",
+        )?;
         registry.register(Box::new(calls.clone()))?;
         registry.register(Box::new(duration.clone()))?;
-        Ok(Self { calls, duration })
+        registry.register(Box::new(disbelieved.clone()))?;
+        Ok(Self {
+            calls,
+            duration,
+            disbelieved,
+        })
     }
 
     /// A question was answered, or was not.

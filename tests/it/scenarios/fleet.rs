@@ -10,7 +10,9 @@ use defib::fleet::Slots;
 use rustix::process::Signal;
 
 use crate::support::application::{Application, IDLE, Site};
+use crate::support::available;
 use crate::support::docker::Engine;
+use crate::support::netns::{self, Namespace};
 use crate::support::node::{Events, Node};
 use crate::support::ports::free_port;
 use crate::support::redis_server::{RedisServer, there};
@@ -85,6 +87,65 @@ fn s33_three_nodes_that_see_one_process_die_restart_it_once() {
     }
     assert_eq!(granted(&events), 3);
     assert_eq!(application.starts(), 4);
+}
+
+/// A node and the `feed` beside it, in a network of their own, as in a pod. (It ends in this order.)
+struct Pod {
+    node: Node,
+    feed: Application,
+    _network: Namespace,
+}
+
+impl Pod {
+    fn start(name: &str, server: &RedisServer) -> Self {
+        let network = Namespace::new();
+        let listener =
+            "import socket, time; s = socket.create_server((\"127.0.0.1\", 9080)); time.sleep(1e6)";
+        let [ip, netns, exec, of] = network.wrapper();
+        let feed = Application::start(&[ip, netns, exec, of, "python3", "-c", listener]);
+        let rest = format!(
+            r#"
+            [peer.feed]
+            owner = {{ listens = 9080 }}
+            grace = "10s"
+            backoff = {{ initial = "200ms" }}
+            checks.process = {{ interval = "200ms", fail_after = "2 of 2" }}
+            remedies = [{{ do = "exec", command = {}, timeout = "5s", verify_within = "20s" }}]
+            "#,
+            feed.restart()
+        );
+        // The one way out of that network is a file.
+        let url = format!("unix://{}", server.socket().display());
+        let node = Node::run_apart(&network.wrapper(), &config(name, &url, &rest));
+        Self {
+            node,
+            feed,
+            _network: network,
+        }
+    }
+}
+
+/// Its name is each one's, and so is its budget: three restarts in ten minutes are not those of the whole deployment.
+#[test]
+fn six_pods_of_one_deployment_have_a_feed_each_and_each_is_restarted() {
+    if !there() || !available("root with ip and nft (network namespaces)", netns::usable()) {
+        return;
+    }
+    let server = RedisServer::start();
+    let pods: Vec<Pod> = ["a", "b", "c", "d", "e", "f"]
+        .iter()
+        .map(|name| Pod::start(name, &server))
+        .collect();
+    for pod in &pods {
+        pod.node.is_calm();
+        let events = pod.node.events();
+        pod.feed.kill();
+        events.of("feed", "recovered");
+        assert_eq!(pod.feed.starts(), 2);
+    }
+    for pod in &pods {
+        assert_eq!(pod.feed.starts(), 2, "once, and by its own node");
+    }
 }
 
 #[test]
@@ -239,7 +300,8 @@ fn a_redis_that_permits_no_scripts_is_named_and_nothing_is_restarted() {
         let refusal = episode.and_then(|episode| episode.refusal.as_ref());
         refusal.is_some_and(|refusal| {
             refusal.guard == GuardName::FleetLease
-                && refusal.why.contains("ACL SETUSER node ~defib:{it}:fleet:* +eval")
+                && refusal.why.contains("ACL SETUSER node +eval")
+                && refusal.why.contains(" ~defib:{it}:fleet:*")
         })
     });
     let (_, verbose) = node.get("/readyz?verbose");

@@ -12,6 +12,7 @@ use defib::signing::{Keyring, Settings, Signer, Source};
 use defib::telemetry::metrics::Metrics;
 use rustix::process::Signal;
 
+use crate::support::application::Application;
 use crate::support::node::{Events, Node};
 use crate::support::redis_server::{RedisServer, there};
 use crate::support::until;
@@ -474,4 +475,91 @@ fn s48_forged_votes_condemn_nobody_who_is_heard_and_where_signed_not_even_who_is
             });
         }
     }
+}
+
+/// Whoever has the group's key is the group: what a check or a remedy runs must not get it.
+#[test]
+fn a_key_in_a_variable_is_not_handed_to_commands() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let dir = tempfile::tempdir().unwrap();
+    let seen = dir.path().join("seen");
+    let rest = format!(
+        r#"
+        [signing]
+        shared = {{ env = "GROUP_KEY" }}
+        [peer.app]
+        owner = {{ pid = {} }}
+        checks.look = {{ type = "exec", command = ["sh", "-c", "env >{1}.new && mv {1}.new {1}"], interval = "300ms" }}
+        "#,
+        std::process::id(),
+        seen.display()
+    );
+    let key = "GROUP_KEY=0123456789abcdef0123456789abcdef";
+    let node = Node::run_with(
+        &["env", key, "OF_NOBODY=x"],
+        &config("node-a", &server, false, &rest),
+    );
+    node.is_calm();
+    until("the check ran", || seen.exists());
+    let environment = std::fs::read_to_string(seen).unwrap();
+    assert!(environment.contains("OF_NOBODY=x"), "{environment}");
+    assert!(!environment.contains("GROUP_KEY"), "{environment}");
+    assert_eq!(
+        node.count("defib_signing_refused_total{reason=\"bad_signature\"}"),
+        0
+    );
+}
+
+/// What it writes under the keys of the group's leave holds nobody back.
+#[test]
+fn s48_a_forged_lease_mark_and_budget_keep_nothing_down_where_the_group_signs() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let application = Application::start(&["sh", "-c", "while :; do sleep 600 & wait; done"]);
+    let rest = format!(
+        r#"
+        [peer.app]
+        owner = {}
+        grace = "1s"
+        backoff = {{ initial = "200ms" }}
+        checks.process = {{ interval = "200ms", fail_after = "2 of 2" }}
+        remedies = [{{ do = "exec", command = {}, timeout = "1s", verify_within = "5s" }}]
+        "#,
+        application.owner(),
+        application.restart()
+    );
+    let node = Node::run(&config("node-a", &server, true, &rest));
+    node.is_calm();
+    let events = node.events();
+    application.kill();
+    events.of("app", "recovered");
+    let keys = server.tell("KEYS defib:{it}:fleet:budget:*");
+    let name = keys
+        .lines()
+        .find_map(|line| line.split_once("budget:"))
+        .unwrap()
+        .1;
+
+    let ends = wall_ms() + 600_000;
+    let words = format!(
+        r#"{{\"node\":\"node-b\",\"boot\":\"b\",\"number\":1,\"peer\":\"{name}\",\"incarnation\":\"x\",\"rung\":0,\"kept\":false,\"from\":{ends},\"lasting\":600000,\"window\":600000,\"spacing\":600000}}"#
+    );
+    for n in 0..9 {
+        server.tell(&format!(
+            "HSET defib:{{it}}:fleet:budget:{name} b.{n} \"{ends} 7 b.{n} {words}\""
+        ));
+    }
+    server.tell(&format!(
+        "HSET defib:{{it}}:fleet:down {name} \"{ends} 7 b.1 {words}\""
+    ));
+    server.tell(&format!("SET defib:{{it}}:fleet:next \"{ends} 7 b.1 {words}\""));
+    application.kill();
+    until("it is restarted", || application.starts() == 3);
+    assert!(node.count("defib_fleet_disbelieved_total") >= 9);
+    node.logs("were written by no node of this group");
 }

@@ -177,6 +177,7 @@ fn peer_settings(peer: &PeerView) -> PeerSettings {
     };
     PeerSettings {
         name: Arc::clone(&peer.name),
+        known_as: peer.name.clone(),
         local: peer.local,
         grace: Duration::from_secs(10),
         leave_within: Duration::from_secs(300),
