@@ -250,7 +250,10 @@ impl Engine {
                 self.withdraw_pulse_of(id);
                 self.close_moot(id, "what condemned it is not expected any more");
             }
-            Liveness::Alive => self.try_close(id),
+            Liveness::Alive => {
+                self.try_close(id);
+                self.proven(id);
+            }
             Liveness::Unknown => {
                 // A pulse that rests on what is held, or gone, is withdrawn. Nothing else is forgotten by a blip.
                 self.withdraw_pulse_of(id);
@@ -477,12 +480,25 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Life that resets a backoff begins once nothing has to be proven.
+    fn proven(&mut self, id: PeerId) {
+        let now = self.now;
+        if let Some(peer) = self.peer_mut(id)
+            && peer.episode.is_none()
+        {
+            peer.alive_since.get_or_insert(now);
+        }
+    }
+}
+
 impl Peer {
     /// Bookkeeping of a change of liveness.
     fn enter(&mut self, to: Liveness, now: Time) {
         match to {
-            Liveness::Alive => self.alive_since = self.alive_since.or(Some(now)),
-            Liveness::Suspect | Liveness::Dead => {}
+            // (A life that has not proven itself yet counts from its proof on: see `proven`.)
+            Liveness::Alive if self.episode.is_none() => self.alive_since = self.alive_since.or(Some(now)),
+            Liveness::Alive | Liveness::Suspect | Liveness::Dead => {}
             Liveness::Unknown => return,
         }
         if to == Liveness::Dead {

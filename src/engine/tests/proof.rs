@@ -102,3 +102,18 @@ fn the_backoff_is_reset_by_life_that_was_proven_and_by_no_other_time() {
     };
     assert_eq!(doubled(dead), 2);
 }
+
+/// It runs, and the check that condemned it says nothing any more.
+#[test]
+fn the_backoff_is_not_reset_by_life_that_was_never_proven() {
+    let running_alone = |world: &mut World| {
+        world.running(0, "b");
+        for _ in 0..75 {
+            world.observe(0, 0, Outcome::Pass);
+            world.run(S);
+        }
+        assert_eq!(world.liveness(0), Liveness::Alive);
+        assert!(!world.saw("app: recovered"), "{:#?}", world.notices);
+    };
+    assert_eq!(doubled(running_alone), 2);
+}
