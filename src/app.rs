@@ -55,6 +55,7 @@ use crate::runtime::port::Port;
 use crate::runtime::sd_notify::{Environment, Notifier};
 use crate::runtime::shutdown::{Exit, Life, Stop};
 use crate::runtime::supervise::{Policy, Supervisor};
+use crate::signing::Verifier;
 use crate::sock_diag::Rounds;
 use crate::store::{self, OpenError, Store};
 use crate::systemd::Systemd;
@@ -140,6 +141,8 @@ struct Common {
     leases: Option<LeaseDesk>,
     reload: Option<ReloadDesk>,
     notifier: Arc<Notifier>,
+    /// Our latest heartbeat, as it went out.
+    heartbeat: watch::Sender<Arc<[u8]>>,
     recent: Arc<Recent>,
     history: Option<PathBuf>,
     alive: Arc<AtomicU64>,
@@ -265,6 +268,13 @@ impl App {
             ),
             Policy::Keep,
         );
+        if !config.ask.is_empty() {
+            let verifier = signing.as_ref().map(|signing| Arc::clone(&signing.of_answers));
+            tasks.spawn(
+                asking_task(&config, settings.quorum.lifetime, verifier, &common),
+                Policy::Restart,
+            );
+        }
         if let Some(signing) = signing {
             tasks.spawn(signing.task(), Policy::Keep);
         }
@@ -440,6 +450,7 @@ impl Common {
             leases: None,
             reload: None,
             notifier: Arc::new(Notifier::open(&Environment::of_process())),
+            heartbeat: watch::Sender::new(Arc::from([])),
             recent: Arc::default(),
             history: None,
             alive: Arc::default(),
@@ -457,6 +468,7 @@ impl Common {
             history: self.history.clone(),
             leases: self.leases.clone(),
             reload: self.reload.clone(),
+            heartbeat: self.heartbeat.subscribe(),
             metrics: self.metrics.clone(),
         }
     }
@@ -712,7 +724,7 @@ fn bus_task(
         Backend::Embedded { .. } => Arc::new(broker),
     };
     let (clock, metrics) = (common.clock.clone(), common.metrics.bus.clone());
-    let events = common.events.clone();
+    let (events, latest) = (common.events.clone(), common.heartbeat.clone());
     let started = AtomicBool::new(false);
     Task {
         name: "bus".to_owned(),
@@ -726,6 +738,7 @@ fn bus_task(
                 clock: clock.clone(),
                 wall: Arc::new(clock::wall_seconds),
                 seal: seal.clone(),
+                latest: latest.clone(),
             };
             let events = events.clone();
             let again = started.swap(true, Ordering::Relaxed);
@@ -738,6 +751,31 @@ fn bus_task(
                 bus.run(commands, events, cancel).await
             })
         }),
+    }
+}
+
+/// Votes over HTTP.
+fn asking_task(
+    config: &Config,
+    lifetime: Duration,
+    verifier: Option<Arc<Verifier>>,
+    common: &Common,
+) -> Task {
+    let asking = bus::Asking {
+        nodes: config.ask.clone(),
+        interval: config.bus.interval,
+        group_channel: Arc::clone(&config.bus.publish_channel),
+        verifier,
+        wall: Arc::new(clock::wall_seconds),
+        clock: common.clock.clone(),
+        lifetime,
+        snapshots: common.snapshots.subscribe(),
+        events: common.events.clone(),
+        metrics: common.metrics.bus.clone(),
+    };
+    Task {
+        name: "votes".to_owned(),
+        start: Box::new(move |cancel| Box::pin(asking.clone().run(cancel))),
     }
 }
 

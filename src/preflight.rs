@@ -36,6 +36,8 @@ pub enum Part {
     Fleet,
     /// A `[blocker.NAME]`.
     Blocker,
+    /// A node that is asked for its votes over HTTP.
+    Votes,
     /// The keys by which heartbeats are signed and verified.
     Signing,
     /// `heartbeat.file`.
@@ -63,6 +65,7 @@ impl Part {
             Self::Leases => "leases",
             Self::Fleet => "fleet",
             Self::Blocker => "blocker",
+            Self::Votes => "votes",
             Self::Signing => "signing",
             Self::HeartbeatFile => "heartbeat_file",
             Self::Expectation => "expectation",

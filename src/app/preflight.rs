@@ -58,6 +58,7 @@ pub async fn preflight(config: &Config, probes: Probes<'_>, patience: Patience) 
     }
     looks.extend(leases::preflight(&config.leases, redis.as_ref()));
     looks.extend(fleet::preflight(&config.fleet, &names, redis.as_ref()));
+    looks.extend(bus::preflight_of_asked(&config.ask, &names));
     looks.extend(notify::preflight(&config.notify));
     looks.extend(checks::preflight(
         &config.checks,

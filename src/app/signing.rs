@@ -12,6 +12,8 @@ use crate::telemetry::metrics::Metrics;
 /// Everything there is to sign with, where the configuration asks for it.
 pub(super) struct Signing {
     pub(super) seal: Seal,
+    /// Verifies what other nodes answer over HTTP: what the bus has brought already, or is about to.
+    pub(super) of_answers: Arc<Verifier>,
     settings: signing::Settings,
     keyring: Arc<Keyring>,
 }
@@ -41,12 +43,15 @@ impl Signing {
         )
         .expecting(engine.watched_nodes().cloned());
         verifier.restore(&settings.heard);
+        let verifier = Arc::new(verifier);
+        let of_answers = Arc::new(Verifier::beside(&verifier));
         let seal = Seal {
             signer: Arc::new(signer),
-            verifier: Arc::new(verifier),
+            verifier,
         };
         Some(Self {
             seal,
+            of_answers,
             settings,
             keyring,
         })

@@ -3,6 +3,7 @@
 //! Turns messages into events and decisions into messages. Knows nothing of peers, checks or remedies. What is
 //! absent: a queue for what could not be published, and trust in any client library's own reconnecting.
 
+mod ask;
 mod backoff;
 mod calm;
 pub mod embedded;
@@ -27,9 +28,10 @@ use crate::engine::time::Clock;
 use crate::redis_client::Endpoint;
 use crate::redis_client::dial::Dial;
 use crate::telemetry::metrics::bus::BusMetrics;
+pub use ask::Asking;
 pub use intake::{Intake, NoHeartbeat, Seal};
 use link::{Keeper, Order};
-pub use preflight::preflight;
+pub use preflight::{of_asked as preflight_of_asked, preflight};
 use session::Shared;
 
 /// Orders that may wait for one link; more are dropped and reported. Links take them at once in every state.
@@ -95,6 +97,8 @@ pub struct Bus {
     pub wall: WallClock,
     /// How heartbeats are signed and verified, if they are.
     pub seal: Option<Seal>,
+    /// Shows our latest heartbeat as it went out; empty before the first.
+    pub latest: watch::Sender<Arc<[u8]>>,
 }
 
 impl fmt::Debug for Bus {

@@ -6,10 +6,13 @@
 //! would need a permission of its own that a careful ACL does not give.)
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Backend, Settings};
+use super::{Backend, Settings, ask, heartbeat};
 use crate::engine::event::{Link, LinkStatus, Role};
+use crate::engine::settings::Settings as Names;
+use crate::http_client::{self, Response};
 use crate::preflight::{Finding, Look, Part, Subject};
 use crate::redis_client::Redis;
 use crate::redis_client::connection::Connection;
@@ -41,6 +44,34 @@ pub fn preflight(settings: &Settings) -> Vec<Look> {
             }
         }
     })]
+}
+
+/// The looks at the nodes that are asked for their votes over HTTP.
+pub fn of_asked(nodes: &[Arc<str>], names: &Names) -> Vec<Look> {
+    let look = |node: &Arc<str>| {
+        let subject = Subject::peer(Part::Votes, "", &**node);
+        let (node, group) = (Arc::clone(node), Arc::clone(&names.group));
+        subject.look(async move { told(&ask::latest(&node, "", PATIENCE).await, &node, &group) })
+    };
+    nodes.iter().map(look).collect()
+}
+
+/// What one answer shows. (Whether it verifies, a running node counts.)
+fn told(answer: &Result<Response, http_client::Error>, node: &str, group: &str) -> Finding {
+    let cure = "name the public listener of another node in quorum.ask, at an address that it listens on";
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Finding::unknown(format!("{node}: {error}")),
+    };
+    match (answer.status, &answer.body) {
+        (200, Some(body)) => match heartbeat::read(body) {
+            Ok(beat) if beat.group.as_deref() == Some(group) => Finding::OK,
+            Ok(_) => Finding::missing(format!("{node} answers for another group"), cure),
+            Err(_) => Finding::missing(format!("{node} answers with no heartbeat"), cure),
+        },
+        (503, _) => Finding::unknown(format!("{node} has sent no heartbeat yet")),
+        (status, _) => Finding::missing(format!("{node} answers with status {status}"), cure),
+    }
 }
 
 async fn try_all(redis: &Redis, settings: &Settings) -> Result<Finding, Failure> {

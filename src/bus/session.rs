@@ -218,6 +218,7 @@ impl Session {
             }
             return Ok(());
         };
+        self.shared.bus.latest.send_replace(Arc::from(body.as_slice()));
         let channel = self.shared.settings().publish_channel.clone();
         let what = Question::Publish(slot);
         self.ask(connection, what, &[b"PUBLISH", channel.as_bytes(), &body])

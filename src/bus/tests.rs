@@ -104,6 +104,7 @@ impl World {
             clock: clock.clone(),
             wall: Arc::new(|| 0.0),
             seal: None,
+            latest: watch::Sender::new(Arc::from([])),
         };
         let (commands, taken) = mpsc::channel(8);
         // More than any test leaves unread: a link waits for the event loop to take its status.

@@ -160,16 +160,6 @@ impl Reply {
     }
 }
 
-/// A name as one segment of a path.
-pub(super) fn encoded(name: &str) -> String {
-    name.bytes().fold(String::new(), |path, byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            path + char::from(byte).encode_utf8(&mut [0; 4])
-        }
-        _ => path + &format!("%{byte:02X}"),
-    })
-}
-
 /// Runs a command's questions to their end and turns a failure into a line on stderr.
 pub(super) fn answered(questions: impl Future<Output = anyhow::Result<String>>) -> ExitCode {
     match on_one_thread(questions) {
@@ -264,12 +254,6 @@ async fn over_socket(socket: &Path, method: &str, path: &str, body: Option<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_one_segment() {
-        assert_eq!(encoded("feed-1.a_b~"), "feed-1.a_b~");
-        assert_eq!(encoded("a/b c?ü"), "a%2Fb%20c%3F%C3%BC");
-    }
 
     #[test]
     fn every_address_means_loopback_to_a_client() {

@@ -6,11 +6,12 @@ use std::process::ExitCode;
 use anyhow::{Context, anyhow, bail};
 use serde_json::json;
 
-use super::api::{self, Node, TIMEOUT, encoded};
+use super::api::{self, Node, TIMEOUT};
 use super::args::BeatArgs;
 use super::exit;
 use crate::bus::Backend;
 use crate::config::Config;
+use crate::http_client::encoded;
 use crate::redis_client::{self, Endpoint};
 use crate::runtime::clock;
 

@@ -13,6 +13,7 @@ use super::args::HistoryArgs;
 use super::follow::Follower;
 use crate::audit::{self, Asked, Page};
 use crate::calendar::stamp;
+use crate::http_client::encoded;
 use crate::runtime::clock;
 use crate::telemetry::logs::printable;
 
@@ -57,7 +58,7 @@ pub fn execute(args: &HistoryArgs) -> ExitCode {
 async fn ask(args: &HistoryArgs, node: &Node) -> anyhow::Result<Page> {
     let mut path = format!("/api/v1/history?limit={}", args.limit);
     if let Some(peer) = &args.peer {
-        let _ = write!(path, "&peer={}", api::encoded(peer));
+        let _ = write!(path, "&peer={}", encoded(peer));
     }
     if let Some(since) = args.since {
         let _ = write!(path, "&since={}ms", since.as_millis());

@@ -12,6 +12,7 @@ use crate::bus::Backend;
 use crate::engine::time::Clock as _;
 use crate::heartbeat_file::{self, Beat, Content, MAX_BYTES, Stamp, Unread};
 use crate::http::explain::span;
+use crate::http_client::encoded;
 use crate::http_client::{self, Answer, Expect, JsonCondition, Question};
 use crate::redis_client::{self as server, Endpoint, Probed};
 use crate::runtime::clock;
@@ -103,7 +104,7 @@ fn condition(args: &ProbeHttpArgs) -> Option<JsonCondition> {
 
 async fn healthz(node: &Node, args: &ProbeHealthzArgs) -> Found {
     let path = match &args.peer {
-        Some(peer) => format!("/healthz/{}", api::encoded(peer)),
+        Some(peer) => format!("/healthz/{}", encoded(peer)),
         None => "/healthz".to_owned(),
     };
     match node.get(&path, args.timeout).await {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use super::api::{self, Node};
 use super::args::RestartArgs;
 use super::follow::Follower;
+use crate::http_client::encoded;
 use crate::telemetry::logs::printable;
 
 /// The node takes as long for its answer as its guards do, which may ask others.
@@ -27,7 +28,7 @@ pub fn execute(args: &RestartArgs) -> ExitCode {
         } else {
             None
         };
-        let path = format!("/api/v1/restart/{}", api::encoded(&args.peer));
+        let path = format!("/api/v1/restart/{}", encoded(&args.peer));
         let body = json!({ "remedy": args.remedy, "rung": args.rung, "force": args.force });
         let answer = node.send("POST", &path, &body, ANSWER).await?.good()?;
         let answer: Value =

@@ -21,6 +21,7 @@ use super::{Config, LogFormat, LogSettings, Sources, fields, fleet, rules, sugge
 use crate::engine::event::{CheckId, PeerId};
 use crate::engine::settings::{BreakerSettings, GroupBudget, PeerSettings, QuorumSettings, Settings, Source};
 use crate::fleet::Group;
+use crate::http_client::Target;
 use crate::redis_client::{Address, Endpoint};
 use crate::{audit, bus, checks, docker, http, leases, remedies, systemd};
 
@@ -148,6 +149,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         },
     ) = (group?, bus?, heartbeat?);
     let group_channel: Arc<str> = channel.unwrap_or_else(|| format!("defib:{group}")).into();
+    let (quorum, ask) = quorum?;
     rules::channels(root, &peers, &group_channel);
     rules::listeners(root, &base.http, &bus.backend);
     rules::sockets(root, &peers);
@@ -228,6 +230,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             group: asked,
             blockers,
         },
+        ask,
         leases: captures.and(leases)?,
         signing: signing?.map(|signing| signing.kept_beside(&store)),
         notify: notify?,
@@ -252,7 +255,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
             group_budget: group_budget?,
             fleet_asks: asked != Group::Alone,
             breaker: breaker?,
-            quorum: quorum?,
+            quorum,
             expectations: numbered.expectations,
             peers: numbered.peers,
         },
@@ -373,7 +376,9 @@ fn breaker(reader: &Reader<'_>) -> Read<BreakerSettings> {
     })
 }
 
-fn quorum(reader: &Reader<'_>, beats: &Read<Beats>) -> Read<QuorumSettings> {
+/// The rule, and who is asked over HTTP.
+fn quorum(reader: &Reader<'_>, beats: &Read<Beats>) -> Read<(QuorumSettings, Vec<Arc<str>>)> {
+    let ask = addresses(reader, reader.texts("ask"));
     let (k, fast, lifetime) = (
         reader.int("k"),
         reader.bool("fast"),
@@ -391,11 +396,37 @@ fn quorum(reader: &Reader<'_>, beats: &Read<Beats>) -> Read<QuorumSettings> {
         let help = "votes come with heartbeats: one that is lost must not undo them";
         return Err(reader.wrong(&reader.at("lifetime"), "vote_lifetime", message, help));
     }
-    Ok(QuorumSettings {
+    let ask = ask?;
+    let settings = QuorumSettings {
         k: k?,
         fast: fast?,
         lifetime,
-    })
+        asks: !ask.is_empty(),
+    };
+    Ok((settings, ask))
+}
+
+fn addresses(reader: &Reader<'_>, ask: Read<Vec<String>>) -> Read<Vec<Arc<str>>> {
+    let mut good = Ok(());
+    let ask = ask?;
+    for (place, address) in ask.iter().enumerate() {
+        let wrong = match Target::parse(address) {
+            Ok(target) if target.path == "/" => continue,
+            Ok(_) => "a path or a query follows the host".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let message = format!(
+            "`ask` names the addresses of other nodes, and the one at place {} is none: {wrong}",
+            place + 1
+        );
+        good = Err(reader.wrong(
+            &reader.at("ask"),
+            "vote_address",
+            message,
+            "as in ask = [\"http://node-b:7337\"]",
+        ));
+    }
+    good.map(|()| ask.into_iter().map(Arc::from).collect())
 }
 
 fn bus(reader: &Reader<'_>) -> Read<Bus> {

@@ -313,9 +313,18 @@ pub const QUORUM: Section = Section {
             "How long a vote counts after it was heard, and how long a node is heard after its heartbeat. At least twice \
              `heartbeat.interval`.",
         ),
+        field(
+            "ask",
+            Texts(64, 256),
+            Is("[]"),
+            "Addresses of other nodes' public listeners, as in `[\"http://node-b:7337\"]`. While this node suspects somebody, each is \
+             asked over HTTP for its latest heartbeat, votes and all: the bus is a suspect, too. What it answers is a vote or an \
+             objection as on the bus, and no more: no sign of life there, and no part of the majority. The other node must ask this \
+             one, too, if its vote is to count. Where nobody signs, whoever can answer at that address has one vote.",
+        ),
     ],
     tables: &[],
-    later: &["ask"],
+    later: &[],
 };
 
 /// `[log]`

@@ -222,6 +222,8 @@ pub struct Config {
     pub http: http::Settings,
     /// For `fleet`.
     pub fleet: crate::fleet::Settings,
+    /// Public listeners of other nodes, which are asked for their votes.
+    pub ask: Vec<Arc<str>>,
     /// For `leases`.
     pub leases: crate::leases::Settings,
     /// For `signing`, if this group signs.

@@ -14,14 +14,13 @@ use crate::engine::settings::Settings;
 use crate::{audit, bus, docker, fleet, http, leases, notify, signing, systemd};
 
 /// Tables of which nothing is taken up at the start only.
-const TAKEN_UP: [&str; 8] = [
+const TAKEN_UP: [&str; 7] = [
     "peer",
     "when",
     "maintenance",
     "blocker",
     "budget",
     "breaker",
-    "quorum",
     "capture",
 ];
 
@@ -57,6 +56,7 @@ pub(super) fn needed(root: &Reader<'_>, new: &Config, old: &Config) {
         systemd,
         http,
         fleet,
+        ask,
         leases,
         signing,
         notify,
@@ -159,6 +159,7 @@ pub(super) fn needed(root: &Reader<'_>, new: &Config, old: &Config) {
     places.of("leases", "max_ttl", *max_ttl == old.leases.max_ttl);
     places.of("leases", "max", *max == old.leases.max);
     places.fleet(*asked, old.fleet.group, *backend == old.bus.backend);
+    places.of("quorum", "ask", *ask == old.ask);
     places.notify(notify, &old.notify);
     // Each message says whether it is one of a dry run.
     places.top("dry_run", notify.is_empty() || *dry_run == old.dry_run);
@@ -350,6 +351,13 @@ mod tests {
         for part in ["`http.listen` is taken up", "`no`", "`spacing`", "3 mistakes"] {
             assert!(said.contains(part), "{part} is not in {said}");
         }
+        let asks = "quorum = { k = 3, ask = [\"http://node-b:7337\"] }\n";
+        let said = refusal("quorum = { k = 2 }\n", asks);
+        assert!(
+            said.contains("`quorum.ask` is taken up at the start only"),
+            "{said}"
+        );
+        assert_eq!(refusal(asks, &asks.replace("k = 3", "k = 2")), "");
         // What could not be read may have said anything.
         let said = refusal(good, "[http]\nlisten = \n[peer.one.checks.push]\n");
         assert!(!said.contains("is taken up"), "{said}");

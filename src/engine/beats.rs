@@ -287,7 +287,7 @@ impl Sender {
     }
 }
 
-fn planned_interval(beat: &Heartbeat) -> Duration {
+pub(super) fn planned_interval(beat: &Heartbeat) -> Duration {
     Duration::from_millis(beat.interval_ms.unwrap_or(1_000).clamp(1, 3_600_000))
 }
 

@@ -455,6 +455,15 @@ pub enum Event {
         /// What could be read of it.
         body: Body,
     },
+    /// Another node's latest heartbeat, asked for over HTTP. It votes, and is nobody's life on the bus.
+    Answered(Heartbeat),
+    /// Another node asks over HTTP what is known of `about`, a channel or a node of which it heard nothing for so long.
+    Doubted {
+        /// As in a [`Vote`].
+        about: Arc<str>,
+        /// By its clock.
+        silent: Duration,
+    },
     /// The sub link had to drop messages: what was not heard in between proves nothing.
     Lost {
         /// How many.

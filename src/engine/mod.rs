@@ -187,6 +187,8 @@ impl Engine {
             }
             Event::PublishFailed { slot } => self.trust.not_taken(slot),
             Event::Message { channel, body } => self.message(&channel, body),
+            Event::Answered(beat) => self.hear_answer(&beat),
+            Event::Doubted { about, silent } => self.doubted(&about, silent),
             Event::Lost { .. } => self.trust.lost(),
             Event::Observation(observation) => self.observation(observation),
             Event::Report(report) => self.reported(report),

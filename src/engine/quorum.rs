@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::beats::{Heard, Sender};
+use super::beats::{Heard, Sender, planned_interval};
 use super::event::{Ballot, CheckId, Heartbeat, Incarnation, PeerId, Vote};
 use super::peer::Liveness;
 use super::settings::{
@@ -159,6 +159,14 @@ struct Word {
     until: Time,
 }
 
+/// How a heartbeat came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Bus,
+    /// It was fetched.
+    Http,
+}
+
 /// What somebody wants to know.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
@@ -180,6 +188,8 @@ pub(super) struct Quorum {
     /// Nodes that the configuration names: their word is heard, however many others there are.
     named: BTreeSet<Arc<str>>,
     observers: BTreeMap<Arc<str>, Observer>,
+    /// The same of what they answered over HTTP: apart, so that no answer makes a life, a lateness or a majority on the bus.
+    answers: BTreeMap<Arc<str>, Observer>,
     /// Whom we vote against, and when that first went out.
     own: BTreeMap<CheckId, Option<Time>>,
     asked: BTreeMap<Arc<str>, Asked>,
@@ -213,6 +223,7 @@ impl Quorum {
             subjects,
             listeners,
             observers: BTreeMap::new(),
+            answers: BTreeMap::new(),
             own: BTreeMap::new(),
             asked: BTreeMap::new(),
             urgent: false,
@@ -242,9 +253,14 @@ impl Quorum {
         self.interval / 2
     }
 
-    /// How long others have to contradict, once they were told whom we suspect.
+    /// How long others have to contradict, once they were told whom we suspect. (An answer that was asked for takes a way
+    /// there, a heartbeat out of turn, and another question.)
     pub(super) fn objection(&self) -> Duration {
-        self.interval / 2
+        if self.settings.asks {
+            self.interval
+        } else {
+            self.interval / 2
+        }
     }
 
     pub(super) fn subjects_of(&self, peer: PeerId) -> impl Iterator<Item = (CheckId, &Subject)> {
@@ -398,20 +414,25 @@ impl Quorum {
 
     /// Names of nodes that we hear; with more than a ballot holds, others at each slot.
     pub(super) fn hears(&self, slot: u64, now: Time) -> Vec<Arc<str>> {
-        let heard = || self.observers.iter().filter(|(_, of)| self.is_live(of, now));
-        let count = heard().count();
-        let turns = count.div_ceil(Ballot::MAX_HEARS).max(1);
+        let all = self.observers.iter().chain(&self.answers);
+        let heard: BTreeSet<&Arc<str>> = all
+            .filter(|(_, of)| self.is_live(of, now))
+            .map(|(name, _)| name)
+            .collect();
+        let turns = heard.len().div_ceil(Ballot::MAX_HEARS).max(1);
         let turn = usize::try_from(slot).unwrap_or(0) % turns;
-        heard()
+        heard
+            .into_iter()
             .skip(turn * Ballot::MAX_HEARS)
             .take(Ballot::MAX_HEARS)
-            .map(|(name, _)| Arc::clone(name))
+            .map(Arc::clone)
             .collect()
     }
 
     /// It left for good, as its goodbye or an operator says.
     pub(super) fn forget(&mut self, node: &str) {
         self.observers.remove(node);
+        self.answers.remove(node);
     }
 
     /// Takes in another node's heartbeat. Returns those of our checks that it votes on. `life` is the one that we judge;
@@ -419,6 +440,7 @@ impl Quorum {
     pub(super) fn hear<'a>(
         &mut self,
         beat: &Heartbeat,
+        way: Way,
         own: &str,
         now: Time,
         life: impl Fn(CheckId) -> Option<&'a Incarnation>,
@@ -428,13 +450,21 @@ impl Quorum {
         else {
             return Vec::new();
         };
-        if !self.make_room(name, now) {
+        let brought = self
+            .observers
+            .get(name)
+            .filter(|of| of.boot.as_ref() == Some(boot));
+        let brought = brought
+            .and_then(|of| Some(of.fresh?.0))
+            .filter(|_| way == Way::Http);
+        if brought.is_some_and(|last| slot < last) || !self.make_room(way, name, now) {
             return Vec::new();
         }
-        let observer = self.observers.entry(Arc::clone(name)).or_default();
-        match observer.sender.hear(beat, own, now) {
+        let lifetime = self.settings.lifetime;
+        let observer = self.of(way).entry(Arc::clone(name)).or_default();
+        let fresh = match observer.sender.hear(beat, own, now) {
             Heard::Life(_) if beat.goodbye => {
-                self.observers.remove(name);
+                self.forget(name);
                 return Vec::new();
             }
             Heard::Life(_) => {
@@ -446,8 +476,10 @@ impl Quorum {
                     };
                 }
                 observer.fresh = Some((slot, now));
+                // (What the bus has brought already proves no life.)
+                brought.is_none_or(|last| slot > last)
             }
-            Heard::Stale if observer.repeats(boot, slot, now, self.settings.lifetime) => {}
+            Heard::Stale if observer.repeats(boot, slot, now, lifetime) => false,
             Heard::Stale => {
                 let votes = beat.ballot.votes.iter().filter(|vote| accuses(vote)).count() as u64;
                 self.counts.heard += votes;
@@ -456,25 +488,74 @@ impl Quorum {
                 }
                 return Vec::new();
             }
+        };
+        // (What was asked for may have gone out an interval ago.)
+        let said_at = match way {
+            Way::Bus => now,
+            Way::Http => now - planned_interval(beat),
+        };
+        let mut concerned = self.take_ballot((way, name), &beat.ballot, (said_at, now), life);
+        match way {
+            // What comes on the bus is no older than any answer was.
+            Way::Bus if fresh => concerned.extend(self.outdated(name)),
+            Way::Http if fresh => concerned.extend(self.lives(name, said_at, now)),
+            Way::Bus | Way::Http => {}
         }
-        self.take_ballot(name, &beat.ballot, now, life)
+        concerned
+    }
+
+    fn of(&mut self, way: Way) -> &mut BTreeMap<Arc<str>, Observer> {
+        match way {
+            Way::Bus => &mut self.observers,
+            Way::Http => &mut self.answers,
+        }
+    }
+
+    /// What this node answered last says nothing any more: the bus brings it again. On which checks that was.
+    fn outdated(&mut self, name: &Arc<str>) -> Vec<CheckId> {
+        let answered = self.answers.remove(name).unwrap_or_default().words;
+        let checks = answered.keys().flat_map(|about| self.listeners(about));
+        checks.copied().collect()
+    }
+
+    /// A node that answers with a heartbeat which it had not sent before lives, whatever the bus brings of it.
+    fn lives(&mut self, name: &Arc<str>, said_at: Time, now: Time) -> Vec<CheckId> {
+        let about: Arc<str> = format!("node:{name}").into();
+        let checks = self.listeners(&about).to_vec();
+        let word = Word {
+            liveness: Liveness::Alive,
+            life: None,
+            life_at: said_at,
+            until: now + self.settings.lifetime,
+        };
+        if !checks.is_empty()
+            && let Some(observer) = self.answers.get_mut(name)
+        {
+            observer.words.insert(about, word);
+        }
+        checks
     }
 
     fn take_ballot<'a>(
         &mut self,
-        name: &Arc<str>,
+        (way, name): (Way, &Arc<str>),
         ballot: &Ballot,
-        now: Time,
+        (said_at, now): (Time, Time),
         life: impl Fn(CheckId) -> Option<&'a Incarnation>,
     ) -> Vec<CheckId> {
-        let Some(observer) = self.observers.get_mut(name) else {
+        let (node, lifetime) = (Arc::clone(&self.node), self.settings.lifetime);
+        let Some(observer) = self.of(way).get_mut(name) else {
             return Vec::new();
         };
-        if ballot.hears.contains(&self.node) {
+        if ballot.hears.contains(&node) {
             observer.hears_us = Some(now);
         }
-        if ballot.left_out == 0 {
-            observer.words.clear();
+        if ballot.left_out == 0 && !observer.words.is_empty() {
+            // (But for what its own answer has shown of it, which only time takes back.)
+            let itself = format!("node:{name}");
+            observer
+                .words
+                .retain(|about, _| way == Way::Http && **about == *itself);
         }
         let mut concerned = Vec::new();
         for vote in ballot.votes.iter().take(Ballot::MAX_VOTES) {
@@ -486,18 +567,21 @@ impl Quorum {
                 }
                 continue;
             };
-            let life_at = now - Duration::from_millis(vote.silent_ms);
+            let life_at = said_at - Duration::from_millis(vote.silent_ms);
             let word = Word {
                 liveness: vote.liveness,
                 life: vote.incarnation.clone(),
                 life_at,
-                until: now + self.settings.lifetime,
+                until: now + lifetime,
+            };
+            let observers = match way {
+                Way::Bus => &self.observers,
+                Way::Http => &self.answers,
             };
             for check in checks {
-                let worth = self.observers.get(name).zip(self.subjects.get(check));
-                let void = worth.and_then(|(of, subject)| {
-                    of.void(&word, name, subject, life(*check), now, self.settings.lifetime)
-                });
+                let worth = observers.get(name).zip(self.subjects.get(check));
+                let void = worth
+                    .and_then(|(of, subject)| of.void(&word, name, subject, life(*check), now, lifetime));
                 if let Some(void) = void.filter(|_| against) {
                     *self.counts.void.entry(void).or_default() += 1;
                 }
@@ -506,11 +590,20 @@ impl Quorum {
             if against {
                 self.ask(&vote.about, life_at, now);
             }
-            if let Some(observer) = self.observers.get_mut(name) {
+            if let Some(observer) = self.of(way).get_mut(name) {
                 observer.words.insert(Arc::clone(&vote.about), word);
             }
         }
         concerned
+    }
+
+    /// Somebody asks of it who is not heard here. Which of our checks listen to it.
+    pub(super) fn doubted(&mut self, about: &Arc<str>, life_at: Time, now: Time) -> Vec<CheckId> {
+        let checks = self.listeners(about).to_vec();
+        if !checks.is_empty() {
+            self.ask(about, life_at, now);
+        }
+        checks
     }
 
     /// Somebody wants to know of it.
@@ -529,23 +622,24 @@ impl Quorum {
         asked.life_at = asked.life_at.min(life_at);
     }
 
-    fn make_room(&mut self, name: &str, now: Time) -> bool {
-        if self.observers.contains_key(name) || self.named.contains(name) {
+    fn make_room(&mut self, way: Way, name: &str, now: Time) -> bool {
+        let observers = match way {
+            Way::Bus => &mut self.observers,
+            Way::Http => &mut self.answers,
+        };
+        if observers.contains_key(name) || self.named.contains(name) {
             return true;
         }
-        let strangers = || {
-            self.observers
-                .iter()
-                .filter(|(name, _)| !self.named.contains(*name))
-        };
+        let strangers = || observers.iter().filter(|(name, _)| !self.named.contains(*name));
         if strangers().count() < MAX_OBSERVERS {
             return true;
         }
+        let lifetime = self.settings.lifetime;
         let quietest = strangers().min_by_key(|(_, of)| of.fresh.map(|(_, at)| at));
         match quietest {
-            Some((quietest, of)) if !self.is_live(of, now) => {
+            Some((quietest, of)) if !of.heard_within(now, lifetime) => {
                 let quietest = Arc::clone(quietest);
-                self.observers.remove(&quietest);
+                observers.remove(&quietest);
                 true
             }
             Some(_) | None => false,
@@ -556,7 +650,7 @@ impl Quorum {
         of.heard_within(now, self.settings.lifetime)
     }
 
-    /// Nodes of the group: heard now, and after `since`; and known. `expected` are those that the configuration names and
+    /// Nodes of the group: heard now on the bus, and after `since`; and known. `expected` are those that the configuration names and
     /// that were heard once, perhaps by an earlier run of this node.
     pub(super) fn members(
         &self,
@@ -568,7 +662,8 @@ impl Quorum {
         let after = since.map_or(Time::ZERO, |since| since + self.interval);
         let heard = |of: &&Observer| self.is_live(of, now) && of.fresh.is_some_and(|(_, at)| at >= after);
         let live = self.observers.values().filter(heard).count();
-        let remembered = self.observers.iter();
+        // Who answers is known and not heard: two halves of a bus that was cut must not each take itself for the whole.
+        let remembered = self.observers.iter().chain(&self.answers);
         let known: BTreeSet<Arc<str>> = remembered
             .filter(|(_, of)| of.heard_within(now, REMEMBERED))
             .map(|(name, _)| Arc::clone(name))
@@ -590,7 +685,7 @@ impl Quorum {
         let Some(subject) = self.subjects.get(&check) else {
             return tally;
         };
-        for (name, of) in &self.observers {
+        for (name, of) in self.observers.iter().chain(&self.answers) {
             let word = of.words.get(&subject.about).filter(|word| now < word.until);
             let Some(word) = word else { continue };
             if word.liveness == Liveness::Alive {
@@ -608,6 +703,8 @@ impl Quorum {
                 }
             }
         }
+        // (What a node said one way does not make its word of the other way worthless.)
+        tally.void.retain(|name, _| !tally.agree.contains(name));
         tally
     }
 }

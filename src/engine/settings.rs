@@ -409,6 +409,8 @@ pub struct QuorumSettings {
     /// A vote counts for so long after it was heard, and a node is heard for so long after its heartbeat; at least
     /// twice the interval of heartbeats. Default 3 s.
     pub lifetime: Duration,
+    /// Others are asked over HTTP, too, and have an interval for an answer instead of half. Default false.
+    pub asks: bool,
 }
 
 /// One rung of a ladder.
@@ -604,6 +606,7 @@ impl Default for QuorumSettings {
             k: 2,
             fast: true,
             lifetime: Duration::from_secs(3),
+            asks: false,
         }
     }
 }

@@ -134,6 +134,9 @@ pub struct VotesView {
     pub void: BTreeMap<Arc<str>, Void>,
     /// Nodes of the group that are heard now, and were after it fell silent; this one among them.
     pub live: usize,
+    /// What this node suspects of it, as votes name it, and since when it is silent.
+    #[serde(default)]
+    pub doubts: BTreeMap<Arc<str>, Time>,
 }
 
 /// A pause in force.

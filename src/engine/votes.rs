@@ -2,31 +2,53 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Engine;
 use super::event::{Ballot, CheckId, Heartbeat, PeerId, Vote};
 use super::evidence::Check;
 use super::peer::Liveness;
-use super::quorum::Tally;
+use super::quorum::{Tally, Way};
 use super::settings::{CheckKind, CheckSettings, Decides, Plane, Source};
 use super::snapshot::{QuorumView, VotesView};
 use super::time::Time;
 
 impl Engine {
-    /// Another node of the group spoke.
+    /// Another node of the group spoke on the bus.
     pub(super) fn hear_votes(&mut self, beat: &Heartbeat) {
+        self.take_votes(beat, Way::Bus);
+    }
+
+    /// Another node answered over HTTP. (One that ends says so on the bus, and is not asked for long.)
+    pub(super) fn hear_answer(&mut self, beat: &Heartbeat) {
+        let ours = beat.boot.as_ref() == Some(&self.settings.boot)
+            || beat.node.as_ref() == Some(&self.settings.node);
+        if !ours && !beat.goodbye {
+            self.take_votes(beat, Way::Http);
+        }
+    }
+
+    fn take_votes(&mut self, beat: &Heartbeat, way: Way) {
         if beat.group.as_ref() != Some(&self.settings.group) {
             return;
         }
         let peers = &self.peers;
         let life = |check: CheckId| peers.get(check.peer.0 as usize)?.incarnation.as_ref();
-        let concerned = self.quorum.hear(beat, &self.settings.boot, self.now, life);
+        let concerned = self.quorum.hear(beat, way, &self.settings.boot, self.now, life);
         for check in concerned {
             self.answer_if_asked(check);
             if self.quorum.votes_on(check) {
                 self.ask |= !self.waiting.is_empty();
                 self.judge(check.peer);
             }
+        }
+    }
+
+    /// Another node asks over HTTP what this one knows of what it doubts.
+    pub(super) fn doubted(&mut self, about: &Arc<str>, silent: Duration) {
+        let checks = self.quorum.doubted(about, self.now - silent, self.now);
+        for check in checks {
+            self.answer_if_asked(check);
         }
     }
 
@@ -292,7 +314,16 @@ impl Engine {
             return None;
         }
         let tally = self.tally_at(id, &checks, now);
+        let doubts = checks.iter().filter_map(|index| {
+            let check = CheckId {
+                peer: id,
+                index: *index,
+            };
+            let about = Arc::clone(&self.quorum.subject(check)?.about);
+            Some((about, self.evidence(check)?.1.silent_since()))
+        });
         Some(VotesView {
+            doubts: doubts.collect(),
             agree: tally.agree.into_iter().collect(),
             hear_it: tally.hear_it.into_iter().collect(),
             void: tally.void,

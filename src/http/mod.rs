@@ -25,13 +25,14 @@ mod view;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::allowance::Allowance;
 use crate::engine::decision::Notice;
 use crate::engine::event::{CheckId, Event};
 use crate::engine::time::{Clock, Time};
@@ -47,6 +48,10 @@ pub use view::View;
 
 use beat::Beats;
 use long::Long;
+
+/// What others doubt is told to the engine: so much together, so much a second.
+const ASKED_AT_ONCE: u32 = 64;
+const ASKED_A_SECOND: u32 = 32;
 
 /// Where to listen and how much to bear.
 #[derive(Clone, Debug, PartialEq)]
@@ -97,6 +102,8 @@ pub struct AppState {
     pub leases: Option<LeaseDesk>,
     /// Where a reload is asked for; `None`: the node has no configuration file to read again.
     pub reload: Option<ReloadDesk>,
+    /// Our latest heartbeat, as it went out on the bus; empty before the first.
+    pub heartbeat: watch::Receiver<Arc<[u8]>>,
     /// Gathered by `/metrics`.
     pub metrics: Metrics,
 }
@@ -127,6 +134,8 @@ struct Face {
     status: Long,
     metrics: Long,
     beats: Beats,
+    /// Questions about whom others suspect.
+    asked: Mutex<Allowance>,
 }
 
 impl Face {
@@ -134,6 +143,7 @@ impl Face {
         Arc::new(Self {
             app,
             beats: Beats::new(pushes),
+            asked: Mutex::new(Allowance::new(ASKED_AT_ONCE, ASKED_A_SECOND)),
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
             follower_slots: Arc::new(Semaphore::new(MAX_LEASE_FOLLOWERS)),
             history_slots: Arc::new(Semaphore::new(history::READERS)),

@@ -1,11 +1,12 @@
-//! The public listener's routes. Nothing here changes anything.
+//! The public listener's routes. Nothing here changes anything, but what the next heartbeat speaks of.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderValue};
 use axum::http::{Response, StatusCode, Uri};
 use axum::middleware::{Next, from_fn_with_state};
@@ -17,10 +18,13 @@ use serde::Serialize;
 use super::probes::{self, Answer};
 use super::status::{Entry, Explanation};
 use super::{Face, View, events, explain, history};
-use crate::engine::event::PeerId;
+use crate::engine::event::{Ballot, Event, PeerId};
 
 /// Bodies of requests. Only the admin listener has a use for one.
 pub(super) const MAX_BODY_BYTES: u64 = 16 * 1024;
+
+/// Longest name of what is doubted: a claim, of two names, or a few channels.
+const MAX_ABOUT: usize = 1024;
 
 type Asked = Result<Path<String>, PathRejection>;
 
@@ -44,6 +48,7 @@ pub(super) fn routes() -> Router<Arc<Face>> {
         .route("/readyz/{*peer}", get(readyz_of))
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(status))
+        .route("/api/v1/heartbeat", get(heartbeat))
         .route("/api/v1/events", get(events::follow))
         .route("/api/v1/explain/{*peer}", get(explain_peer))
         .route("/api/v1/history", get(history::history))
@@ -136,6 +141,7 @@ fn endpoint(path: &str) -> &'static str {
         "" | "page.js" | "page.css" => "page",
         "api" => match path {
             "api/v1/status" => "status",
+            "api/v1/heartbeat" => "heartbeat",
             "api/v1/events" => "events",
             "api/v1/history" => "history",
             "api/v1/pause" => "pause",
@@ -287,6 +293,27 @@ async fn status(State(face): State<Arc<Face>>) -> Response<Body> {
     written(StatusCode::OK, "application/json", body)
 }
 
+/// What other nodes ask for who suspect somebody: our votes, in the bytes that went out on the bus. Whom they suspect, they
+/// say (`?node:x=2300`, its silence in milliseconds): what is known of it is said in the next heartbeat, on the bus as well.
+async fn heartbeat(
+    State(face): State<Arc<Face>>,
+    doubts: Result<Query<Vec<(String, u64)>>, QueryRejection>,
+) -> Response<Body> {
+    let Ok(Query(doubts)) = doubts else {
+        return refusal(StatusCode::BAD_REQUEST, "ask as in /api/v1/heartbeat?node:x=2300");
+    };
+    face.doubted(doubts);
+    let latest = Arc::clone(&face.app.heartbeat.borrow());
+    if latest.is_empty() {
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, "no heartbeat has gone out yet");
+    }
+    written(
+        StatusCode::OK,
+        "application/json",
+        Ok(Bytes::copy_from_slice(&latest)),
+    )
+}
+
 async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: Asked) -> Response<Body> {
     let (view, now) = (face.view(), face.now());
     let id = match face.find(&asked, "explain") {
@@ -321,6 +348,23 @@ async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: 
         );
     }
     text(StatusCode::OK, words)
+}
+
+impl Face {
+    /// Nobody waits for this, and who asks too often is answered and not listened to.
+    fn doubted(&self, doubts: Vec<(String, u64)>) {
+        for (about, silent) in doubts.into_iter().take(Ballot::MAX_VOTES) {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            if about.len() > MAX_ABOUT || !asked.takes(self.now()) {
+                return;
+            }
+            let event = Event::Doubted {
+                about: about.into(),
+                silent: Duration::from_millis(silent),
+            };
+            let _ = self.app.events.try_send(event);
+        }
+    }
 }
 
 impl Face {

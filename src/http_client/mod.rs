@@ -35,7 +35,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use components::Components;
-pub use url::{Target, UrlError};
+pub use url::{Target, UrlError, encoded};
 pub use wire::{Error, Request, Response, Stage, reach, send};
 
 /// What the answer to a [`Question`] means. The texts are for people and hold no secret.

@@ -128,9 +128,25 @@ fn split_authority(authority: &str) -> Result<(String, Option<u16>), UrlError> {
     Ok((host.to_owned(), port))
 }
 
+/// A text as one segment of a path, or as a word of a query.
+pub fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |path, byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            path + char::from(byte).encode_utf8(&mut [0; 4])
+        }
+        _ => path + &format!("%{byte:02X}"),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_one_segment() {
+        assert_eq!(encoded("feed-1.a_b~"), "feed-1.a_b~");
+        assert_eq!(encoded("a/b c?ü&"), "a%2Fb%20c%3F%C3%BC%26");
+    }
 
     #[test]
     fn urls_are_taken_apart() {

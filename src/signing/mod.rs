@@ -186,6 +186,8 @@ pub struct Verifier {
     channel: Arc<str>,
     require: bool,
     memory: Mutex<Memory>,
+    /// What was heard elsewhere of the same numbers: nothing older is believed here.
+    beside: Option<Arc<Verifier>>,
     told: Mutex<[Option<u64>; Refused::ALL.len()]>,
     metrics: SigningMetrics,
 }
@@ -209,6 +211,7 @@ impl Verifier {
             channel,
             require: settings.require,
             memory: Mutex::new(Memory::new(window)),
+            beside: None,
             told: Mutex::default(),
             metrics,
         }
@@ -219,6 +222,22 @@ impl Verifier {
     pub fn expecting(self, nodes: impl IntoIterator<Item = Arc<str>>) -> Self {
         self.memory().expect(nodes);
         self
+    }
+
+    /// Verifies what comes another way, too. That remembers by itself what it has heard, or one way would make replays of
+    /// what comes by the other; but what is older than what was heard there is none.
+    #[must_use]
+    pub fn beside(other: &Arc<Self>) -> Self {
+        Self {
+            keyring: Arc::clone(&other.keyring),
+            own: other.own.clone(),
+            channel: Arc::clone(&other.channel),
+            require: other.require,
+            memory: Mutex::new(other.memory().beside()),
+            beside: Some(Arc::clone(other)),
+            told: Mutex::default(),
+            metrics: other.metrics.clone(),
+        }
     }
 
     /// Whether these bytes are what that node sent, on this channel and to this group, and were not heard before.
@@ -252,6 +271,13 @@ impl Verifier {
         // Our own run is known here, and its numbers are enough: a second node of our name (which is reported) must
         // not make us deaf.
         let ours = *node == self.own.node && *boot == self.own.boot;
+        if let Some(other) = &self.beside
+            && other
+                .memory()
+                .is_past(node, boot, signed.number, signed.sent_ms, wall_ms)
+        {
+            return Err(Refused::Replayed);
+        }
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
         let heard = memory.judge(ours, node, boot, signed.number, signed.sent_ms, wall_ms)?;
         if !key.verifies(&signed, Purpose::Message, &self.channel, &self.own.group) {

@@ -168,6 +168,26 @@ impl Memory {
         self.nodes.len() < MOST_NODES || self.nodes.iter().any(old)
     }
 
+    /// For what comes another way: nothing was heard there yet.
+    pub(super) fn beside(&self) -> Self {
+        Self {
+            expected: self.expected.clone(),
+            ..Self::new(self.window_ms)
+        }
+    }
+
+    /// Whether a message is older than the newest of its node.
+    pub(super) fn is_past(&self, node: &str, boot: &str, number: u64, sent_ms: u64, now_ms: u64) -> bool {
+        let Some(newest) = self.nodes.get(node) else {
+            return false;
+        };
+        if *newest.boot == *boot {
+            return number < newest.n;
+        }
+        let dated = sent_ms <= newest.sent_ms && newest.sent_ms <= now_ms.saturating_add(self.window_ms);
+        dated || newest.former.iter().any(|former| **former == *boot)
+    }
+
     /// That message verified.
     pub(super) fn remember(&mut self, heard: Heard) {
         let Heard {

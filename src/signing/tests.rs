@@ -491,3 +491,41 @@ proptest! {
         prop_assert!(a.hears(&body, NOW).is_err());
     }
 }
+
+#[test]
+fn what_comes_another_way_is_no_replay_there_and_none_that_is_older() {
+    let a = Node::new("node-a", "a1", own("node-a"));
+    let b = Node::new("node-b", "b1", own("node-b"));
+    let bus = Arc::new(b.verifier);
+    let other = Verifier::beside(&bus);
+    let hears = |verifier: &Verifier, body: &[u8], boot: &str| {
+        let (node, boot): (Arc<str>, Arc<str>) = ("node-a".into(), boot.into());
+        let claimed = Claimed {
+            node: Some(&node),
+            boot: Some(&boot),
+        };
+        verifier.verify(body, claimed, NOW)
+    };
+    let said: Vec<Vec<u8>> = (0..4).map(|_| a.says(NOW)).collect();
+    assert_eq!(hears(&bus, &said[0], "a1"), Ok(()));
+    assert_eq!(hears(&bus, &said[1], "a1"), Ok(()));
+    assert_eq!(
+        hears(&other, &said[0], "a1"),
+        Err(Refused::Replayed),
+        "the bus has brought a later one"
+    );
+    assert_eq!(hears(&other, &said[1], "a1"), Ok(()), "the very same");
+    assert_eq!(hears(&other, &said[1], "a1"), Err(Refused::Replayed), "twice");
+    assert_eq!(hears(&other, &said[3], "a1"), Ok(()));
+    assert_eq!(
+        hears(&bus, &said[2], "a1"),
+        Ok(()),
+        "nothing is lost on the bus for it"
+    );
+    // A run that the bus knows to be over.
+    let earlier = Node::new("node-a", "a0", own("node-a"));
+    let recorded = earlier.says(NOW - 1);
+    assert_eq!(hears(&other, &recorded, "a0"), Err(Refused::Replayed));
+    let next = Node::new("node-a", "a2", own("node-a"));
+    assert_eq!(hears(&other, &next.says(NOW + 1), "a2"), Ok(()));
+}

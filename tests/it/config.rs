@@ -409,6 +409,37 @@ DEFIB__HEARTBEAT__INTERVAL: error[value]: `interval`: 5 has no unit
 }
 
 #[test]
+fn a_quorum_is_of_two_at_least_its_votes_outlast_a_lost_heartbeat_and_who_is_asked_has_an_address() {
+    assert_eq!(rule("quorum.k = 1"), "value");
+    assert_eq!(rule("quorum.lifetime = \"1900ms\""), "vote_lifetime");
+    for wrong in [
+        "node-b:7337",
+        "http://node-b:7337/api",
+        "http://user@node-b",
+        "http://node-b/?x",
+        "ftp://b",
+    ] {
+        assert_eq!(
+            rule(&format!("quorum.ask = [\"http://a\", \"{wrong}\"]")),
+            "vote_address",
+            "{wrong}"
+        );
+    }
+    let config = good(&sources(
+        "heartbeat.interval = \"500ms\"\nquorum = { k = 3, fast = false, ask = [\"http://node-b:7337\", \"https://c/\"] }",
+    ));
+    let quorum = config.engine_settings("b".into()).quorum;
+    assert_eq!(
+        (quorum.k, quorum.fast, quorum.lifetime),
+        (3, false, Duration::from_millis(1_500))
+    );
+    assert_eq!(
+        config.ask,
+        ["http://node-b:7337".into(), "https://c/".into()] as [std::sync::Arc<str>; 2]
+    );
+}
+
+#[test]
 fn variables_of_others_are_left_alone() {
     let mut others = sources("");
     for name in [

@@ -406,3 +406,25 @@ fn a_checks_command_is_looked_for() {
     with("sh").is("ok", "check", "exec", "");
     with("check-feed").is("missing", "check", "exec", "there is no program check-feed");
 }
+
+#[test]
+fn a_node_that_is_to_be_asked_for_votes_is_asked() {
+    let node = Node::run("group = \"it\"");
+    let closed = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let [there, nobody] = [node.http(), closed].map(|address| format!("http://{address}"));
+    until("its first heartbeat went out", || {
+        node.code("/api/v1/heartbeat") == 200
+    });
+    let with = |group: &str| {
+        Doctor::new(&format!(
+            "group = \"{group}\"\nquorum.ask = [\"{there}\", \"{nobody}\"]"
+        ))
+    };
+    let doctor = with("it");
+    doctor.is("ok", "votes", &there, "");
+    doctor.is("unknown", "votes", &nobody, "");
+    with("another").is("missing", "votes", &there, "answers for another group");
+}

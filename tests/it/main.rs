@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod acl;
+mod answers;
 mod asks;
 mod beat;
 mod bus_embedded;

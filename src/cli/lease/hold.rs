@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use crate::cli::api::{Node, Reply, TIMEOUT, encoded};
+use crate::cli::api::{Node, Reply, TIMEOUT};
 use crate::cli::args::LeaseArgs;
 use crate::engine::time::{Clock, Time};
+use crate::http_client::encoded;
 use crate::lease_desk::{Answer, State};
 use crate::runtime::clock::SleeplessClock;
 

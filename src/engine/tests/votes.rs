@@ -1,5 +1,7 @@
 //! What other observers say: when it confirms a silence, when it counts for nothing, and that it never puts one off.
 
+mod answers;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -28,6 +28,9 @@ pub struct BusMetrics {
     pub opaque: IntCounterVec,
     /// `defib_bus_dropped_total`: messages received that the event loop had no room for.
     pub dropped: IntCounter,
+    /// `defib_vote_answers_total{result}`: nodes asked over HTTP; `ok`, `failed` (no answer), `refused` (another status
+    /// than 200), `unreadable`, `unverified` or `renamed` (in the name of another node than a moment ago); an answer that is the same as the one before is not counted.
+    pub asked: IntCounterVec,
 }
 
 impl BusMetrics {
@@ -102,6 +105,11 @@ impl BusMetrics {
                 "defib_bus_opaque_total",
                 "Messages received that were no heartbeats, by reason.",
                 &["reason"],
+            )?,
+            asked: counter(
+                "defib_vote_answers_total",
+                "Nodes that were asked for their votes over HTTP, by result.",
+                &["result"],
             )?,
             dropped: plain_counter(
                 "defib_bus_dropped_total",

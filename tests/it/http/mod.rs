@@ -66,6 +66,7 @@ struct Served {
     view: watch::Sender<Arc<View>>,
     notices: broadcast::Sender<Arc<Notice>>,
     recent: Arc<Recent>,
+    heartbeat: watch::Sender<Arc<[u8]>>,
     events: mpsc::Receiver<Event>,
     metrics: Metrics,
     cancel: CancellationToken,
@@ -110,6 +111,7 @@ impl Served {
         let turned = Arc::new(AtomicU64::new(at(100).as_nanos()));
         let (view, seen) = watch::channel(Arc::new(view));
         let (notices, _) = broadcast::channel(4);
+        let heartbeat = watch::Sender::new(Arc::from([]));
         let (to_engine, events) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let metrics = Metrics::new().unwrap();
@@ -125,6 +127,7 @@ impl Served {
             history,
             leases: None,
             reload: None,
+            heartbeat: heartbeat.subscribe(),
             metrics: metrics.clone(),
         };
         let serving = tokio::spawn(bound.run(state, cancel.clone()));
@@ -137,6 +140,7 @@ impl Served {
             view,
             notices,
             recent,
+            heartbeat,
             events,
             metrics,
             cancel,

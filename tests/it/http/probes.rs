@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+use defib::engine::event::Event;
 use defib::engine::guards::{GuardName, Refusal};
 use defib::engine::self_trust::BusState;
 use defib::engine::snapshot::EpisodePhase;
@@ -392,5 +394,59 @@ async fn s45_a_healthz_remedy_that_nobody_probes_is_said_not_to_be_wired() {
             .body
             .contains("\"healthz_probes\":{\"feed\":2}")
     );
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn the_latest_heartbeat_is_answered_byte_for_byte() {
+    let served = Served::start(vec![peer("feed")]);
+    let early = served.get("/api/v1/heartbeat").await;
+    assert_eq!(early.status, 503, "{}", early.body);
+    served
+        .heartbeat
+        .send_replace(std::sync::Arc::from(&br#"{"v":1,"node":"a","sig":"x"}"#[..]));
+    let answer = served.get("/api/v1/heartbeat").await;
+    assert_eq!(
+        (answer.status, &*answer.body),
+        (200, r#"{"v":1,"node":"a","sig":"x"}"#)
+    );
+    assert!(
+        answer.head.contains("content-type: application/json"),
+        "{}",
+        answer.head
+    );
+    assert_eq!(served.ask("POST", "/api/v1/heartbeat").await.status, 405);
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_for_the_heartbeat_may_say_what_it_doubts_and_is_answered_at_once() {
+    let mut served = Served::start(vec![peer("feed")]);
+    served.heartbeat.send_replace(std::sync::Arc::from(&b"{}"[..]));
+    let path = "/api/v1/heartbeat?channel%3Aa%2Cb=2300&node%3Ax=7";
+    assert_eq!(served.get(path).await.body, "{}");
+    let doubted = served.events.try_recv().unwrap();
+    let Event::Doubted { about, silent } = &doubted else {
+        panic!("{doubted:?}")
+    };
+    assert_eq!((&**about, *silent), ("channel:a,b", Duration::from_millis(2_300)));
+    assert!(
+        served.events.try_recv().is_err(),
+        "an event loop that has no room for a question does without it"
+    );
+    for wrong in ["?node:x", "?node:x=soon", "?node:x=-1"] {
+        let answer = served.get(&format!("/api/v1/heartbeat{wrong}")).await;
+        assert_eq!(answer.status, 400, "{wrong}");
+    }
+    let long = format!("/api/v1/heartbeat?{}=1", "x".repeat(1_025));
+    assert_eq!(served.get(&long).await.status, 200);
+    assert!(served.events.try_recv().is_err(), "nothing has such a name");
+    // Whoever asks without end is answered, and listened to now and then. (The clock stands still.)
+    let mut heard = 0;
+    for _ in 0..100 {
+        assert_eq!(served.get("/api/v1/heartbeat?node:x=7").await.status, 200);
+        heard += usize::from(served.events.try_recv().is_ok());
+    }
+    assert!((1..=64).contains(&heard), "{heard}");
     served.stop().await;
 }
