@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::Engine;
 use super::decision::{Decision, What};
 use super::detector::Sent;
+use super::episode::Episode;
 use super::event::{Ballot, Body, CheckId, Heartbeat, Incarnation, PeerClaim, PeerId};
 use super::pace::{Beat, Pace};
 use super::settings::{CheckKind, PeerSettings, Settings, Source};
@@ -506,7 +507,8 @@ impl Engine {
         let ours = self.peer(id.peer).is_some_and(|peer| {
             peer.episode
                 .as_ref()
-                .is_some_and(|episode| episode.is_taking_down(peer.incarnation.as_ref()))
+                .and_then(Episode::taking_down)
+                .is_some_and(|life| peer.incarnation.as_ref() == Some(life))
         });
         if ours {
             return;

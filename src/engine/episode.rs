@@ -105,14 +105,20 @@ impl Episode {
         }
     }
 
-    /// A remedy that restarts is at work, and `current` is still the life that it was granted for.
-    pub(super) fn is_taking_down(&self, current: Option<&Incarnation>) -> bool {
+    /// The remedy that is being carried out or verified, if it does more than to tell or to look.
+    pub(super) fn touching(&self) -> Option<&Remedy> {
         let at_work = matches!(
             self.phase,
             EpisodePhase::Acting { .. } | EpisodePhase::Verifying { .. }
         );
-        let granted = self.remedy.as_ref().map(|remedy| &remedy.incarnation);
-        self.restarted && at_work && granted == current
+        let remedy = self.remedy.as_ref().filter(|_| at_work);
+        remedy.filter(|remedy| remedy.granted.kind.touches())
+    }
+
+    /// The life that it takes down, if it restarts.
+    pub(super) fn taking_down(&self) -> Option<&Incarnation> {
+        let remedy = self.touching().filter(|remedy| remedy.granted.restarts);
+        remedy.map(|remedy| &remedy.incarnation)
     }
 
     /// Somebody was told of it: not of one that was opened for a request which has had no answer yet.

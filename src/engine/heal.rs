@@ -144,9 +144,9 @@ impl Engine {
             .refusal
             .as_ref()
             .is_some_and(|last| last.guard == refusal.guard && last.why == refusal.why);
-        let number = episode.id;
+        let (number, told) = (episode.id, episode.is_told());
         episode.refusal = Some(refusal.clone());
-        if !same {
+        if !same && told {
             self.notice(
                 Some(id),
                 What::Refused {
@@ -175,10 +175,16 @@ impl Engine {
         let of_group = leave.unwrap_or_default();
         self.tokens = self.tokens.saturating_add(1).max(of_group);
         let token = self.tokens;
-        if remedy.restarts {
+        let (touches, restarts) = self.leads_to(id, rung);
+        if touches {
             self.breaker.healing(id);
         }
         self.charge(id, remedy);
+        if restarts && remedy.kind == RemedyKind::Capture {
+            // One permission is used by one peer: others wait until it is restarted, or is not.
+            let until = now + self.settings.peers[id.0 as usize].acts_within(remedy);
+            self.group.down.insert(id, until);
+        }
         let settings = &self.settings.peers[id.0 as usize];
         let (name, act_within) = (settings.name.clone(), settings.acts_within(remedy));
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {
@@ -567,6 +573,11 @@ impl Engine {
     }
 
     pub(super) fn drop_episode(&mut self, id: PeerId) {
+        self.forget_outside(id);
+        if let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) {
+            // Whom our hand took down is up again, or nobody's business any more.
+            episode.down_until = None;
+        }
         self.free_slot(id);
         self.breaker.canary_over(id);
         self.wish_is_moot(id);

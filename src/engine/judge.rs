@@ -255,8 +255,14 @@ impl Engine {
                 self.proven(id);
             }
             Liveness::Unknown => {
-                // A pulse that rests on what is held, or gone, is withdrawn. Nothing else is forgotten by a blip.
-                self.withdraw_pulse_of(id);
+                // A pulse that rests on what is held, or gone, is withdrawn. Nothing else is forgotten by a blip. (An
+                // operator's rests on his word.)
+                let wished = self
+                    .peer(id)
+                    .and_then(|peer| peer.episode.as_ref()?.wish.as_ref());
+                if gone || wished.is_none() {
+                    self.withdraw_pulse_of(id);
+                }
                 if gone {
                     let detail = self.words(id);
                     self.close_moot(id, &detail);
@@ -272,7 +278,7 @@ impl Engine {
         {
             self.waiting.remove(&(condemned_at, id));
             episode.refusal = None;
-            episode.outside = super::outside::Outside::default();
+            self.forget_outside(id);
         }
     }
 
@@ -381,13 +387,17 @@ impl Engine {
         }
         // What was on its way back and did not make it ended when it went, not now.
         let known = peer.restarting && peer.exited;
+        // Nobody stops on purpose what our remedy is at work on.
+        let touching = peer.episode.as_ref().and_then(Episode::touching);
+        let ours = touching.is_some_and(|remedy| remedy.incarnation == incarnation);
+        let news = !peer.exited;
         peer.incarnation = Some(incarnation);
         peer.exited = true;
         peer.restarting = restarting;
         peer.exited_under_pause = if known {
             peer.exited_under_pause
         } else {
-            paused || peer.pause.is_some()
+            (paused || peer.pause.is_some()) && !ours
         };
         for check in &mut peer.checks {
             check.owner_exited(restarting);
@@ -396,8 +406,26 @@ impl Engine {
             self.life_ended(id, &life);
         }
         self.successor_ended(id);
+        if news {
+            self.condemn_anew(id);
+        }
         self.ask = true;
         self.judge(id);
+    }
+
+    /// What was condemned before the bus failed may have exited because of that: an exit needs an echo of its own.
+    fn condemn_anew(&mut self, id: PeerId) {
+        let now = self.now;
+        let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
+            return;
+        };
+        episode.outside.outlived = false;
+        if let Some(before) = episode.condemned_at.replace(now) {
+            self.waiting.remove(&(before, id));
+            self.waiting.insert((now, id));
+        } else {
+            episode.condemned_at = None;
+        }
     }
 
     /// A peer's alarm went off.

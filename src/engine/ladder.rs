@@ -86,6 +86,17 @@ impl Engine {
         asked
     }
 
+    /// Whether the rung, or what it is a capture before, touches the peer; and whether that restarts.
+    pub(super) fn leads_to(&self, id: PeerId, rung: u16) -> (bool, bool) {
+        let of = self
+            .peer(id)
+            .and_then(|peer| Some((peer, peer.episode.as_ref()?)));
+        of.map_or((false, false), |(peer, episode)| {
+            let remedy = self.permitted_as(id, peer, episode, rung);
+            (remedy.kind.touches(), remedy.restarts)
+        })
+    }
+
     /// A capture is at work.
     pub(super) fn is_capturing(&self, id: PeerId) -> bool {
         self.peer(id)
@@ -94,7 +105,7 @@ impl Engine {
     }
 
     /// Evidence was kept, or could not be. Either way there is nothing to verify and nothing to pay for, and the next
-    /// rung follows at once.
+    /// rung follows at once: before anybody else is asked, whose turn this is not.
     pub(super) fn captured(&mut self, id: PeerId, outcome: &'static str, detail: String) {
         let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;
@@ -112,9 +123,12 @@ impl Engine {
             detail,
         };
         self.notice(Some(id), what);
+        self.free_slot(id);
+        self.breaker.canary_over(id);
         self.saving.soon();
         self.ask = true;
         self.judge(id);
+        self.ask_again(id);
     }
 
     /// This life ended. Was a remedy at work on it that restarts nothing? Then it is the answer to that: some
@@ -176,6 +190,19 @@ impl Engine {
         self.group.not_before = Some(now + self.settings.group_budget.spacing);
         self.notice(Some(id), what);
         self.leave_rung(id);
+    }
+}
+
+/// What a rung does, by a name that stays the same when another kind is put before it.
+pub(super) fn does(remedies: &[RemedySettings], rung: u16) -> String {
+    let place = usize::from(rung);
+    let Some(remedy) = remedies.get(place) else {
+        return String::new();
+    };
+    let before = remedies[..place].iter().filter(|other| other.kind == remedy.kind);
+    match before.count() {
+        0 => remedy.kind.as_str().to_owned(),
+        before => format!("{}#{}", remedy.kind.as_str(), before + 1),
     }
 }
 

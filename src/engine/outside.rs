@@ -13,6 +13,7 @@ use super::event::{Incarnation, PeerId};
 use super::guards::{GuardName, Refusal};
 use super::heal::SLOT_SLACK;
 use super::ladder::Step;
+use super::ladder::does;
 use super::settings::{Budget, GroupBudget, RemedySettings};
 use super::time::Time;
 
@@ -60,6 +61,8 @@ pub struct Reservation {
     pub incarnation: Incarnation,
     /// Rung of the ladder.
     pub rung: u16,
+    /// What that rung does, by a name that stays when another one is put before it: a kind, `exec#2` of the second such.
+    pub does: Arc<str>,
     /// How long it counts as down by our hand, unless that is ended before.
     pub lasting: Duration,
     /// What this peer may suffer, by whoever's hand.
@@ -309,6 +312,7 @@ impl Engine {
             known_as: Arc::clone(&of.known_as),
             incarnation,
             rung,
+            does: does(&of.remedies, rung).into(),
             lasting: of
                 .acts_within(remedy)
                 .saturating_add(remedy.verify_within)
@@ -447,7 +451,7 @@ impl Engine {
         }
     }
 
-    fn ask_again(&mut self, id: PeerId) {
+    pub(super) fn ask_again(&mut self, id: PeerId) {
         // (Whom an operator wants restarted need not be condemned.)
         let wished = self.wishes.contains(&id).then_some(self.now);
         let condemned_at = self
@@ -462,6 +466,23 @@ impl Engine {
     fn give_back_unused(&mut self, id: PeerId) {
         if let Some(leave) = self.outside_mut(id).and_then(|outside| outside.leave.take()) {
             self.give_back(leave.reservation);
+        }
+    }
+
+    /// What was asked of the outside was for another rung, perhaps: it is asked anew.
+    pub(super) fn forget_answers(&mut self, id: PeerId) {
+        self.give_back_unused(id);
+        if let Some(outside) = self.outside_mut(id) {
+            outside.asked = None;
+            outside.no = None;
+        }
+    }
+
+    /// What was asked of the outside is of no interest any more, and what it said neither.
+    pub(super) fn forget_outside(&mut self, id: PeerId) {
+        self.give_back_unused(id);
+        if let Some(outside) = self.outside_mut(id) {
+            *outside = Outside::default();
         }
     }
 

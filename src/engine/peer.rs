@@ -144,7 +144,7 @@ impl Ledger {
     }
 
     /// Rungs have other numbers now; those that are no more take their marks with them.
-    fn renumber(&mut self, rung_now: impl Fn(u16) -> Option<u16>) {
+    pub(super) fn renumber(&mut self, rung_now: impl Fn(u16) -> Option<u16>) {
         let done = std::mem::take(&mut self.done).into_iter();
         self.done = done
             .filter_map(|(life, rung)| Some((life, rung_now(rung)?)))

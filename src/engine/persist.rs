@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
 use super::event::{Incarnation, Next};
+use super::settings::RemedyKind;
 
 /// Version of this format. A store of another version is refused as corrupt.
 pub const VERSION: u32 = 1;
@@ -45,6 +46,9 @@ pub struct PersistedPeer {
     pub backoff: Option<Duration>,
     /// Lives on which a rung has been used: (incarnation, rung). Bounded; the oldest go first.
     pub done: Vec<(Incarnation, u16)>,
+    /// What the rungs were, by their numbers; empty where none is named here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ladder: Vec<RemedyKind>,
     /// Names of the checks that have ever passed.
     pub passed: Vec<String>,
     /// The life that a remedy was taking down when this was written: if nothing runs after the restart of the
@@ -147,6 +151,9 @@ pub struct PersistedLease {
     pub incarnation: Incarnation,
     /// And the rung.
     pub rung: u16,
+    /// What that rung does.
+    #[serde(default)]
+    pub does: Arc<str>,
 }
 
 /// A pause that was in force.

@@ -320,28 +320,47 @@ impl Quorum {
             .min()
     }
 
-    /// As many of `votes` as one heartbeat holds, beginning after those that the one before told. The rest is counted.
-    pub(super) fn fitting<T>(&mut self, mut votes: BTreeMap<Arc<str>, (Vote, T)>) -> (Vec<(Vote, T)>, u32) {
+    /// As many of `votes` as one heartbeat holds: objections that nobody was told yet, then votes of which that is true,
+    /// then the others, from where the heartbeat before left off. The rest is counted; what is new in it is said soon.
+    pub(super) fn fitting(
+        &mut self,
+        votes: BTreeMap<Arc<str>, (Vote, Vec<CheckId>)>,
+    ) -> (Vec<(Vote, Vec<CheckId>)>, u32) {
         let all = votes.len();
-        let mut rest = match &self.told_up_to {
-            Some(last) => votes.split_off(last),
-            None => BTreeMap::new(),
-        };
-        let last = self.told_up_to.as_ref().and_then(|last| rest.remove_entry(last));
-        let in_turn = rest.into_iter().chain(votes).chain(last);
+        let (mut objections, mut news, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for (about, (vote, checks)) in votes {
+            let told = self.asked.get(&about).is_none_or(|asked| asked.answered);
+            match vote.liveness {
+                Liveness::Alive if !told => objections.push((vote, checks)),
+                Liveness::Alive => known.push((vote, checks)),
+                _ if checks.iter().any(|check| self.voted(*check).is_none()) => news.push((vote, checks)),
+                _ => known.push((vote, checks)),
+            }
+        }
+        let next = known.partition_point(|(vote, _)| Some(&vote.about) <= self.told_up_to.as_ref());
+        known.rotate_left(next);
+        let new = objections.len() + news.len();
         let mut room = Ballot::MAX_BYTES;
         let mut taken = Vec::new();
-        for (about, (vote, of)) in in_turn.take(Ballot::MAX_VOTES) {
+        let in_turn = objections.into_iter().chain(news).chain(known);
+        for (place, (vote, checks)) in in_turn.enumerate() {
+            // (What would fit into no heartbeat at all is passed over.)
             let Some(left) = room.checked_sub(vote.written()) else {
                 if taken.is_empty() {
                     continue;
                 }
                 break;
             };
+            if taken.len() == Ballot::MAX_VOTES {
+                break;
+            }
             room = left;
-            self.told_up_to = Some(about);
-            taken.push((vote, of));
+            if place >= new {
+                self.told_up_to = Some(Arc::clone(&vote.about));
+            }
+            taken.push((vote, checks));
         }
+        self.urgent |= taken.len() < new;
         let left_out = all - taken.len();
         (taken, u32::try_from(left_out).unwrap_or(u32::MAX))
     }

@@ -12,7 +12,7 @@ use super::decision::What;
 use super::event::{CheckId, ExpectationId, Opened, PeerId};
 use super::evidence::{Check, Expectation};
 use super::peer::Peer;
-use super::settings::{PeerSettings, Settings};
+use super::settings::{PeerSettings, RemedySettings, Settings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
@@ -166,6 +166,11 @@ impl Engine {
         for id in change.removed.iter().chain(&change.changed) {
             self.wish_outlived(*id);
         }
+        if self.settings.dry_run != reload.settings.dry_run {
+            for id in self.ids() {
+                self.wish_outlived(id);
+            }
+        }
         for id in &change.removed {
             self.retire(*id, "it is configured no longer");
         }
@@ -296,9 +301,7 @@ impl Engine {
 
     /// An episode whose checks or rungs are others by now.
     fn follow_ladder(&mut self, id: PeerId, before: &PeerSettings, settings: &PeerSettings, reload: &Reload) {
-        let more = (0u16..)
-            .zip(&settings.remedies)
-            .any(|(rung, _)| !reload.rungs.contains_key(&(id, rung)));
+        let is_new = |rung| !reload.rungs.contains_key(&(id, rung));
         let rejudged = before.checks != settings.checks;
         let Some(episode) = self.peer_mut(id).and_then(|peer| peer.episode.as_mut()) else {
             return;
@@ -307,6 +310,10 @@ impl Engine {
             episode.phase,
             EpisodePhase::Acting { .. } | EpisodePhase::Verifying { .. }
         );
+        let helps = |remedy: &RemedySettings| remedy.kind.touches() && remedy.is_for(episode.cause);
+        let more = (0u16..)
+            .zip(&settings.remedies)
+            .any(|(rung, remedy)| is_new(rung) && helps(remedy));
         if more && matches!(episode.phase, EpisodePhase::GaveUp { .. }) {
             // It was given up for want of what there is now.
             episode.phase = EpisodePhase::Waiting;

@@ -14,7 +14,7 @@ use super::persist::{
     Persisted, PersistedEpisode, PersistedLease, PersistedPause, PersistedPeer, Restored, VERSION,
 };
 use super::report::Leaving;
-use super::settings::{Decides, GroupBudget, PeerSettings};
+use super::settings::{Decides, GroupBudget, PeerSettings, RemedyKind, RemedySettings};
 use super::snapshot::EpisodePhase;
 use super::time::Time;
 
@@ -90,7 +90,8 @@ impl Engine {
 
     fn restore_found(&mut self, persisted: &Persisted, elapsed: Duration, now: Time) {
         let left = |left: Duration| left.saturating_sub(elapsed);
-        self.tokens = persisted.token;
+        // (Beyond it there would soon be no greater one.)
+        self.tokens = persisted.token.min(u64::MAX / 2);
         self.episodes = persisted.episode;
         self.node_pause = persisted
             .pause
@@ -127,12 +128,10 @@ impl Peer {
             .iter()
             .zip(&self.checks)
             .filter(|(_, check)| check.ever_passed);
-        let healing = self.episode.as_ref().and_then(|episode| match episode.phase {
-            EpisodePhase::Acting { .. } | EpisodePhase::Verifying { .. } if episode.restarted => {
-                episode.remedy.as_ref().map(|remedy| remedy.incarnation.clone())
-            }
-            _ => None,
-        });
+        let told = self.episode.as_ref().filter(|episode| episode.is_told());
+        let marked = !self.ledger.done.is_empty() || told.is_some_and(|episode| !episode.failed.is_empty());
+        let ladder = settings.remedies.iter().map(|remedy| remedy.kind);
+        let healing = self.episode.as_ref().and_then(Episode::taking_down).cloned();
         PersistedPeer {
             restarts: self.ledger.left(now),
             backoff_level: self.ledger.level,
@@ -142,6 +141,7 @@ impl Peer {
                 .map(|until| until.since(now))
                 .filter(|left| !left.is_zero()),
             done: self.ledger.done.iter().cloned().collect(),
+            ladder: ladder.filter(|_| marked).collect(),
             passed: passed.map(|(settings, _)| settings.name.to_string()).collect(),
             healing,
             leaving: self.leaving.as_ref().map(|leaving| leaving.persisted(now)),
@@ -151,7 +151,7 @@ impl Peer {
                 .zip(&self.checks)
                 .filter_map(|(of, check)| Some((of.name.to_string(), check.said.persisted(self)?)))
                 .collect(),
-            episode: self.episode.as_ref().map(|episode| PersistedEpisode {
+            episode: told.map(|episode| PersistedEpisode {
                 id: episode.id,
                 age: now.since(episode.opened),
                 cause: episode.cause,
@@ -196,8 +196,11 @@ impl Peer {
             if let Some((incarnation, rung)) = kept.episode.as_ref().and_then(|kept| kept.at_work.as_ref()) {
                 self.ledger.unmark(incarnation, *rung);
             }
+            self.ledger
+                .renumber(|was| rung_now(&kept.ladder, &settings.remedies, was));
             self.taken_down.clone_from(&kept.healing);
         }
+        let rung_now = |was| rung_now(&kept.ladder, &settings.remedies, was);
         self.pause = kept
             .pause
             .as_ref()
@@ -222,7 +225,7 @@ impl Peer {
             let mut episode = Episode::new(kept.id, kept.cause, now - kept.age.saturating_add(elapsed));
             episode.remedies = kept.remedies;
             episode.restarts = kept.restarts;
-            episode.failed.clone_from(&kept.failed);
+            episode.failed = kept.failed.iter().filter_map(|was| rung_now(*was)).collect();
             // What condemned it is not written down: all that decides and ever passed must pass again.
             episode.condemned = passed;
             episode.healed_at = (kept.remedies > 0).then_some(now);
@@ -236,6 +239,21 @@ impl Peer {
     }
 }
 
+/// Which rung does today what `was` did in the ladder of before: the one of its kind, of several that at the same place
+/// among them.
+fn rung_now(before: &[RemedyKind], now: &[RemedySettings], was: u16) -> Option<u16> {
+    if before.is_empty() {
+        return Some(was);
+    }
+    let kind = *before.get(usize::from(was))?;
+    let place = before[..usize::from(was)]
+        .iter()
+        .filter(|other| **other == kind)
+        .count();
+    let same = (0u16..).zip(now).filter(|(_, remedy)| remedy.kind == kind);
+    same.map(|(rung, _)| rung).nth(place)
+}
+
 impl PersistedLease {
     fn of(held: &Reservation) -> Self {
         Self {
@@ -244,6 +262,7 @@ impl PersistedLease {
             known_as: Arc::clone(&held.known_as),
             incarnation: held.incarnation.clone(),
             rung: held.rung,
+            does: Arc::clone(&held.does),
         }
     }
 
@@ -258,6 +277,7 @@ impl PersistedLease {
             known_as: Arc::clone(&self.known_as),
             incarnation: self.incarnation.clone(),
             rung: self.rung,
+            does: Arc::clone(&self.does),
             lasting: Duration::ZERO,
             budget: settings.budget,
             group: GroupBudget::default(),

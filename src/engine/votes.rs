@@ -117,8 +117,8 @@ impl Engine {
         }
     }
 
-    /// Every other remote peer that lives was heard since we voted against this one, or is too slow to be missed before
-    /// this one is dead without votes. Else several may have been cut off at once, of which one is missed first: mass
+    /// Every other remote peer that is heard at all was so since we voted against this one, or is too slow to be missed
+    /// before this one is dead without votes. Else several may have been cut off at once, of which one is missed first: mass
     /// silence must have its chance to say so.
     fn others_are_heard(&self, check: CheckId) -> bool {
         let dead_at = self.evidence(check).and_then(|(_, of)| of.dead_at());
@@ -132,7 +132,7 @@ impl Engine {
                 let checks = of.checks.iter().zip(&peer.checks);
                 checks
                     .filter(|(of, _)| of.decides == Decides::Liveness && of.plane == Plane::Bus)
-                    .filter_map(|(_, of)| Some((of.silent_since(), of.suspect_at()?)))
+                    .filter_map(|(of, check)| Some((check.hears(self.light(of))?, check.suspect_at()?)))
                     .all(|(heard, missed)| heard >= sent || missed >= dead_at)
             })
     }

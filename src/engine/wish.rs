@@ -27,6 +27,7 @@ impl Engine {
         if let Some(why) = cannot(peer, rung, &settings.remedies[usize::from(rung)]) {
             return self.answer(id, restart, by, Some(kind), why);
         }
+        self.forget_answers(id);
         let now = self.now;
         let number = self.episodes.saturating_add(1);
         let Some(peer) = self.peers.get_mut(id.0 as usize) else {

@@ -368,6 +368,7 @@ mod tests {
             known_as: "app".into(),
             incarnation: Incarnation("a".into()),
             rung: 0,
+            does: "exec".into(),
             lasting: RETRY,
             budget: Budget::default(),
             group: GroupBudget::default(),

@@ -29,7 +29,7 @@ pub struct Seal {
 pub(super) enum Kind {
     /// Who is healing it; the field is the peer.
     Down,
-    /// Who does, or did, this to it; the field is the rung and the life.
+    /// Who does, or did, this to it; the field is what is done, and the life.
     Done,
     /// A restart that counts; the field is its id.
     Budget,
@@ -45,7 +45,7 @@ pub(super) struct Statement {
     number: u64,
     peer: String,
     incarnation: String,
-    rung: u16,
+    does: String,
     /// It was carried out.
     kept: bool,
     /// By the server's clock, in ms; 0 where nobody signs.
@@ -66,7 +66,7 @@ impl Statement {
             number: asked.number,
             peer: asked.known_as.to_string(),
             incarnation: asked.incarnation.0.to_string(),
-            rung: asked.rung,
+            does: asked.does.to_string(),
             kept: kept.is_some(),
             from,
             lasting: millis(kept.unwrap_or(asked.lasting)),
@@ -117,7 +117,7 @@ pub(super) fn is_believed(
     };
     let of_whom = match kind {
         Kind::Down => said.peer.as_bytes() == field,
-        Kind::Done => said.peer == peer && self::field(said.rung, &said.incarnation).as_bytes() == field,
+        Kind::Done => said.peer == peer && self::field(&said.does, &said.incarnation).as_bytes() == field,
         Kind::Budget => said.peer == peer && said.id().as_bytes() == field,
         Kind::Next => true,
     };
@@ -153,9 +153,9 @@ pub(super) fn node_of(record: &[u8]) -> String {
 }
 
 /// Where a done-mark stands.
-pub(super) fn field(rung: u16, incarnation: &str) -> String {
+pub(super) fn field(does: &str, incarnation: &str) -> String {
     let life: String = incarnation.chars().take(MAX_LIFE).collect();
-    format!("{rung} {life}")
+    format!("{does} {life}")
 }
 
 fn millis(time: Duration) -> u64 {

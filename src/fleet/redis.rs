@@ -11,7 +11,7 @@
 //! | `down` | peer -> who is healing it | with the longest lease |
 //! | `known` | peers that leave was given for, by when that is forgotten | an hour after the last |
 //! | `budget:PEER` | id -> a restart that counts | with its window |
-//! | `done:PEER` | rung and life -> who does, or did, this to it | with the lease; a day after one that was carried out |
+//! | `done:PEER` | what is done, and the life -> who does, or did, this to it | with the lease; a day after one that was carried out |
 //! | `gone:ID` | this was given back: it is not taken any more, however late its request comes | an hour later |
 //!
 //! A record is `UNTIL TOKEN ID STATEMENT` (`record.rs`). A script cannot verify what nodes signed. So who is refused gets the
@@ -164,7 +164,7 @@ impl Remote {
         let arguments = [
             id(asked),
             peer.to_string(),
-            record::field(asked.rung, &asked.incarnation.0),
+            record::field(&asked.does, &asked.incarnation.0),
             statement.to_owned(),
             millis(asked.lasting),
             asked.budget.count.to_string(),
@@ -219,7 +219,7 @@ impl Remote {
             let arguments = [
                 id(asked),
                 peer.to_string(),
-                record::field(asked.rung, &asked.incarnation.0),
+                record::field(&asked.does, &asked.incarnation.0),
                 mark.to_owned(),
                 yes(settlement.refund),
                 yes(settlement.over),

@@ -105,6 +105,7 @@ impl Desk {
             known_as: "app".into(),
             incarnation: Incarnation(life.into()),
             rung: 0,
+            does: "exec".into(),
             lasting: 60 * S,
             budget: Budget::default(),
             group: GroupBudget {
@@ -229,6 +230,7 @@ async fn s33_one_of_many_nodes_that_ask_together_gets_leave_and_the_rest_hear_wh
         // Another rung is another matter.
         let next = Reservation {
             rung: 1,
+            does: "exec#2".into(),
             only_look: true,
             ..desks[other].asks(&life)
         };
@@ -491,7 +493,7 @@ async fn what_others_wrote_under_our_keys_crashes_nothing_and_is_named() {
         "HSET {prefix}down other \"99999999999999999999999999 1 x.1 {{\" app 99999999999999"
     ));
     server.tell(&format!("HSET {prefix}budget:app a b c d e f"));
-    server.tell(&format!("HSET {prefix}done:app \"0 life\" never"));
+    server.tell(&format!("HSET {prefix}done:app \"exec life\" never"));
     server.tell(&format!("ZADD {prefix}known inf x nan2 y"));
     let reservation = Reservation {
         peers: 100,
@@ -533,7 +535,7 @@ async fn what_others_wrote_under_our_keys_crashes_nothing_and_is_named() {
         let id = format!("{}.{}", reservation.run, reservation.number);
         let until = in_a_minute(&server);
         server.tell(&format!(
-            "HSET {prefix}done:app \"0 life\" \"{until} {token} {id} x\""
+            "HSET {prefix}done:app \"exec life\" \"{until} {token} {id} x\""
         ));
         let answer = desk.reserve(&reservation).await;
         assert!(why(&answer).contains("none of defib's: delete"), "{answer:?}");
@@ -802,8 +804,8 @@ async fn s48_forged_leases_marks_and_budgets_change_nothing_where_the_group_sign
         match kind {
             0 => hset("down", "app", &word("boot-b.1", "app")),
             1 => hset("down", "app", &stranger("app")),
-            2 => hset("done:app", "0 life", &word("boot-b.1", "app")),
-            3 => hset("done:app", "0 life", &stranger("app")),
+            2 => hset("done:app", "exec life", &word("boot-b.1", "app")),
+            3 => hset("done:app", "exec life", &stranger("app")),
             4 => (0..60)
                 .map(|n| {
                     hset(
@@ -819,7 +821,7 @@ async fn s48_forged_leases_marks_and_budgets_change_nothing_where_the_group_sign
                 .collect(),
             // All of it at once, and a mark that says that this very question had landed.
             _ => {
-                hset("done:app", "0 life", &word(&own(desk), "app"));
+                hset("done:app", "exec life", &word(&own(desk), "app"));
                 hset("down", "app", &stranger("app"));
                 set("next", &stranger("app"));
                 hset("down", "other", &word("boot-b.9", "other"));
@@ -871,10 +873,10 @@ async fn what_a_node_signed_holds_in_its_place_and_for_its_time_only() {
     for (key, field, record) in [
         // Of another peer; of another life; a restart that is not this one; and as long as it never was to last.
         ("down", "other", &record),
-        ("done:app", "0 another life", &record),
+        ("done:app", "exec another life", &record),
         ("budget:app", "boot-a.99", &record),
         ("down", "app", &later),
-        ("done:app", "0 life", &later),
+        ("done:app", "exec life", &later),
     ] {
         server.tell(&format!(
             "HSET {prefix}{key} {} {}",

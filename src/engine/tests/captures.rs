@@ -158,3 +158,68 @@ fn a_pause_forbids_it_too() {
     assert!(world.grants.is_empty(), "{:?}", world.notices);
     assert_eq!(world.refusal(0), Some(GuardName::Paused));
 }
+
+#[test]
+fn one_permission_is_used_by_one_peer() {
+    let ladder = laddered(LADDER).engine.settings().peers[0].clone();
+    let peers = ["app", "other"].map(|name| PeerSettings {
+        name: name.into(),
+        ..ladder.clone()
+    });
+    let mut world = World::settled(settings(peers.into()));
+    for id in [0, 1] {
+        world.running(id, "a");
+        world.observe(id, 0, Outcome::Pass);
+        world.observe(id, 1, Outcome::Pass);
+    }
+    world.run(11 * S);
+    let stuck = |world: &mut World, seconds: u32| {
+        for _ in 0..seconds {
+            for id in [0, 1] {
+                world.observe(id, 0, Outcome::Pass);
+                world.fail(id, 1);
+            }
+            world.run(S);
+        }
+    };
+    // A capture takes its time: nobody else is looked at meanwhile, nor before the restart that it was for.
+    world.outcome = None;
+    stuck(&mut world, 8);
+    assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
+    assert_eq!(world.refusal(1), Some(GuardName::Budget));
+    let token = world.grants[0].1.token;
+    world.outcome = Some(RemedyOutcome::Acted {
+        detail: "done".into(),
+    });
+    let outcome = world.outcome.clone().unwrap();
+    world.feed(Event::RemedyEnded { token, outcome });
+    let of: Vec<_> = world
+        .grants
+        .iter()
+        .map(|(_, grant)| (grant.peer.0, grant.rung))
+        .collect();
+    assert_eq!(of, [(0, 0), (0, 1)], "{:?}", world.notices);
+    stuck(&mut world, 35);
+    let of: Vec<_> = world
+        .grants
+        .iter()
+        .map(|(_, grant)| (grant.peer.0, grant.rung))
+        .collect();
+    assert_eq!(of[2..4], [(1, 0), (1, 1)], "{:?}", world.notices);
+}
+
+#[test]
+fn a_look_after_a_restart_takes_nobody_down() {
+    let mut world = laddered(&[
+        (RemedyKind::Docker, &[], true),
+        (RemedyKind::Capture, &[], false),
+        (RemedyKind::Exec, &[], true),
+    ]);
+    world.stuck_for(4);
+    world.running(0, "b");
+    world.outcome = None;
+    world.stuck_for(30);
+    assert_eq!(world.rungs(), [0, 1], "{:?}", world.notices);
+    let kept = &world.engine.persisted().peers["app"];
+    assert_eq!(kept.healing, None, "an end of it now is not by our hand");
+}

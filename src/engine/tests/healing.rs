@@ -417,3 +417,75 @@ fn an_answer_that_comes_after_its_time_changes_nothing() {
         EpisodePhase::Verifying { .. }
     ));
 }
+
+#[test]
+fn an_exit_by_our_hand_during_a_pause_is_nobodys_purpose() {
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Docker),
+    );
+    app.remedies[0].verify_within = 10 * S;
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    world.looks(0, 0, 1);
+    world.observe(0, 1, Outcome::Pass);
+    world.run(11 * S);
+    world.outcome = None;
+    for _ in 0..3 {
+        world.observe(0, 0, Outcome::Pass);
+        world.fail(0, 1);
+        world.run(S);
+    }
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    world.feed(Event::Operator {
+        request: OperatorRequest::Pause {
+            peer: None,
+            reason: "deploy".into(),
+            lasting: Some(30 * S),
+        },
+        by: "uid 0".into(),
+    });
+    world.exits(0, "a");
+    let token = world.grants[0].1.token;
+    world.feed(Event::RemedyEnded {
+        token,
+        outcome: RemedyOutcome::Failed {
+            detail: "it did not start".into(),
+        },
+    });
+    world.run(100 * S);
+    assert_eq!(world.grants.len(), 2, "{:#?}", world.notices);
+}
+
+#[test]
+fn a_slot_ends_with_the_proof() {
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::SocketReset),
+    );
+    app.remedies[0].restarts = false;
+    let mut world = World::settled(settings(vec![app]));
+    world.running(0, "a");
+    world.looks(0, 0, 1);
+    world.observe(0, 1, Outcome::Pass);
+    world.run(11 * S);
+    for _ in 0..3 {
+        world.observe(0, 0, Outcome::Pass);
+        world.fail(0, 1);
+        world.run(S);
+    }
+    world.exits(0, "a");
+    assert!(world.saw("instead of"), "{:#?}", world.notices);
+    world.running(0, "b");
+    for _ in 0..3 {
+        world.observe(0, 0, Outcome::Pass);
+        world.observe(0, 1, Outcome::Pass);
+        world.run(S);
+    }
+    assert!(world.view(0).episode.is_none(), "{:#?}", world.notices);
+    assert!(world.engine.group.down.is_empty(), "others need not wait for it");
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{MS, S, World, heartbeat_check, http_check, peer, process_check, process_peer, settings};
+use crate::engine::cause::Cause;
 use crate::engine::decision::What;
 use crate::engine::event::{
     Event, Incarnation, OperatorRequest, Outcome, OwnerSeen, PeerId, RemedyOutcome, Restart, Which,
@@ -129,6 +130,7 @@ fn the_group_is_asked_once_home_permits_and_its_token_is_the_grants() {
             known_as: "app".into(),
             incarnation: Incarnation("a".into()),
             rung: 0,
+            does: "exec".into(),
             lasting: 60 * S,
             budget: world.engine.settings().peers[0].budget,
             group: world.engine.settings().group_budget,
@@ -721,4 +723,51 @@ fn an_operators_request_is_answered_when_its_episode_ends_first() {
         world.settlements().last().unwrap().refund,
         "the leave is given back"
     );
+}
+
+#[test]
+fn who_was_condemned_before_the_bus_failed_and_exits_with_it_is_not_healed_in_the_outage() {
+    let mut app = peer(
+        "app",
+        true,
+        vec![process_check(), http_check()],
+        Some(RemedyKind::Exec),
+    );
+    app.when_bus_down = WhenBusDown::Local;
+    app.remedies[0].causes = vec![Cause::PeerExited];
+    let mut all = settings(vec![app]);
+    all.fleet_asks = true;
+    let mut world = World::settled(all);
+    world.running(0, "a");
+    world.observe(0, 0, Outcome::Pass);
+    world.observe(0, 1, Outcome::Pass);
+    world.run(11 * S);
+    for _ in 0..6 {
+        world.observe(0, 0, Outcome::Pass);
+        world.fail(0, 1);
+        world.run(S);
+    }
+    assert_eq!(world.view(0).cause, Some(Cause::PeerStuck));
+    world.outage(true);
+    world.run(6 * S);
+    world.exits(0, "a");
+    world.run(60 * S);
+    assert_eq!(world.view(0).cause, Some(Cause::PeerExited));
+    assert!(world.grants.is_empty(), "{:#?}", world.notices);
+}
+
+#[test]
+fn leave_for_a_request_that_is_refused_by_then_is_given_back() {
+    let mut world = running(asking());
+    asks_for_a_restart(&mut world);
+    world.running(0, "b");
+    world.group_says(granted(7));
+    assert_eq!(answers(&world).len(), 1, "{:#?}", world.notices);
+    assert!(world.grants.is_empty());
+    let told: Vec<_> = world
+        .settlements()
+        .iter()
+        .map(|of| (of.mark, of.refund, of.over))
+        .collect();
+    assert_eq!(told, [(Mark::Clear, true, true)]);
 }

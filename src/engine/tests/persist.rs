@@ -7,6 +7,7 @@ use crate::engine::cause::Cause;
 use crate::engine::event::{Event, Incarnation, OwnerSeen, PeerId};
 use crate::engine::peer::Liveness;
 use crate::engine::persist::{Persisted, Restored};
+use crate::engine::settings::RemedyKind;
 
 #[test]
 fn what_a_remedy_took_down_before_the_node_died_is_healed_after() {
@@ -112,4 +113,29 @@ fn what_was_under_way_when_the_node_died_may_be_done_again_and_what_was_done_may
         world.run(60 * S);
         assert_eq!(world.grants.len(), usize::from(!done), "{:#?}", world.notices);
     }
+}
+
+#[test]
+fn a_ladder_that_is_another_at_the_next_start_keeps_its_marks_by_what_they_are_of() {
+    let mut world = World::settled(process_peer());
+    world.running(0, "a");
+    world.looks(0, 0, 2);
+    world.exits(0, "a");
+    world.run(2 * S);
+    assert_eq!(world.grants.len(), 1);
+    let kept = Restored::Found(Box::new(world.engine.persisted()), S);
+    let mut other = process_peer();
+    other.peers[0]
+        .remedies
+        .insert(0, super::remedy(RemedyKind::Docker));
+    let mut world = World::restored(other, &kept);
+    world.exits(0, "a");
+    world.run(60 * S);
+    let kinds: Vec<_> = world.grants.iter().map(|(_, grant)| grant.kind).collect();
+    assert_eq!(
+        kinds,
+        [RemedyKind::Docker],
+        "exec was done on this life: {:#?}",
+        world.notices
+    );
 }

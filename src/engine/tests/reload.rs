@@ -432,6 +432,11 @@ fn who_was_given_up_is_healed_by_a_rung_that_comes_later() {
     world.reload(two());
     world.run(60 * S);
     assert!(given_up(&world), "the same ladder is no reason");
+    let mut told = two();
+    told.peers[0].remedies.push(remedy(RemedyKind::Capture));
+    world.reload(told);
+    world.run(60 * S);
+    assert!(given_up(&world), "what changes nothing is none either");
     let mut more = two();
     more.peers[0].remedies.push(remedy(RemedyKind::Docker));
     world.reload(more);

@@ -820,3 +820,62 @@ fn whom_the_configuration_names_is_heard_however_many_strangers_there_are() {
     group.world.feed(said("late", "b", 1, Ballot::default()));
     assert_eq!(group.world.engine.snapshot(group.world.now).quorum.live, live + 1);
 }
+
+#[test]
+fn a_check_that_nobody_expects_to_pass_holds_up_no_vote() {
+    let mut both = nodes(&["x", "y"]);
+    let mut traffic = heartbeat_check("can");
+    traffic.name = "traffic".into();
+    traffic.needs = Some(crate::engine::event::ExpectationId(0));
+    both.peers[1].checks.push(traffic);
+    let mut group = Group::of(both, &["x", "y", "v", "w"]);
+    let from = group.world.now - S;
+    group.silence("x");
+    group.speaks("v", vec![against("x")]);
+    group.run(20 * S);
+    let dead = group.became("x", "dead", from).unwrap();
+    assert!(dead < 3_600 * MS, "{dead:?}");
+}
+
+#[test]
+fn an_objection_is_told_before_what_was_told_already() {
+    let names: Vec<String> = (0..30).map(|number| format!("{number:0>60}")).collect();
+    let mut all: Vec<&str> = names.iter().map(String::as_str).collect();
+    all.push("zx");
+    let mut world = World::settled(nodes(&all));
+    let mut slot = 100;
+    let mut beats = |world: &mut World, of: &[&str]| {
+        slot += 1;
+        for name in of {
+            let boot = format!("boot-{name}");
+            world.feed(said(name, &boot, slot, Ballot::default()));
+        }
+    };
+    for _ in 0..4 {
+        beats(&mut world, &all);
+        world.run(S);
+    }
+    // Somebody doubts them all: they are heard, and that is said, in several heartbeats.
+    let doubts = |of: &[&str], slot| {
+        let ballot = Ballot {
+            hears: vec!["us".into()],
+            votes: of.iter().map(|name| against(name)).collect(),
+            left_out: 0,
+        };
+        said("v", "boot-v", slot, ballot)
+    };
+    world.feed(doubts(&all[..30], 1));
+    for _ in 0..2 {
+        beats(&mut world, &all);
+        world.run(S);
+    }
+    beats(&mut world, &all);
+    let before = world.published.len();
+    world.feed(doubts(&["zx"], 1));
+    world.run(300 * MS);
+    let told = world.published[before..]
+        .iter()
+        .flat_map(|(_, beat)| &beat.ballot.votes)
+        .any(|vote| &*vote.about == "node:zx" && vote.liveness == Liveness::Alive);
+    assert!(told, "{:#?}", &world.published[before..]);
+}
