@@ -624,6 +624,9 @@ impl World {
     pub(super) fn find_again(&mut self, node: usize, peer: usize) {
         let run = self.nodes[node].run;
         if self.nodes[node].watches_owner(peer) {
+            if let Target::Process(process) = self.nodes[node].watched[peer].target {
+                self.processes[process].held = None;
+            }
             self.after(MS, Happening::Owner { node, run, peer });
         }
     }

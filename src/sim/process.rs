@@ -30,7 +30,7 @@ pub(super) struct Process {
     /// It has gone over to another server, which nobody here listens to.
     pub(super) moved: bool,
     /// The run of its node that holds it by a pidfd.
-    held: Option<u32>,
+    pub(super) held: Option<u32>,
     /// When its health last changed.
     pub(super) changed: Time,
     pub(super) born: Time,
