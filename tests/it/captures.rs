@@ -269,6 +269,36 @@ async fn a_place_that_cannot_be_written_is_told_and_fails_nothing_else() {
     );
 }
 
+#[tokio::test]
+async fn what_cannot_be_closed_to_others_costs_none_of_the_rest() {
+    let process = Process::sleep();
+    let dir = tempfile::tempdir().unwrap();
+    // As root nothing but another file system says no.
+    let script = "cd $DEFIB_CAPTURE_DIR; mkdir sealed; mount -t tmpfs -o ro none sealed || touch no_mount; \
+                  head -c 700000 /dev/zero > one; head -c 800000 /dev/zero > two";
+    let rung = capture(dir.path(), Some(script));
+    let outcome = captured(rung.clone(), Some(&process)).await;
+    let one = kept(&rung)[0].clone();
+    let mounted = !one.join("no_mount").exists();
+    Command::new("umount").arg(one.join("sealed")).status().unwrap();
+    if !available("mounting a tmpfs", mounted) {
+        return;
+    }
+    assert!(matches!(outcome, RemedyOutcome::Acted { .. }), "{outcome:?}");
+    assert!(
+        detail(&outcome).contains("sealed: it stays as it is: "),
+        "{outcome:?}"
+    );
+    assert!(detail(&outcome).contains("two: too large"), "{outcome:?}");
+    assert!(
+        !one.file_name().unwrap().to_str().unwrap().starts_with('.'),
+        "{one:?}"
+    );
+    assert!(one.join("one").exists() && !one.join("two").exists());
+    let mode = fs::metadata(one.join("one")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+}
+
 #[test]
 fn of_a_container_the_last_lines_are_kept_before_it_is_restarted() {
     let Some(engine) = Engine::start() else { return };

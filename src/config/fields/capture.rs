@@ -22,7 +22,8 @@ pub const CAPTURE: Section = Section {
             "max_total",
             Size(1 << 16, 1 << 40),
             Is("\"256MiB\""),
-            "All captures together; the oldest go first. 1000 at most, however small they are.",
+            "All finished captures together, by what they take on disk: as one is finished, the oldest go. 1000 at most, however \
+             small they are. Those that are being written come on top, and may be as much again.",
         ),
     ],
     tables: &[],
@@ -68,8 +69,8 @@ pub const REMEDY_CAPTURE: Section = Section {
             "max_size",
             Size(1 << 12, 1 << 38),
             Is("\"16MiB\""),
-            "Of one capture, and never more than half of what is free on its disk. A command that writes more is ended, and the \
-             largest file goes.",
+            "Of one capture, and never more than a quarter of what is free on its disk (all that are being written: half). A \
+             command that writes more, or one file that is longer, is ended, and the largest files go.",
         ),
     ],
     tables: &[],

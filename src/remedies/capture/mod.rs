@@ -1,12 +1,12 @@
 //! The `capture` rung: keeps evidence before the shock destroys it. What can be had is kept, what cannot is said; nothing
 //! here is worth holding up the ladder for.
 
+mod disk;
+mod files;
 mod place;
 
 use std::fmt::Write as _;
-use std::fs::{self, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -20,6 +20,7 @@ use crate::engine::event::RemedyOutcome;
 use crate::engine::time::Time;
 use crate::owner_table::{Holding, LiveOwner};
 use crate::sock_diag::{Dump, Endpoint, Filter, States, Whose, dump_within, sockets_of};
+use disk::{create, write};
 use place::{Draft, Place};
 
 /// What one rung keeps, and where.
@@ -69,7 +70,11 @@ pub(super) async fn run(
     let wall = executors.clock.wall();
     let place = Place::of(capture);
     let name = place::name(wall, &grant.name, grant.token);
-    let draft = match on_disk(times.looking(), move || place.begin(&name)).await {
+    let begun = match disk::hangs(executors.clock.now()) {
+        Ok(()) => times.on_disk(times.looking(), move || place.begin(&name)).await,
+        Err(why) => Err(why),
+    };
+    let draft = match begun {
         Ok(draft) => draft,
         Err(detail) => return RemedyOutcome::Failed { detail },
     };
@@ -88,11 +93,12 @@ pub(super) async fn run(
     let last = draft.path.join("about.json");
     let about = format!("{about:#}\n").into_bytes();
     let path = draft.path.display().to_string();
-    let finished = on_disk(times.all(), move || {
-        let told = write(&last, &about);
-        draft.finish().map(|kept| (kept, told))
-    })
-    .await;
+    let finished = times
+        .on_disk(times.all(), move || {
+            let told = write(&last, &about);
+            draft.finish().map(|kept| (kept, told))
+        })
+        .await;
     parts.outcome(
         finished.map_err(|why| format!("{why}; what there is lies in {path}")),
         executors,
@@ -123,6 +129,15 @@ impl<'e> Times<'e> {
     /// Until it is time to put away what was found.
     fn looking(&self) -> Duration {
         self.all().saturating_sub(self.put_away)
+    }
+
+    /// On a thread that may wait for the disk.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        within: Duration,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+    ) -> Result<T, String> {
+        disk::on_disk(self.executors.clock.now(), within, work).await
     }
 
     /// Until a command is told to end, so that it has time to obey.
@@ -172,7 +187,7 @@ async fn put(
         None => {}
         Some(Ok(bytes)) => {
             let path = draft.path.join(file);
-            let put = on_disk(times.looking(), move || write(&path, &bytes)).await;
+            let put = times.on_disk(times.looking(), move || write(&path, &bytes)).await;
             parts.tell(file, put);
         }
         Some(Err(why)) => parts.tell(file, Err(why)),
@@ -318,11 +333,12 @@ async fn command(
         .collect();
     let program = argv.first().cloned().unwrap_or_default();
     let files = ["command.out", "command.err"].map(|file| draft.path.join(file));
-    let [out, err] = on_disk(times.looking(), move || {
-        let [out, err] = files;
-        Ok([create(&out)?, create(&err)?])
-    })
-    .await?;
+    let [out, err] = times
+        .on_disk(times.looking(), move || {
+            let [out, err] = files;
+            Ok([create(&out)?, create(&err)?])
+        })
+        .await?;
     let (token, attempt) = (grant.token.to_string(), grant.attempt.to_string());
     let mut env = exec::environment(grant, &token, &attempt).to_vec();
     env.extend([("DEFIB_PID", pid.as_str()), ("DEFIB_CAPTURE_DIR", dir.as_str())]);
@@ -336,7 +352,7 @@ async fn command(
             // It is killed at once.
             Err(_) => return Err(overdue()),
         },
-        () = grows(draft.path.clone(), draft.room) => {
+        () = grows(draft, times) => {
             return Err(format!("{program} wrote more than {} bytes and was ended", draft.room));
         }
     };
@@ -349,43 +365,17 @@ async fn command(
     }
 }
 
-/// Until the directory holds more than so much.
-async fn grows(dir: PathBuf, most: u64) {
+/// Until the directory holds more than it may.
+async fn grows(draft: &Draft, times: &Times<'_>) {
     loop {
         tokio::time::sleep(WATCHED).await;
-        let looked_at = dir.clone();
-        let size = tokio::task::spawn_blocking(move || place::size(&looked_at)).await;
-        if size.is_ok_and(|size| size > most) {
+        let looked_at = draft.path.clone();
+        let size = times
+            .on_disk(times.all(), move || Ok(files::size(&looked_at)))
+            .await;
+        if size.is_ok_and(|size| size > draft.room) {
             return;
         }
-    }
-}
-
-fn create(path: &Path) -> Result<fs::File, String> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(|error| format!("cannot create {}: {error}", path.display()))
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let mut file = create(path)?;
-    std::io::Write::write_all(&mut file, bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
-}
-
-/// On a thread that may wait for the disk. Work that is not awaited any more goes on by itself.
-async fn on_disk<T: Send + 'static>(
-    within: Duration,
-    work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, String> {
-    match tokio::time::timeout(within, tokio::task::spawn_blocking(work)).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => Err(error.to_string()),
-        Err(_) => Err("the disk has not answered in time".to_owned()),
     }
 }
 
@@ -400,10 +390,7 @@ impl Parts {
     fn tell(&mut self, part: &'static str, came: Result<(), String>) {
         match came {
             Ok(()) => self.kept.push(part),
-            Err(why) => {
-                let why: String = why.chars().take(SHOWN).collect();
-                self.failed.push(format!("{part}: {why}"));
-            }
+            Err(why) => self.failed.push(format!("{part}: {}", short(&why))),
         }
     }
 
@@ -421,8 +408,7 @@ impl Parts {
             Err(why) => self.failed.push(why),
         }
         self.failed.extend(told.err());
-        self.failed
-            .extend(kept.cut.map(|file| format!("{file}: too large")));
+        self.failed.extend(kept.not_kept.iter().map(|why| short(why)));
         let not = if self.failed.is_empty() {
             String::new()
         } else {
@@ -442,4 +428,8 @@ impl Parts {
             ),
         }
     }
+}
+
+fn short(why: &str) -> String {
+    why.chars().take(SHOWN).collect()
 }

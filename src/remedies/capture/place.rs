@@ -1,10 +1,10 @@
 //! Where captures lie: one directory, each capture a directory in it whose name begins with its time. Bounded; what is not
 //! finished has a name that begins with a dot. Everything here may wait for the disk.
 
-use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, Permissions};
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -12,9 +12,8 @@ use std::time::Duration;
 use rustix::fs::statvfs;
 
 use super::Capture;
+use super::files::{close_to_others, cut, size};
 
-/// Files of one capture that are counted; beyond that it counts as too large.
-const MOST_FILES: usize = 10_000;
 /// Captures that are kept, however small they are: all of them are looked through each time.
 const MOST_CAPTURES: usize = 1000;
 /// With less room than this nothing is begun.
@@ -23,8 +22,8 @@ const LEAST: u64 = 4096;
 const UNFINISHED: &str = ".part-";
 /// Who makes room, one after the other. Held while waiting for the disk.
 static ROOM: Mutex<()> = Mutex::new(());
-/// What is being written now, and makes room for nobody. Never held while waiting.
-static WRITING: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// What is being written now, which makes room for nobody, and the bytes that each was promised. Never held while waiting.
+static WRITING: Mutex<BTreeMap<PathBuf, u64>> = Mutex::new(BTreeMap::new());
 
 /// `20260202T024000Z-feed-17`: sorts by time, and leads nowhere.
 pub(super) fn name(wall: Duration, peer: &str, token: u64) -> String {
@@ -69,8 +68,6 @@ pub(super) struct Draft {
     pub(super) room: u64,
     finished: PathBuf,
     place: Place,
-    /// Older ones that went for it.
-    evicted: u64,
 }
 
 /// A capture that was.
@@ -79,8 +76,8 @@ pub(super) struct Kept {
     pub(super) size: u64,
     /// Of all of them, and how many older ones made room; or why that is not known.
     pub(super) total: Result<(u64, u64), String>,
-    /// The file that was too large.
-    pub(super) cut: Option<String>,
+    /// What was too large, or cannot be kept from others, and why.
+    pub(super) not_kept: Vec<String>,
 }
 
 impl Place {
@@ -92,7 +89,8 @@ impl Place {
         }
     }
 
-    /// Makes room, and a directory for this one.
+    /// Makes a directory for this one. Room is made when it is known how much it takes: nothing is removed for what only
+    /// might be written.
     pub(super) fn begin(self, name: &str) -> Result<Draft, String> {
         DirBuilder::new()
             .recursive(true)
@@ -100,29 +98,15 @@ impl Place {
             .create(&self.dir)
             .map_err(|error| failed("create", &self.dir, &error))?;
         self.is_ours()?;
+        let disk = statvfs(&self.dir).ok();
+        let free = disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize));
         let path = self.dir.join(format!("{UNFINISHED}{name}"));
-        // Several at once must not count on the same room.
-        let at_work = {
-            let mut writing = writing();
-            writing.insert(path.clone());
-            writing
-                .iter()
-                .filter(|other| other.starts_with(&self.dir))
-                .count()
-        };
-        let mut draft = Draft {
+        let draft = Draft {
+            room: self.promise(&path, free)?,
             path,
-            room: self.max_size,
             finished: self.dir.join(name),
             place: self,
-            evicted: 0,
         };
-        let place = &draft.place;
-        let wanted = place.max_size.saturating_mul(at_work as u64);
-        let (_, evicted) = place
-            .evict(place.max_total.saturating_sub(wanted), MOST_CAPTURES - 1)
-            .map_err(|error| failed("make room in", &place.dir, &error))?;
-        (draft.room, draft.evicted) = (place.room()?, evicted);
         DirBuilder::new()
             .mode(0o700)
             .create(&draft.path)
@@ -130,19 +114,36 @@ impl Place {
         Ok(draft)
     }
 
-    /// Others need the disk more: no more than half of what is free.
-    fn room(&self) -> Result<u64, String> {
-        let Ok(disk) = statvfs(&self.dir) else {
-            return Ok(self.max_size);
-        };
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-        if free / 2 < LEAST {
+    /// Several at once must not count on the same room. All that are being written stay within `max_total`, and within half
+    /// of what is free, as others need the disk more; and each leaves something for who comes next.
+    fn promise(&self, path: &Path, free: Option<u64>) -> Result<u64, String> {
+        let mut writing = writing();
+        let others = writing.iter().filter(|(other, _)| other.starts_with(&self.dir));
+        let (count, promised) = others.fold((0u64, 0u64), |(count, sum), (_, room)| {
+            (count + 1, sum.saturating_add(*room))
+        });
+        let least = LEAST.min(self.max_size / 4);
+        let left = self.max_total.saturating_sub(promised);
+        let allowed = self.max_size.min(if count == 0 { left } else { left / 2 });
+        if allowed < least {
             return Err(format!(
-                "the disk of {} is full ({free} bytes are free)",
-                self.dir.display()
+                "those that are being written ({count}) may need all of capture.max_total ({} bytes)",
+                self.max_total
             ));
         }
-        Ok(self.max_size.min(free / 2))
+        let room = free.map_or(allowed, |free| {
+            allowed.min((free / 2).saturating_sub(promised) / 2)
+        });
+        if room < least {
+            return Err(format!(
+                "the disk of {} is full ({} bytes are free, {promised} of them promised to {count} captures that are being \
+                 written)",
+                self.dir.display(),
+                free.unwrap_or_default()
+            ));
+        }
+        writing.insert(path.to_owned(), room);
+        Ok(room)
     }
 
     /// What lies in a stranger's directory is the stranger's to replace.
@@ -158,78 +159,60 @@ impl Place {
         ))
     }
 
-    /// The newest stay, as long as all together are at most so large and so many. Their size, and how many went.
-    fn evict(&self, most: u64, count: usize) -> io::Result<(u64, u64)> {
-        let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The newest stay, as long as all together are at most so large and so many; and `latest` does, whatever the wall
+    /// clock has made of its name. The size of the others, and how many went.
+    fn evict(&self, latest: &Path, most: u64, count: usize) -> io::Result<(u64, u64)> {
         let mut all = Vec::new();
         for entry in fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if entry.file_type()?.is_dir() && is_named(&name) && !writing().contains(&entry.path()) {
+            let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+            let is_dir = entry.file_type().is_ok_and(|found| found.is_dir());
+            if is_dir && is_named(&name) && path != latest && !writing().contains_key(&path) {
                 // (One that a crash left behind goes when its turn comes, too.)
-                all.push((name.replace(UNFINISHED, ""), entry.path()));
+                all.push((name.replace(UNFINISHED, ""), path));
             }
         }
         all.sort();
         let (mut total, mut kept, mut evicted) = (0u64, 0, 0);
+        let mut failed = None;
         for (_, path) in all.iter().rev() {
             let with = total.saturating_add(size(path));
             // No older one stays in place of a newer one that is too large.
             if evicted == 0 && with <= most && kept < count {
                 (total, kept) = (with, kept + 1);
-            } else {
-                fs::remove_dir_all(path)?;
-                evicted += 1;
+                continue;
+            }
+            match fs::remove_dir_all(path) {
+                Ok(()) => evicted += 1,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // What cannot be removed keeps nothing else from being.
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok((total, evicted))
+        failed.map_or(Ok((total, evicted)), Err)
     }
 }
 
 impl Draft {
-    /// Under its own name from now on, and within its bounds.
+    /// Under its own name from now on, and within its bounds. One file that cannot be closed to others, or removed, is told,
+    /// and costs none of the rest.
     pub(super) fn finish(self) -> Result<Kept, String> {
-        let told = |error: io::Error| failed("finish", &self.path, &error);
-        close_to_others(&self.path).map_err(told)?;
-        let cut = self.cut().map_err(told)?;
+        let mut not_kept = close_to_others(&self.path);
+        not_kept.extend(cut(&self.path, self.room));
         let size = size(&self.path);
-        // Whatever the wall clock makes of its name: the one that was just written is not the one to go.
-        writing().insert(self.finished.clone());
-        fs::rename(&self.path, &self.finished).map_err(told)?;
+        // Between its renaming and the making of room nobody else may make room.
+        let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
+        fs::rename(&self.path, &self.finished).map_err(|error| failed("finish", &self.path, &error))?;
         let others = self.place.max_total.saturating_sub(size);
-        let evicted = self.place.evict(others, MOST_CAPTURES - 1);
+        let evicted = self.place.evict(&self.finished, others, MOST_CAPTURES - 1);
         Ok(Kept {
             path: self.finished.clone(),
             size,
             total: evicted
-                .map(|(others, went)| (others.saturating_add(size), self.evicted + went))
+                .map(|(others, went)| (others.saturating_add(size), went))
                 .map_err(|error| failed("make room in", &self.place.dir, &error)),
-            cut,
+            not_kept,
         })
-    }
-
-    /// What is too large is no evidence that can be kept: the largest file goes. Its name.
-    fn cut(&self) -> io::Result<Option<String>> {
-        let mut cut = None;
-        while size(&self.path) > self.room {
-            let mut files: Vec<(u64, PathBuf)> = Vec::new();
-            for entry in fs::read_dir(&self.path)? {
-                let path = entry?.path();
-                files.push((size(&path), path));
-            }
-            let Some((_, largest)) = files.into_iter().max() else {
-                break;
-            };
-            if largest.is_dir() {
-                fs::remove_dir_all(&largest)?;
-            } else {
-                fs::remove_file(&largest)?;
-            }
-            cut = largest
-                .file_name()
-                .map(|name| name.to_string_lossy().into_owned());
-        }
-        Ok(cut)
     }
 }
 
@@ -237,55 +220,12 @@ impl Drop for Draft {
     /// What was written stays until its turn comes: it is evidence, too. (No disk is waited for here: it may be dropped
     /// on the node's only thread.)
     fn drop(&mut self) {
-        let mut writing = writing();
-        writing.remove(&self.path);
-        writing.remove(&self.finished);
+        writing().remove(&self.path);
     }
 }
 
-fn writing() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+fn writing() -> MutexGuard<'static, BTreeMap<PathBuf, u64>> {
     WRITING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a command has written is the node's alone: files 0600, directories 0700, and nothing else. A file that has another
-/// name somewhere is not this capture's to change.
-fn close_to_others(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let (path, found) = (entry.path(), entry.metadata()?);
-        if found.is_dir() {
-            fs::set_permissions(&path, Permissions::from_mode(0o700))?;
-            close_to_others(&path)?;
-        } else if found.is_file() && found.nlink() == 1 {
-            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
-        } else {
-            fs::remove_file(&path)?;
-        }
-    }
-    Ok(())
-}
-
-/// Bytes of a file, or of everything below a directory. What cannot be looked at counts as nothing; too many files count
-/// as too large.
-pub(super) fn size(path: &Path) -> u64 {
-    let (mut total, mut seen) = (0u64, 0);
-    let mut todo = vec![path.to_owned()];
-    while let Some(path) = todo.pop() {
-        seen += 1;
-        if seen > MOST_FILES {
-            return u64::MAX;
-        }
-        let Ok(found) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if found.is_dir() {
-            let below = fs::read_dir(&path).into_iter().flatten().flatten();
-            todo.extend(below.map(|entry| entry.path()));
-        } else {
-            total = total.saturating_add(found.len());
-        }
-    }
-    total
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> String {
@@ -294,6 +234,9 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn place(dir: &Path, max_total: u64, max_size: u64) -> Place {
@@ -360,6 +303,53 @@ mod tests {
     }
 
     #[test]
+    fn what_others_only_might_write_removes_nothing_however_many_are_at_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let begin = |number: u64, max_size| {
+            let at = Duration::from_secs(1_770_000_000 + number);
+            place(dir.path(), 1_600, max_size).begin(&name(at, "feed", number))
+        };
+        let small = |draft: Draft| {
+            fs::write(draft.path.join("log.txt"), [b'x'; 10]).unwrap();
+            draft.finish().unwrap()
+        };
+        let first = small(begin(0, 100).unwrap());
+        let at_work: Vec<Draft> = (1..200).map_while(|number| begin(number, 100).ok()).collect();
+        assert!(at_work.len() >= 15, "{}", at_work.len());
+        let promised: u64 = at_work.iter().map(|draft| draft.room).sum();
+        assert!(promised <= 1_600, "{promised}");
+        let many = at_work.len();
+        let finished: Vec<Kept> = at_work.into_iter().map(small).collect();
+        assert!(first.path.exists(), "{:?}", names(dir.path()));
+        assert!(finished.iter().all(|kept| kept.path.exists()));
+        assert_eq!(names(dir.path()).len(), 1 + many);
+        // One that may become as large as all together is not so yet.
+        let large = begin(500, 1_600).unwrap();
+        assert_eq!(large.room, 1_600);
+        assert!(begin(501, 1_600).is_err(), "all is promised");
+        small(large);
+        assert_eq!(names(dir.path()).len(), 2 + many);
+    }
+
+    #[test]
+    fn all_at_work_together_leave_half_of_what_is_free_to_others() {
+        const GIB: u64 = 1 << 30;
+        let dir = PathBuf::from("/no/such/captures");
+        let place = place(&dir, 100 * GIB, GIB);
+        let promised: Vec<u64> = (0..200)
+            .map_while(|number| place.promise(&dir.join(number.to_string()), Some(3 * GIB)).ok())
+            .collect();
+        writing().retain(|path, _| !path.starts_with(&dir));
+        assert!(
+            promised.len() >= 3,
+            "who comes later gets something, too: {promised:?}"
+        );
+        assert!(promised.iter().sum::<u64>() <= 3 * GIB / 2, "{promised:?}");
+        let full = place.promise(&dir.join("a"), Some(1000)).unwrap_err();
+        assert!(full.contains("is full (1000 bytes are free"), "{full}");
+    }
+
+    #[test]
     fn nothing_is_removed_but_captures_and_none_that_is_being_written() {
         let dir = tempfile::tempdir().unwrap();
         for strange in [
@@ -376,11 +366,13 @@ mod tests {
         fs::write(left_behind.join("core"), [b'x'; 900]).unwrap();
         let place = || place(dir.path(), 1000, 400);
         let first = place().begin("20260202T024000Z-a-1").unwrap();
-        assert!(!left_behind.exists(), "the run that wrote it is over");
+        assert!(left_behind.exists(), "it is not known yet what this one takes");
         fs::write(first.path.join("core"), [b'x'; 390]).unwrap();
         for number in 2..6 {
-            kept(dir.path(), number, 390);
+            // (The room that the first one leaves.)
+            assert_eq!(kept(dir.path(), number, 290).not_kept, [""; 0]);
         }
+        assert!(!left_behind.exists(), "the run that wrote it is over");
         assert!(first.finish().unwrap().path.exists());
         assert!(size(dir.path()) <= 4 * 5000 + 1000, "{:?}", names(dir.path()));
     }
@@ -397,7 +389,8 @@ mod tests {
         std::os::unix::fs::symlink(&precious, draft.path.join("link")).unwrap();
         fs::hard_link(&precious, draft.path.join("hard")).unwrap();
         let kept = draft.finish().unwrap();
-        assert_eq!(kept.cut.as_deref(), Some("core"));
+        let told = kept.not_kept.iter().find(|why| why.starts_with("core: "));
+        assert_eq!(told.map(String::as_str), Some("core: too large"));
         assert_eq!(names(&kept.path), ["small"]);
         assert_eq!(fs::metadata(&precious).unwrap().mode(), mode);
     }
