@@ -3,6 +3,7 @@
 //! engine's business.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,9 +41,33 @@ const LEAVING: Duration = Duration::from_secs(5);
 /// Characters of a refusal that are told in one notice.
 const TOLD: usize = 4_000;
 
-/// Why a configuration was not taken, in words: every mistake, with line and column.
+/// A file that changed and was refused for a reason that is not in it is read again after so long, then twice that, …
+const AGAIN: Duration = Duration::from_secs(5);
+/// … and so on up to this.
+const AGAIN_MOST: Duration = Duration::from_secs(300);
+/// Who asks, if nobody does.
+const ITS_FILE: &str = "its file";
+
+/// Why a configuration was not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal(pub String);
+pub struct Refusal {
+    /// In words: every mistake, with line and column.
+    pub why: String,
+    /// It is nothing in the configuration: the same one may be taken later.
+    pub passes: bool,
+}
+
+impl Refusal {
+    /// Of this content, whenever it is read.
+    pub const fn of_content(why: String) -> Self {
+        Self { why, passes: false }
+    }
+
+    /// For a reason that may pass by itself.
+    pub const fn for_now(why: String) -> Self {
+        Self { why, passes: true }
+    }
+}
 
 /// Reads and validates the configuration for a node that runs. Blocks nobody.
 pub type Load = Arc<dyn Fn(Over) -> BoxFuture<'static, Result<Config, Refusal>> + Send + Sync>;
@@ -89,6 +114,22 @@ pub(super) struct Reloader {
     leaving: BTreeSet<(Table, PeerId)>,
     /// Who was removed while a remedy was at work: its end is told, and counted.
     gone: BTreeMap<PeerId, Arc<str>>,
+    /// The last reload was refused for a reason that may pass.
+    refused: Option<Refused>,
+}
+
+/// What is tried again by itself.
+struct Refused {
+    why: String,
+    wait: Duration,
+}
+
+impl Refused {
+    /// Longer, if it was tried before.
+    fn again(before: Option<Self>, why: String) -> Self {
+        let wait = before.map_or(AGAIN, |before| AGAIN_MOST.min(2 * before.wait));
+        Self { why, wait }
+    }
 }
 
 /// The parts of two configurations beside each other.
@@ -109,6 +150,7 @@ impl Reloader {
             resting: BTreeMap::new(),
             leaving: BTreeSet::new(),
             gone: BTreeMap::new(),
+            refused: None,
         }
     }
 
@@ -124,6 +166,7 @@ impl Reloader {
                 load,
                 watch: mut file,
             } = source;
+            let mut again: Option<Pin<Box<tokio::time::Sleep>>> = None;
             loop {
                 let changed = async {
                     match &mut file {
@@ -131,10 +174,20 @@ impl Reloader {
                         None => std::future::pending().await,
                     }
                 };
+                let is_time = async {
+                    match &mut again {
+                        Some(again) => again.await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let ask = tokio::select! {
                     biased;
                     Some(ask) = asked.recv() => Some(ask),
-                    () = changed => None,
+                    () = changed => {
+                        self.refused = None;
+                        None
+                    }
+                    () = is_time => None,
                     () = tokio::time::sleep(LEAVING), if !self.leaving.is_empty() || !self.gone.is_empty() => {
                         self.forget_who_left();
                         continue;
@@ -147,9 +200,12 @@ impl Reloader {
                         }
                         (by, Some(reply))
                     }
-                    None => ("its file".to_owned(), None),
+                    None => (ITS_FILE.to_owned(), None),
                 };
                 let outcome = self.reload(&load, &by).await?;
+                // Nobody asks again because Docker is back.
+                let waits = self.refused.as_ref().filter(|_| file.is_some());
+                again = waits.map(|refused| Box::pin(tokio::time::sleep(refused.wait)));
                 if let Some(reply) = reply {
                     // Who asked may not wait for it.
                     let _ = reply.send(outcome);
@@ -177,8 +233,17 @@ impl Reloader {
             resting: self.resting.keys().copied().collect(),
         };
         let loaded = tokio::time::timeout(LOADING, load(over)).await;
-        let outcome = match loaded.unwrap_or_else(|_| Err(too_late())) {
-            Err(Refusal(error)) => self.refuse(by, error).await?,
+        let before = self.refused.take();
+        let outcome = match loaded
+            .unwrap_or_else(|_| Err(too_late()))
+            .and_then(|config| self.is_meant(config, by))
+        {
+            Err(Refusal { why, passes }) => {
+                // Not told at each try.
+                let known = before.as_ref().is_some_and(|before| before.why == why) && by == ITS_FILE;
+                self.refused = passes.then(|| Refused::again(before, why.clone()));
+                self.refuse(by, why, known).await?
+            }
             Ok(config) if config == *self.config => Outcome::Unchanged,
             Ok(config) => self.apply(config, by).await?,
         };
@@ -198,7 +263,24 @@ impl Reloader {
         Ok(outcome)
     }
 
-    async fn refuse(&self, by: &str, error: String) -> anyhow::Result<Outcome> {
+    /// What is left of a file that could not be written whole may be a configuration of nobody.
+    fn is_meant(&self, config: Config, by: &str) -> Result<Config, Refusal> {
+        let before = self.wiring.settings.peers().count();
+        let settings = config.engine_settings(Arc::clone(&self.wiring.settings.boot));
+        let after = settings.peers().count();
+        if by == ITS_FILE && before > 0 && after == 0 {
+            return Err(Refusal::of_content(format!(
+                "no peer is left of {before}: a file may have been cut off; if that is meant, ask for it with `defib reload`"
+            )));
+        }
+        Ok(config)
+    }
+
+    async fn refuse(&self, by: &str, error: String, known: bool) -> anyhow::Result<Outcome> {
+        if known {
+            tracing::debug!("the configuration is still refused: {error}");
+            return Ok(Outcome::Refused { error });
+        }
         let detail = in_one_line(&error).chars().take(TOLD).collect();
         let by = by.to_owned();
         let order = event_loop::Order::Refused { by, detail };
@@ -411,7 +493,7 @@ fn in_one_line(error: &str) -> String {
 }
 
 fn too_late() -> Refusal {
-    Refusal(format!(
+    Refusal::for_now(format!(
         "the configuration could not be read and checked within {} s: is what it lies on away, or Docker?",
         LOADING.as_secs()
     ))
@@ -434,8 +516,12 @@ fn rungs(
         let mut free: Vec<u16> = (0u16..).zip(&known.remedies).map(|(rung, _)| rung).collect();
         for (rung, remedy) in (0u16..).zip(&peer.remedies) {
             let does_the_same = |was: &u16| {
+                let acts = (before.remedies.get(&(id, *was)), after.remedies.get(&(id, rung)));
                 known.remedies[usize::from(*was)].kind == remedy.kind
-                    && before.remedies.get(&(id, *was)) == after.remedies.get(&(id, rung))
+                    && match acts {
+                        (Some(was), Some(is)) => was.does_as(is),
+                        (was, is) => was.is_none() && is.is_none(),
+                    }
             };
             if let Some(place) = free.iter().position(does_the_same) {
                 same.insert((id, rung), free.remove(place));
@@ -469,6 +555,43 @@ pub(super) fn healer(config: &Config, around: &remedies::Surroundings) -> Arc<dy
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Sources, load};
+
+    fn configuration(text: &str) -> Config {
+        let sources = Sources {
+            file: Some(("d.toml".into(), text.to_owned())),
+            ..Sources::default()
+        };
+        load(&sources).unwrap_or_else(|report| panic!("{report}"))
+    }
+
+    #[test]
+    fn a_rung_whose_bounds_change_is_the_rung_that_it_was() {
+        let of = |command: &str, bound: u32| {
+            configuration(&format!(
+                "[capture]\nmax_total = \"{bound}MiB\"\n[peer.a]\nowner = {{ container = \"a\" }}\nremedies = [\n\
+                 {{ do = \"capture\", timeout = \"{bound}s\", max_size = \"{bound}KiB\", logs = {bound} }},\n\
+                 {{ do = \"exec\", command = [\"{command}\"], timeout = \"{bound}s\" }},\n\
+                 {{ do = \"docker\", stop_timeout = \"{bound}s\" }},\n]\n"
+            ))
+        };
+        let same = |before: &Config, after: &Config| -> Vec<(u16, u16)> {
+            let [old, new] = [before, after].map(|config| config.engine_settings("b".into()));
+            let same = rungs((before, &old), (after, &new));
+            same.into_iter().map(|((_, is), was)| (is, was)).collect()
+        };
+        let before = of("/bin/true", 20);
+        assert_eq!(same(&before, &of("/bin/true", 30)), [(0, 0), (1, 1), (2, 2)]);
+        assert_eq!(same(&before, &of("/bin/false", 20)), [(0, 0), (2, 2)]);
+    }
+
+    #[test]
+    fn what_is_refused_again_is_tried_again_ever_later() {
+        let first = Refused::again(None, "away".to_owned());
+        assert_eq!(first.wait, AGAIN);
+        let later = (0..20).fold(first, |before, _| Refused::again(Some(before), "away".to_owned()));
+        assert_eq!(later.wait, AGAIN_MOST);
+    }
 
     #[test]
     fn a_refusal_is_told_in_one_line() {

@@ -161,11 +161,11 @@ fn source(sources: Sources) -> Option<Source> {
             }
             // Who was discovered must not be dropped because nobody could be asked.
             let found = labelled(&config).await.map_err(|error| {
-                Refusal(format!(
+                Refusal::for_now(format!(
                     "docker.discover: who asks to be watched cannot be found out: {error}"
                 ))
             })?;
-            off_the_loop(move || with_discovered(&sources, &found)).await
+            off_the_loop(move || with_discovered(&sources, &found).map_err(of_content)).await
         }
         .boxed()
     });
@@ -191,16 +191,15 @@ impl Again {
     async fn read(&self, over: Option<Over>) -> Result<(Sources, Config), Refusal> {
         let Ok(turn) = Arc::clone(&self.turn).try_lock_owned() else {
             let why = "the file was being read before, and that has not ended: is what it lies on away?";
-            return Err(Refusal(why.to_owned()));
+            return Err(Refusal::for_now(why.to_owned()));
         };
         let unread = Arc::clone(&self.sources);
         off_the_loop(move || {
             let _turn = turn;
-            let sources = Sources {
-                over,
-                ..unread.again()?
-            };
-            let config = config::load(&sources)?;
+            let read = unread.again();
+            let read = read.map_err(|report| Refusal::for_now(report.to_string()))?;
+            let sources = Sources { over, ..read };
+            let config = config::load(&sources).map_err(|report| of_content(Box::new(report)))?;
             Ok((sources, config))
         })
         .await
@@ -209,12 +208,18 @@ impl Again {
 
 /// On another thread: a dead mount, or a file with thousands of peers, must not hold the event loop's.
 async fn off_the_loop<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Box<Report>> + Send + 'static,
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Refusal> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|report| Refusal(report.to_string())),
-        Err(error) => Err(Refusal(format!("reading the configuration failed: {error}"))),
-    }
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| {
+        Err(Refusal::for_now(format!(
+            "reading the configuration failed: {error}"
+        )))
+    })
+}
+
+fn of_content(report: Box<Report>) -> Refusal {
+    Refusal::of_content(report.to_string())
 }
 
 fn start_logging(args: &RunArgs, log: &LogSettings) -> Result<LastWords, LogError> {
@@ -319,12 +324,12 @@ async fn mended(unread: Sources, known: Option<&str>, mut asked: mpsc::Receiver<
             Ok((sources, config)) => discover(&sources, config)
                 .await
                 .map(|config| (sources, config))
-                .map_err(|report| Refusal(report.to_string())),
+                .map_err(of_content),
             Err(refusal) => Err(refusal),
         };
         match good {
             Ok(good) => return good,
-            Err(Refusal(why)) => tracing::error!("the configuration is still wrong:\n{why}"),
+            Err(Refusal { why, .. }) => tracing::error!("the configuration is still wrong:\n{why}"),
         }
     }
 }

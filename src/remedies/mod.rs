@@ -93,6 +93,37 @@ pub enum Remedy {
     },
 }
 
+impl Remedy {
+    /// Whether both do the same to the same, within whatever time and room. Who did the one on a life has done the other.
+    pub fn does_as(&self, other: &Self) -> bool {
+        self.unbounded() == other.unbounded()
+    }
+
+    /// Without what only bounds it.
+    fn unbounded(&self) -> Self {
+        const NO: Duration = Duration::ZERO;
+        let mut act = self.clone();
+        match &mut act {
+            Self::Signal { then, .. } => *then = then.map(|(_, signal)| (NO, signal)),
+            Self::Exec { timeout, .. } | Self::ClientKill { timeout, .. } => *timeout = NO,
+            Self::Http { timeout, until, .. } => {
+                *timeout = NO;
+                if let Some(until) = until {
+                    (until.deadline, until.interval) = (NO, NO);
+                }
+            }
+            Self::Docker(act) => act.stop_timeout = None,
+            Self::Systemd(act) => act.timeout = NO,
+            Self::Capture(capture) => {
+                (capture.dir, capture.max_total, capture.max_size) = (PathBuf::new(), 0, 0);
+                (capture.timeout, capture.logs) = (NO, capture.logs.min(1));
+            }
+            Self::SocketReset | Self::Log | Self::Notify { .. } => {}
+        }
+        act
+    }
+}
+
 /// A signal, by number: one of the named ones (1 to 31).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Signal(pub i32);

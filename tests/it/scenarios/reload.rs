@@ -2,10 +2,10 @@
 //! operator; applied as a whole or refused as a whole.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::{MetadataExt, symlink};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -407,6 +407,73 @@ fn s37_a_node_that_observes_reads_again_when_it_is_told_to() {
     node.logs("the configuration is still wrong");
     node.signal(Signal::TERM);
     assert_eq!(node.exit_code(), Some(0));
+}
+
+#[test]
+fn what_a_writer_that_ran_out_of_room_leaves_is_no_configuration_without_peers_unless_that_is_meant() {
+    let good = config("embedded", &pushed("one"));
+    let node = Node::run(&good);
+    let (cut, _) = good.split_once("[peer.one]").unwrap();
+    fs::write(file(&node), cut).unwrap();
+    node.logs("no peer is left of 1");
+    assert_eq!(names(&node), ["one"]);
+    let (code, said) = node.admin(&["reload"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(names(&node), [""; 0]);
+}
+
+/// A Docker engine that has no containers.
+fn empty_engine(socket: &Path) {
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read_exact(&mut byte).is_err() {
+                    break;
+                }
+                request.push(byte[0]);
+            }
+            let body = if request.starts_with(b"GET /version ") {
+                r#"{"ApiVersion": "1.47", "MinAPIVersion": "1.24"}"#
+            } else {
+                "[]"
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+}
+
+#[test]
+fn a_changed_file_that_was_refused_for_the_sake_of_docker_is_taken_once_docker_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("docker.sock");
+    let docker = format!(
+        "[docker]\nhost = \"unix://{}\"\ndiscover = \"all\"\n",
+        socket.display()
+    );
+    let of = |peers: &[String]| config("embedded", &(docker.clone() + &peers.concat()));
+    let node = Node::run(&of(&[pushed("one")]));
+    let events = node.events();
+    renamed_over(&file(&node), &of(&[pushed("one"), pushed("two")]));
+    let refused = events.one("it was refused", |notice| notice["event"] == "config_refused");
+    assert!(
+        refused["detail"].to_string().contains("docker.discover"),
+        "{refused}"
+    );
+    assert_eq!(names(&node), ["one"]);
+    empty_engine(&socket);
+    let told = events.one("it was taken", |notice| notice["event"] == "config_reloaded");
+    assert_eq!(
+        (&told["by"], &told["detail"]),
+        (&"its file".into(), &"added: two".into())
+    );
+    assert_eq!(names(&node), ["one", "two"]);
 }
 
 #[test]
