@@ -18,9 +18,9 @@ use serde_json::Value;
 
 use crate::checks::{Process, Running};
 use crate::remedies::{executors, grant, life, surroundings};
-use crate::support::available;
-use crate::support::docker::Engine;
+use crate::support::docker::{Engine, docker};
 use crate::support::node::Node;
+use crate::support::{available, until};
 
 const S: Duration = Duration::from_secs(1);
 const HOURLY: Schedule = Schedule {
@@ -302,9 +302,13 @@ async fn what_cannot_be_closed_to_others_costs_none_of_the_rest() {
 #[test]
 fn of_a_container_the_last_lines_are_kept_before_it_is_restarted() {
     let Some(engine) = Engine::start() else { return };
-    let script =
-        "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; done; echo last words >&2; exec sleep 600";
+    let script = "i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; done; exec sleep 600";
     let container = engine.run("talker", &[], script);
+    // Docker takes the two streams up apart: what is said on one may overtake the other.
+    until("its lines are in its log", || {
+        docker(&["logs", &container.0]).contains("line 300")
+    });
+    container.exec(&["sh", "-c", "echo last words >/proc/1/fd/2"]);
     let node = Node::run(&format!(
         r#"
 [bus]
