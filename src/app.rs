@@ -34,7 +34,7 @@ use crate::engine::event::{Event, Link, LinkStatus, PeerId, RemedyOutcome};
 use crate::engine::outside::Errand;
 use crate::engine::settings::Settings;
 use crate::engine::snapshot::Snapshot;
-use crate::engine::time::Clock;
+use crate::engine::time::{Clock, Time};
 use crate::fleet::{self, ERRANDS, Fleet};
 use crate::http::{self, AppState, BindError, Bound, Recent, View};
 use crate::lease_desk::LeaseDesk;
@@ -141,8 +141,8 @@ struct Common {
     leases: Option<LeaseDesk>,
     reload: Option<ReloadDesk>,
     notifier: Arc<Notifier>,
-    /// Our latest heartbeat, as it went out.
-    heartbeat: watch::Sender<Arc<[u8]>>,
+    /// Our latest heartbeat that came back, as it went out, and until when it may be shown.
+    heartbeat: watch::Sender<(Time, Arc<[u8]>)>,
     recent: Arc<Recent>,
     history: Option<PathBuf>,
     alive: Arc<AtomicU64>,
@@ -450,7 +450,7 @@ impl Common {
             leases: None,
             reload: None,
             notifier: Arc::new(Notifier::open(&Environment::of_process())),
-            heartbeat: watch::Sender::new(Arc::from([])),
+            heartbeat: watch::Sender::default(),
             recent: Arc::default(),
             history: None,
             alive: Arc::default(),

@@ -4,13 +4,15 @@
 //! What answers is what went out on the bus, byte for byte: one format, one reader, one signature. A failure of any
 //! kind is no answer; nothing is tried again before the next round, and no redirect is followed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, watch};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::WallClock;
@@ -82,23 +84,31 @@ impl Asking {
     async fn keep_asking(&self, node: &str) -> anyhow::Result<()> {
         let mut intake = Intake::new(Arc::clone(&self.group_channel), self.verifier.clone());
         let mut snapshots = self.snapshots.clone();
-        let mut voice = Voice::default();
+        let (mut voice, mut turns) = (Voice::default(), Turns::default());
         let mut last = Vec::new();
-        let (mut doubted, mut soon) = (BTreeSet::new(), 0);
+        let (mut doubted, mut soon) = (Doubts::new(), 0);
         loop {
-            let doubts = |snapshot: &Option<Arc<Snapshot>>| {
-                let snapshot = snapshot.as_ref();
-                snapshot.is_some_and(|seen| doubts(seen).next().is_some())
+            let doubts: Doubts = {
+                let seen = snapshots.wait_for(|seen| doubts(seen).next().is_some()).await?;
+                doubts(&seen).collect()
             };
-            let doubts = snapshots
-                .wait_for(doubts)
-                .await?
-                .as_ref()
-                .map_or_else(BTreeMap::new, |seen| self::doubts(seen).collect());
-            if !doubts.keys().eq(&doubted) {
-                (doubted, soon) = (doubts.keys().cloned().collect(), AT_FIRST);
+            if adds(&doubts, &doubted) {
+                soon = AT_FIRST;
             }
-            if let Some(body) = self.ask(node, &doubts).await.filter(|body| *body != last) {
+            doubted = doubts;
+            let (query, named) = turns.question(&doubted, self.clock.now());
+            let body = tokio::select! {
+                biased;
+                body = self.ask(node, &query) => body,
+                news = self.news(&mut snapshots, &doubted) => {
+                    news?;
+                    continue;
+                }
+            };
+            if body.is_some() {
+                turns.told(named, &doubted);
+            }
+            if let Some(body) = body.filter(|body| *body != last) {
                 let result = match intake.take(&self.group_channel, &body, (self.wall)()) {
                     Ok(beat) if !voice.is_of(beat.node.as_ref(), self.clock.now(), self.lifetime) => {
                         "renamed"
@@ -113,31 +123,34 @@ impl Asking {
                 self.count(result);
                 last = body;
             }
-            // Who hears what we doubt says so at once, and is waited for no longer than an interval.
-            tokio::time::sleep(if soon > 0 {
+            // Who hears what we doubt says so at once, and is not waited for for long.
+            let pause = if soon > 0 {
                 self.interval / 4
             } else {
                 self.interval
-            })
-            .await;
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                news = self.news(&mut snapshots, &doubted) => news?,
+            }
             soon = soon.saturating_sub(1);
         }
     }
 
+    /// Somebody is doubted who was not: others are to be asked of it at once, and not when they have answered what was
+    /// asked before. Who is missed a moment later is asked of together with it.
+    async fn news(&self, snapshots: &mut Snapshots, doubted: &Doubts) -> anyhow::Result<()> {
+        snapshots
+            .wait_for(|seen| doubts(seen).any(|(about, since)| doubted.get(&about) != Some(&since)))
+            .await?;
+        sleep(self.interval / 16).await;
+        Ok(())
+    }
+
     /// The body of what it answers, if it does.
-    async fn ask(&self, node: &str, doubts: &BTreeMap<Arc<str>, Time>) -> Option<Vec<u8>> {
-        let now = self.clock.now();
-        // (As many as an answer can speak of.)
-        let mut query = String::new();
-        for (about, since) in doubts.iter().take(Ballot::MAX_VOTES) {
-            let doubt = format!("{}={}", encoded(about), now.since(*since).as_millis());
-            if query.len() + doubt.len() < MAX_QUERY {
-                query += if query.is_empty() { "?" } else { "&" };
-                query += &doubt;
-            }
-        }
+    async fn ask(&self, node: &str, query: &str) -> Option<Vec<u8>> {
         let patience = self.interval.min(PATIENCE);
-        match latest(node, &query, patience).await {
+        match latest(node, query, patience).await {
             Err(error) => {
                 tracing::debug!("{node} was asked for its heartbeat: {error}");
                 self.count("failed");
@@ -195,10 +208,68 @@ impl Voice {
     }
 }
 
+/// Whom one address was asked of, and in which question last.
+#[derive(Debug, Default)]
+struct Turns {
+    questions: u64,
+    told: BTreeMap<Arc<str>, (Time, u64)>,
+}
+
+impl Turns {
+    /// The next question, as a query, and whom it names: as many as an answer can speak of. First who was not named yet, the
+    /// newest before all: nobody should be confirmed dead before others were asked of it. Then who was not named for longest.
+    fn question(&self, doubts: &Doubts, now: Time) -> (String, Vec<Arc<str>>) {
+        let last = |about, since: &Time| self.told.get(about).filter(|(of, _)| of == since);
+        let mut in_turn: Vec<_> = doubts
+            .iter()
+            .map(|(about, since)| {
+                (
+                    last(about, since).map(|(_, question)| *question),
+                    Reverse(*since),
+                    about,
+                )
+            })
+            .collect();
+        in_turn.sort_unstable();
+        let (mut query, mut named) = (String::new(), Vec::new());
+        for (_, Reverse(since), about) in in_turn {
+            let doubt = format!("{}={}", encoded(about), now.since(since).as_millis());
+            if named.len() < Ballot::MAX_VOTES && query.len() + doubt.len() < MAX_QUERY {
+                query += if query.is_empty() { "?" } else { "&" };
+                query += &doubt;
+                named.push(Arc::clone(about));
+            }
+        }
+        (query, named)
+    }
+
+    fn told(&mut self, named: Vec<Arc<str>>, doubts: &Doubts) {
+        self.questions += 1;
+        for about in named {
+            if let Some(since) = doubts.get(&about) {
+                self.told.insert(about, (*since, self.questions));
+            }
+        }
+        self.told.retain(|about, _| doubts.contains_key(about));
+    }
+}
+
 /// What this node votes against, and since when it is silent.
-fn doubts(snapshot: &Snapshot) -> impl Iterator<Item = (Arc<str>, Time)> {
-    let votes = snapshot.peers.iter().filter_map(|peer| peer.votes.as_ref());
-    votes.flat_map(|votes| votes.doubts.clone())
+type Doubts = BTreeMap<Arc<str>, Time>;
+type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
+
+fn doubts(seen: &Option<Arc<Snapshot>>) -> impl Iterator<Item = (Arc<str>, Time)> {
+    let peers = seen.iter().flat_map(|seen| &seen.peers);
+    peers
+        .filter_map(|peer| peer.votes.as_ref())
+        .flat_map(|votes| votes.doubts.clone())
+}
+
+/// Somebody is doubted who was not before.
+fn adds(doubts: &Doubts, before: &Doubts) -> bool {
+    doubts
+        .iter()
+        .any(|(about, since)| before.get(about) != Some(since))
 }
 
 #[cfg(test)]
@@ -216,5 +287,34 @@ mod tests {
         assert!(!is_of(Some(&c), 4), "b's vote still counts");
         assert!(is_of(Some(&c), 5), "another node answers there by now");
         assert!(!is_of(Some(&b), 6));
+    }
+
+    #[test]
+    fn who_was_not_named_yet_comes_first_and_everybody_has_a_turn() {
+        let now = Time::ZERO + Duration::from_secs(100);
+        let name = |place: u64| Arc::<str>::from(format!("node:{place:02}"));
+        let mut doubts: Doubts = (0..40).map(|place| (name(place), now)).collect();
+        let mut turns = Turns::default();
+        let mut ask = |doubts: &Doubts| {
+            let (_, named) = turns.question(doubts, now);
+            turns.told(named.clone(), doubts);
+            named
+        };
+        let mut named = ask(&doubts);
+        // One that is missed only now, behind all others by its name.
+        doubts.insert(name(99), now + Duration::from_secs(1));
+        let next = ask(&doubts);
+        assert_eq!(next[0], name(99));
+        named.extend(next);
+        named.extend(ask(&doubts));
+        named.sort();
+        named.dedup();
+        assert_eq!(named.len(), 41, "all of them in three questions");
+        // Heard meanwhile, and missed again.
+        doubts.insert(name(99), now + Duration::from_secs(2));
+        assert_eq!(ask(&doubts)[0], name(99));
+        // One that fits into no question keeps nobody else out of it.
+        doubts.insert("x".repeat(MAX_QUERY).into(), now);
+        assert_eq!(ask(&doubts).len(), Ballot::MAX_VOTES);
     }
 }

@@ -181,6 +181,7 @@ impl Keeper {
                 Ended::Closed
             }
             Err(failure) => {
+                self.shared.show_nothing();
                 let lost = &self.shared.bus.metrics.lost;
                 lost.with_label_values(&[self.link.as_str(), failure.loss().as_str()])
                     .inc();

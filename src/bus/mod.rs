@@ -24,7 +24,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::event::{Event, Heartbeat, Link};
-use crate::engine::time::Clock;
+use crate::engine::time::{Clock, Time};
 use crate::redis_client::Endpoint;
 use crate::redis_client::dial::Dial;
 use crate::telemetry::metrics::bus::BusMetrics;
@@ -97,8 +97,8 @@ pub struct Bus {
     pub wall: WallClock,
     /// How heartbeats are signed and verified, if they are.
     pub seal: Option<Seal>,
-    /// Shows our latest heartbeat as it went out; empty before the first.
-    pub latest: watch::Sender<Arc<[u8]>>,
+    /// Shows our latest heartbeat that came back, as it went out, and until when it may be shown.
+    pub latest: watch::Sender<(Time, Arc<[u8]>)>,
 }
 
 impl fmt::Debug for Bus {

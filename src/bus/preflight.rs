@@ -69,7 +69,9 @@ fn told(answer: &Result<Response, http_client::Error>, node: &str, group: &str) 
             Ok(_) => Finding::missing(format!("{node} answers for another group"), cure),
             Err(_) => Finding::missing(format!("{node} answers with no heartbeat"), cure),
         },
-        (503, _) => Finding::unknown(format!("{node} has sent no heartbeat yet")),
+        (503, _) => Finding::unknown(format!(
+            "{node} has no heartbeat that its bus brought back of late"
+        )),
         (status, _) => Finding::missing(format!("{node} answers with status {status}"), cure),
     }
 }

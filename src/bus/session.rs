@@ -2,7 +2,7 @@
 //! refuses, and the events that follow from what it sends.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -33,12 +33,19 @@ pub(super) struct Shared {
     pub(super) events: mpsc::Sender<Event>,
     /// One for each [`Unreadable`], in its order: looked up once and not for each message.
     opaque: [IntCounter; Unreadable::ALL.len()],
+    /// Our heartbeat that went out last and is not back yet, and when that was.
+    out: Mutex<Option<(Time, Arc<[u8]>)>>,
 }
 
 impl Shared {
     pub(super) fn new(bus: Bus, events: mpsc::Sender<Event>) -> Self {
         let opaque = Unreadable::ALL.map(|reason| bus.metrics.opaque.with_label_values(&[reason.as_str()]));
-        Self { bus, events, opaque }
+        Self {
+            bus,
+            events,
+            opaque,
+            out: Mutex::default(),
+        }
     }
 
     pub(super) fn count_unpublished(&self) {
@@ -51,6 +58,30 @@ impl Shared {
 
     pub(super) fn now(&self) -> Time {
         self.bus.clock.now()
+    }
+
+    fn goes_out(&self, body: &[u8]) {
+        *self.out() = Some((self.now(), Arc::from(body)));
+    }
+
+    /// What came back is shown to who asks for it, for as long as the next one may take. Nothing else is: with the bus away
+    /// there is no vote.
+    fn came_back(&self, body: &[u8]) {
+        let own = self.out().take_if(|(_, out)| **out == *body);
+        if let Some((sent, own)) = own {
+            let until = sent + 2 * self.settings().interval;
+            self.bus.latest.send_replace((until, own));
+        }
+    }
+
+    /// A link is lost: neither what came back before that nor what is still out is shown.
+    pub(super) fn show_nothing(&self) {
+        *self.out() = None;
+        self.bus.latest.send_replace(Default::default());
+    }
+
+    fn out(&self) -> std::sync::MutexGuard<'_, Option<(Time, Arc<[u8]>)>> {
+        self.out.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -218,7 +249,7 @@ impl Session {
             }
             return Ok(());
         };
-        self.shared.bus.latest.send_replace(Arc::from(body.as_slice()));
+        self.shared.goes_out(&body);
         let channel = self.shared.settings().publish_channel.clone();
         let what = Question::Publish(slot);
         self.ask(connection, what, &[b"PUBLISH", channel.as_bytes(), &body])
@@ -338,6 +369,9 @@ impl Session {
         let body = match read {
             Ok(heartbeat) => {
                 self.shared.bus.metrics.heartbeats.inc();
+                if *channel == *self.shared.settings().publish_channel {
+                    self.shared.came_back(body.text().unwrap_or_default());
+                }
                 if self.expected.is_some() && self.is_echo(&channel, &heartbeat) {
                     self.expected = None;
                 }

@@ -72,6 +72,7 @@ struct World {
     events: mpsc::Receiver<Event>,
     cancel: CancellationToken,
     bus: tokio::task::JoinHandle<anyhow::Result<()>>,
+    latest: watch::Receiver<(Time, Arc<[u8]>)>,
 }
 
 impl World {
@@ -89,6 +90,7 @@ impl World {
             asked: Mutex::default(),
             rests: Arc::default(),
         });
+        let (shown, latest) = watch::channel(Default::default());
         let bus = Bus {
             settings: Settings {
                 backend: Backend::Embedded { listen: None },
@@ -104,7 +106,7 @@ impl World {
             clock: clock.clone(),
             wall: Arc::new(|| 0.0),
             seal: None,
-            latest: watch::Sender::new(Arc::from([])),
+            latest: shown,
         };
         let (commands, taken) = mpsc::channel(8);
         // More than any test leaves unread: a link waits for the event loop to take its status.
@@ -118,6 +120,7 @@ impl World {
             events,
             cancel,
             bus,
+            latest,
         };
         (world, theirs)
     }
@@ -441,6 +444,38 @@ async fn the_sub_link_rests_between_others_heartbeats_and_never_while_its_own_is
     assert!(world.clock.now().since(asked) < tenth, "{}", world.clock.now());
     tokio::task::yield_now().await;
     assert_eq!(rests(), rested + 1);
+    world.end().await;
+}
+
+/// With the bus away there is no vote: nothing that was said before that is shown.
+#[tokio::test(start_paused = true)]
+async fn only_what_came_back_is_shown_for_two_intervals_and_not_once_a_link_is_lost() {
+    let (mut world, mut servers) = World::start(2);
+    greet(&mut servers[0], Link::Pub).await;
+    greet(&mut servers[1], Link::Sub).await;
+    assert_eq!(world.next().await, up(Link::Pub));
+    assert_eq!(world.next().await, up(Link::Sub));
+    let shown = |world: &World| world.latest.borrow().clone();
+    let out = world.clock.now();
+    world.commands.send(beat(7)).await.unwrap();
+    let mut wire = Vec::new();
+    while !wire.ends_with(b"}\r\n") {
+        assert_ne!(servers[0].read_buf(&mut wire).await.unwrap(), 0);
+    }
+    let at = wire.iter().position(|byte| *byte == b'{').unwrap();
+    let body = &wire[at..wire.len() - 2];
+    // Somebody else's, and only then our own.
+    servers[1].write_all(&others(9)).await.unwrap();
+    assert!(matches!(world.next().await, Event::Message { .. }));
+    assert_eq!(shown(&world).1.len(), 0, "it has not come back yet");
+    servers[1].write_all(&message(body)).await.unwrap();
+    assert!(matches!(world.next().await, Event::Message { .. }));
+    assert_eq!(shown(&world), (out + 2 * SECOND, Arc::from(body)));
+    // The pub link's server is gone.
+    drop(servers.remove(0));
+    while shown(&world).1.len() > 0 {
+        world.latest.changed().await.unwrap();
+    }
     world.end().await;
 }
 

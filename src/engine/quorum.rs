@@ -253,11 +253,12 @@ impl Quorum {
         self.interval / 2
     }
 
-    /// How long others have to contradict, once they were told whom we suspect. (An answer that was asked for takes a way
-    /// there, a heartbeat out of turn, and another question.)
+    /// How long others have to contradict, once they were told whom we suspect. (What is asked for over HTTP takes a question,
+    /// a heartbeat out of turn there, and another question, a quarter of an interval each at most; and a first question
+    /// that nobody answers is given up after an interval.)
     pub(super) fn objection(&self) -> Duration {
         if self.settings.asks {
-            self.interval
+            2 * self.interval
         } else {
             self.interval / 2
         }
@@ -473,13 +474,15 @@ impl Quorum {
             .observers
             .get(name)
             .filter(|of| of.boot.as_ref() == Some(boot));
-        let brought = brought
-            .and_then(|of| Some(of.fresh?.0))
-            .filter(|_| way == Way::Http);
-        if brought.is_some_and(|last| slot < last) || !self.make_room(way, name, now) {
+        let brought = brought.and_then(|of| of.fresh).filter(|_| way == Way::Http);
+        let lifetime = self.settings.lifetime;
+        // What the bus has brought already is as old as that, whenever it is answered.
+        let since = brought.filter(|(last, _)| *last == slot).map(|(_, at)| at);
+        let outlived = since.is_some_and(|at| now.since(at) >= lifetime);
+        if outlived || brought.is_some_and(|(last, _)| slot < last) || !self.make_room(way, name, now) {
             return Vec::new();
         }
-        let lifetime = self.settings.lifetime;
+        let heard_at = since.unwrap_or(now);
         let observer = self.of(way).entry(Arc::clone(name)).or_default();
         let fresh = match observer.sender.hear(beat, own, now) {
             Heard::Life(_) if beat.goodbye => {
@@ -494,9 +497,9 @@ impl Quorum {
                         ..Observer::default()
                     };
                 }
-                observer.fresh = Some((slot, now));
+                observer.fresh = Some((slot, heard_at));
                 // (What the bus has brought already proves no life.)
-                brought.is_none_or(|last| slot > last)
+                since.is_none()
             }
             Heard::Stale if observer.repeats(boot, slot, now, lifetime) => false,
             Heard::Stale => {
@@ -511,9 +514,9 @@ impl Quorum {
         // (What was asked for may have gone out an interval ago.)
         let said_at = match way {
             Way::Bus => now,
-            Way::Http => now - planned_interval(beat),
+            Way::Http => since.unwrap_or_else(|| now - planned_interval(beat)),
         };
-        let mut concerned = self.take_ballot((way, name), &beat.ballot, (said_at, now), life);
+        let mut concerned = self.take_ballot((way, name), &beat.ballot, (said_at, heard_at), life);
         match way {
             // What comes on the bus is no older than any answer was.
             Way::Bus if fresh => concerned.extend(self.outdated(name)),

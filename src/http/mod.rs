@@ -6,6 +6,7 @@
 
 mod admin;
 mod beat;
+mod doubts;
 mod events;
 pub mod explain;
 mod history;
@@ -32,7 +33,6 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::allowance::Allowance;
 use crate::engine::decision::Notice;
 use crate::engine::event::{CheckId, Event};
 use crate::engine::time::{Clock, Time};
@@ -47,11 +47,8 @@ pub use status::{Explanation, Status};
 pub use view::View;
 
 use beat::Beats;
+use doubts::Doubts;
 use long::Long;
-
-/// What others doubt is told to the engine: so much together, so much a second.
-const ASKED_AT_ONCE: u32 = 64;
-const ASKED_A_SECOND: u32 = 32;
 
 /// Where to listen and how much to bear.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,8 +99,8 @@ pub struct AppState {
     pub leases: Option<LeaseDesk>,
     /// Where a reload is asked for; `None`: the node has no configuration file to read again.
     pub reload: Option<ReloadDesk>,
-    /// Our latest heartbeat, as it went out on the bus; empty before the first.
-    pub heartbeat: watch::Receiver<Arc<[u8]>>,
+    /// Our latest heartbeat that the bus brought back, as it went out, and until when it may be shown.
+    pub heartbeat: watch::Receiver<(Time, Arc<[u8]>)>,
     /// Gathered by `/metrics`.
     pub metrics: Metrics,
 }
@@ -134,8 +131,8 @@ struct Face {
     status: Long,
     metrics: Long,
     beats: Beats,
-    /// Questions about whom others suspect.
-    asked: Mutex<Allowance>,
+    /// Whom others suspect.
+    doubts: Mutex<Doubts>,
 }
 
 impl Face {
@@ -143,7 +140,7 @@ impl Face {
         Arc::new(Self {
             app,
             beats: Beats::new(pushes),
-            asked: Mutex::new(Allowance::new(ASKED_AT_ONCE, ASKED_A_SECOND)),
+            doubts: Mutex::default(),
             sse_slots: Arc::new(Semaphore::new(MAX_SSE_CLIENTS)),
             follower_slots: Arc::new(Semaphore::new(MAX_LEASE_FOLLOWERS)),
             history_slots: Arc::new(Semaphore::new(history::READERS)),

@@ -1,7 +1,6 @@
 //! The public listener's routes. Nothing here changes anything, but what the next heartbeat speaks of.
 
-use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -18,13 +17,10 @@ use serde::Serialize;
 use super::probes::{self, Answer};
 use super::status::{Entry, Explanation};
 use super::{Face, View, events, explain, history};
-use crate::engine::event::{Ballot, Event, PeerId};
+use crate::engine::event::PeerId;
 
 /// Bodies of requests. Only the admin listener has a use for one.
 pub(super) const MAX_BODY_BYTES: u64 = 16 * 1024;
-
-/// Longest name of what is doubted: a claim, of two names, or a few channels.
-const MAX_ABOUT: usize = 1024;
 
 type Asked = Result<Path<String>, PathRejection>;
 
@@ -303,9 +299,10 @@ async fn heartbeat(
         return refusal(StatusCode::BAD_REQUEST, "ask as in /api/v1/heartbeat?node:x=2300");
     };
     face.doubted(doubts);
-    let latest = Arc::clone(&face.app.heartbeat.borrow());
-    if latest.is_empty() {
-        return refusal(StatusCode::SERVICE_UNAVAILABLE, "no heartbeat has gone out yet");
+    let (until, latest) = face.app.heartbeat.borrow().clone();
+    if face.now() >= until {
+        let why = "the bus brought back no heartbeat of this node of late, and what it knows of others came over the bus";
+        return refusal(StatusCode::SERVICE_UNAVAILABLE, why);
     }
     written(
         StatusCode::OK,
@@ -348,23 +345,6 @@ async fn explain_peer(State(face): State<Arc<Face>>, headers: HeaderMap, asked: 
         );
     }
     text(StatusCode::OK, words)
-}
-
-impl Face {
-    /// Nobody waits for this, and who asks too often is answered and not listened to.
-    fn doubted(&self, doubts: Vec<(String, u64)>) {
-        for (about, silent) in doubts.into_iter().take(Ballot::MAX_VOTES) {
-            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            if about.len() > MAX_ABOUT || !asked.takes(self.now()) {
-                return;
-            }
-            let event = Event::Doubted {
-                about: about.into(),
-                silent: Duration::from_millis(silent),
-            };
-            let _ = self.app.events.try_send(event);
-        }
-    }
 }
 
 impl Face {

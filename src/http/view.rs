@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Push;
 use crate::engine::event::PeerId;
@@ -20,6 +21,7 @@ pub struct View {
     pushes: Option<Arc<[Push]>>,
     refused: Option<Arc<str>>,
     names: Arc<Names>,
+    interval: Duration,
 }
 
 /// The configured peers.
@@ -61,6 +63,7 @@ impl View {
             pushes: None,
             refused: None,
             names: Arc::new(names),
+            interval: settings.interval,
         }
     }
 
@@ -74,7 +77,13 @@ impl View {
             pushes: None,
             refused: None,
             names: Arc::default(),
+            interval: Duration::ZERO,
         }
+    }
+
+    /// Between two heartbeats.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
     }
 
     /// The same at a later moment; other peers, if the configuration is another by then.

@@ -57,8 +57,12 @@ fn heartbeat(node: &str) -> String {
 }
 
 fn suspecting() -> Snapshot {
+    suspecting_all(&["node:x"])
+}
+
+fn suspecting_all(names: &[&str]) -> Snapshot {
     let votes = VotesView {
-        doubts: [("node:x".into(), at(97))].into(),
+        doubts: names.iter().map(|name| ((*name).into(), at(97))).collect(),
         ..VotesView::default()
     };
     snapshot(vec![PeerView {
@@ -77,6 +81,10 @@ struct Asker {
 
 impl Asker {
     fn start(nodes: &[SocketAddr], snapshot: Snapshot) -> Self {
+        Self::every(Duration::from_millis(200), nodes, snapshot)
+    }
+
+    fn every(interval: Duration, nodes: &[SocketAddr], snapshot: Snapshot) -> Self {
         let metrics = Metrics::new().unwrap();
         let (told, events) = mpsc::channel(16);
         let (snapshots, seen) = watch::channel(Some(Arc::new(snapshot)));
@@ -86,7 +94,7 @@ impl Asker {
                 .iter()
                 .map(|node| format!("http://{node}/").into())
                 .collect(),
-            interval: Duration::from_millis(200),
+            interval,
             group_channel: "defib:it".into(),
             verifier: None,
             wall: Arc::new(|| 0.0),
@@ -202,4 +210,21 @@ async fn who_suspects_nobody_asks_nobody() {
     asker.snapshots.send_replace(Some(Arc::new(suspecting())));
     assert_eq!(asker.node().await, "b");
     asker.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_is_missed_now_is_asked_of_at_once_and_not_when_others_have_been() {
+    let minute = Duration::from_secs(60);
+    // Nothing is there, and says so.
+    let nobody = [SocketAddr::from(([127, 0, 0, 1], 1))];
+    let asker = Asker::every(16 * minute, &nobody, suspecting());
+    tokio::time::sleep(minute / 2).await;
+    assert_eq!(asker.count("failed"), 1);
+    let both = suspecting_all(&["node:x", "node:y"]);
+    asker.snapshots.send_replace(Some(Arc::new(both)));
+    tokio::time::sleep(minute / 2).await;
+    assert_eq!(asker.count("failed"), 1, "others may be missed together with it");
+    tokio::time::sleep(minute).await;
+    assert_eq!(asker.count("failed"), 2);
+    asker.cancel.cancel();
 }

@@ -81,7 +81,7 @@ impl Node {
             clock: TestClock::start(),
             wall: Arc::new(|| 1_770_000_000.25),
             seal: None,
-            latest: watch::Sender::new(Arc::from([])),
+            latest: watch::Sender::default(),
         };
         let (commands, taken) = mpsc::channel(16);
         let (told, events) = mpsc::channel(room);

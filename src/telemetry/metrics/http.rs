@@ -15,6 +15,7 @@ pub struct HttpMetrics {
     probes: IntCounterVec,
     wired: IntGaugeVec,
     unknown_peer: IntCounterVec,
+    doubts_unheard: IntCounter,
     beats: IntCounterVec,
     run_time: GaugeVec,
 }
@@ -155,7 +156,13 @@ impl HttpMetrics {
             "Events that lagging clients of /api/v1/events did not get; each was told how many.",
         )?;
         registry.register(Box::new(sse_missed.clone()))?;
+        let doubts_unheard = IntCounter::new(
+            "defib_doubts_unheard_total",
+            "Suspicions of other nodes, told with their questions for votes, that there was no room for.",
+        )?;
+        registry.register(Box::new(doubts_unheard.clone()))?;
         Ok(Self {
+            doubts_unheard,
             requests: counters(
                 "defib_http_requests_total",
                 "Requests answered, by endpoint and status.",
@@ -258,6 +265,11 @@ impl HttpMetrics {
         super::forget(&self.wired, "peer", peer);
         super::forget(&self.beats, "peer", peer);
         super::forget(&self.run_time, "peer", peer);
+    }
+
+    /// Another node told whom it suspects, and there was no room for it.
+    pub fn doubt_unheard(&self) {
+        self.doubts_unheard.inc();
     }
 
     /// A probe named a peer that is not configured. `endpoint` as for [`Self::answered`].

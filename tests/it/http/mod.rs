@@ -66,7 +66,7 @@ struct Served {
     view: watch::Sender<Arc<View>>,
     notices: broadcast::Sender<Arc<Notice>>,
     recent: Arc<Recent>,
-    heartbeat: watch::Sender<Arc<[u8]>>,
+    heartbeat: watch::Sender<(Time, Arc<[u8]>)>,
     events: mpsc::Receiver<Event>,
     metrics: Metrics,
     cancel: CancellationToken,
@@ -111,7 +111,7 @@ impl Served {
         let turned = Arc::new(AtomicU64::new(at(100).as_nanos()));
         let (view, seen) = watch::channel(Arc::new(view));
         let (notices, _) = broadcast::channel(4);
-        let heartbeat = watch::Sender::new(Arc::from([]));
+        let heartbeat = watch::Sender::default();
         let (to_engine, events) = mpsc::channel(1);
         let cancel = CancellationToken::new();
         let metrics = Metrics::new().unwrap();

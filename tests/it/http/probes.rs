@@ -402,9 +402,8 @@ async fn the_latest_heartbeat_is_answered_byte_for_byte() {
     let served = Served::start(vec![peer("feed")]);
     let early = served.get("/api/v1/heartbeat").await;
     assert_eq!(early.status, 503, "{}", early.body);
-    served
-        .heartbeat
-        .send_replace(std::sync::Arc::from(&br#"{"v":1,"node":"a","sig":"x"}"#[..]));
+    let body = std::sync::Arc::from(&br#"{"v":1,"node":"a","sig":"x"}"#[..]);
+    served.heartbeat.send_replace((at(102), body));
     let answer = served.get("/api/v1/heartbeat").await;
     assert_eq!(
         (answer.status, &*answer.body),
@@ -416,13 +415,18 @@ async fn the_latest_heartbeat_is_answered_byte_for_byte() {
         answer.head
     );
     assert_eq!(served.ask("POST", "/api/v1/heartbeat").await.status, 405);
+    served.clock.set(at(102));
+    let late = served.get("/api/v1/heartbeat").await;
+    assert_eq!(late.status, 503, "the bus is away: {}", late.body);
     served.stop().await;
 }
 
 #[tokio::test]
 async fn who_asks_for_the_heartbeat_may_say_what_it_doubts_and_is_answered_at_once() {
     let mut served = Served::start(vec![peer("feed")]);
-    served.heartbeat.send_replace(std::sync::Arc::from(&b"{}"[..]));
+    served
+        .heartbeat
+        .send_replace((at(1_000), std::sync::Arc::from(&b"{}"[..])));
     let path = "/api/v1/heartbeat?channel%3Aa%2Cb=2300&node%3Ax=7";
     assert_eq!(served.get(path).await.body, "{}");
     let doubted = served.events.try_recv().unwrap();
@@ -441,12 +445,26 @@ async fn who_asks_for_the_heartbeat_may_say_what_it_doubts_and_is_answered_at_on
     let long = format!("/api/v1/heartbeat?{}=1", "x".repeat(1_025));
     assert_eq!(served.get(&long).await.status, 200);
     assert!(served.events.try_recv().is_err(), "nothing has such a name");
-    // Whoever asks without end is answered, and listened to now and then. (The clock stands still.)
+    let metrics = served.get("/metrics").await.body;
+    assert!(metrics.contains("defib_doubts_unheard_total 1\n"), "{metrics}");
+    // A large group asks of many, again and again: each is heard, once. (The clock stands still.)
+    for round in 0..3 {
+        for name in 0..80 {
+            let path = format!("/api/v1/heartbeat?node:{name}=7");
+            assert_eq!(served.get(&path).await.status, 200);
+            assert_eq!(served.events.try_recv().is_ok(), round == 0, "{name}");
+        }
+    }
+    // Who missed it for longer tells more.
+    served.get("/api/v1/heartbeat?node:7=9000").await;
+    assert!(served.events.try_recv().is_ok());
+    // Whoever invents names without end is answered, and not listened to for ever.
     let mut heard = 0;
-    for _ in 0..100 {
-        assert_eq!(served.get("/api/v1/heartbeat?node:x=7").await.status, 200);
+    for name in 0..400 {
+        let path = format!("/api/v1/heartbeat?invented:{name}=7");
+        assert_eq!(served.get(&path).await.status, 200);
         heard += usize::from(served.events.try_recv().is_ok());
     }
-    assert!((1..=64).contains(&heard), "{heard}");
+    assert!((1..256).contains(&heard), "{heard}");
     served.stop().await;
 }

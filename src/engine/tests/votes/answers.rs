@@ -180,3 +180,42 @@ fn our_own_answer_another_groups_and_a_goodbye_say_nothing() {
     }
     assert_eq!(group.known(), known);
 }
+
+#[test]
+fn what_the_bus_brought_long_ago_is_as_old_as_that_when_it_is_answered() {
+    // v has lost its bus, and answers with what it said before that.
+    let mut group = Group::of(nodes(&["x"]), &["x", "v", "w", "u"]);
+    let slot = group.other("v").slot - 1;
+    group.silence("v");
+    group.run(60 * S);
+    let from = group.world.now - S;
+    group.silence("x");
+    for _ in 0..5 {
+        group.run(S);
+        let ballot = Ballot {
+            hears: vec!["us".into()],
+            votes: vec![against("x")],
+            ..Ballot::default()
+        };
+        group.world.feed(answered(said("v", "boot-v", slot, ballot)));
+    }
+    assert_eq!(group.became("x", "suspect", from), Some(SUSPECT));
+    assert_eq!(group.became("x", "dead", from), None, "nobody agreed");
+    let hears = group.world.engine.quorum.hears(0, group.world.now);
+    assert_eq!(names(&hears), ["u", "w"]);
+    assert_eq!(group.world.view(0).votes.unwrap().agree.len(), 0);
+}
+
+#[test]
+fn who_is_asked_over_http_has_time_for_a_question_that_is_lost() {
+    for (asks, confirmed) in [(false, CONFIRMED), (true, CONFIRMED + 3 * S / 2)] {
+        let mut settings = nodes(&["x"]);
+        settings.quorum.asks = asks;
+        let mut group = Group::of(settings, &["x", "v"]);
+        let from = group.world.now - S;
+        group.silence("x");
+        group.speaks("v", vec![against("x")]);
+        group.run(20 * S);
+        assert_eq!(group.became("x", "dead", from), Some(confirmed));
+    }
+}
