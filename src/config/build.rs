@@ -173,7 +173,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         group_budget.as_ref().ok().copied(),
     );
     rules::nodes(root, &peers, &node, &bus.backend);
-    let warnings = rules::warnings(
+    let mut warnings = rules::warnings(
         root,
         &peers,
         &expectations,
@@ -181,6 +181,7 @@ pub(super) fn config(root: &Reader<'_>, sources: &Sources, dirs: &Dirs, base: &B
         &bus.backend,
         dry_run.unwrap_or_default(),
     );
+    fleet::warnings(&fleet, asked, &peers, &mut warnings);
 
     let mut channels = vec![group_channel.clone()];
     for source in peers

@@ -10,7 +10,7 @@ use super::schema::time;
 use super::values::is_name;
 use crate::bus::Backend;
 use crate::engine::event::PeerId;
-use crate::engine::settings::{GroupBudget, RemedyKind, RemedySettings};
+use crate::engine::settings::{CheckKind, GroupBudget, RemedyKind, RemedySettings, Source};
 use crate::fleet::{Asks, Blocker, Group, Slots};
 use crate::{checks, docker};
 
@@ -182,9 +182,9 @@ pub(super) fn name(fleet: &Fleet, peers: &mut [Peer], docker: &docker::Settings,
             Same::Own => None,
             Same::Auto => match lives(peer, docker) {
                 Lives::Anywhere => None,
-                Lives::Machine => Some(host.machine(node)),
-                Lives::Processes => Some(host.processes(node)),
-                Lives::Network => Some(host.network(node)),
+                Lives::Machine => host.machine(),
+                Lives::Processes => host.processes(),
+                Lives::Network => host.network(),
             },
         };
         if let Some(at) = at {
@@ -212,11 +212,41 @@ fn lives(peer: &Peer, docker: &docker::Settings) -> Lives {
         // Whose machine that is, nobody knows here.
         (Some(Owner::Container(_)), _) => Lives::Anywhere,
         (Some(Owner::Process(checks::Owner::Listens(_) | checks::Owner::ListensAt(_))), _) => Lives::Network,
-        (Some(Owner::Process(_) | Owner::Unit(_)), _) => Lives::Processes,
+        (Some(Owner::Process(_)), _) => Lives::Processes,
+        // The machine's manager is asked, or a user's there, whatever processes this node sees.
+        (Some(Owner::Unit(_)), _) => Lives::Machine,
         // Whoever reads this node's pulse is beside it: a kubelet, of this pod.
         (None, _) if peer.settings.remedies.iter().any(pulses) => Lives::Network,
         // It speaks to this node's socket.
         (None, _) if !peer.notifies.is_empty() => Lives::Processes,
         (None, _) => Lives::Anywhere,
+    }
+}
+
+/// What is known by another node's word, and restarted from here, has an owner there, by which that node tells it from those
+/// of other machines: leave for the one name is none for the other.
+pub(super) fn warnings(fleet: &Fleet, group: Group, peers: &[Peer], out: &mut Vec<String>) {
+    if group != Group::Redis || !matches!(fleet.peers, Same::Auto) {
+        return;
+    }
+    for settings in peers.iter().map(|peer| &peer.settings) {
+        let claim = settings.checks.iter().find_map(|check| match &check.kind {
+            CheckKind::Passive {
+                source: Source::Claim { node, peer },
+                ..
+            } => Some((node, peer)),
+            _ => None,
+        });
+        let restarts = settings.remedies.iter().find(|rung| rung.restarts);
+        if let (Some((node, peer)), Some(rung), true) = (claim, restarts, settings.known_as == settings.name)
+        {
+            out.push(format!(
+                "peer {}: its remedy `{}` restarts what {node} calls `{peer}`, which may have an owner there: then the two nodes ask \
+                 for leave in two names, and can restart it at once. If {node} restarts it, too, call it alike and set fleet.peers \
+                 to \"shared\" on both",
+                settings.name,
+                rung.kind.as_str()
+            ));
+        }
     }
 }

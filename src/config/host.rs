@@ -1,5 +1,6 @@
 //! What this machine, and this node's view of it, are called among others: a peer that is found by a process, a port or a
-//! container is the same for exactly those nodes that see the same processes, ports or containers.
+//! container is taken for the same one by those nodes whose namespace, or machine, it is found in. (Nested pid namespaces
+//! have two names for processes that both see: such nodes need `fleet.peers = "shared"`.)
 
 use std::fs;
 use std::path::Path;
@@ -17,13 +18,17 @@ pub(super) struct Host {
 impl Host {
     /// As the kernel tells it: the boot id is one for all containers of a machine, a namespace has a number there.
     pub(super) fn here() -> Self {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok();
+        Self::by(Path::new("/proc"))
+    }
+
+    fn by(proc: &Path) -> Self {
+        let boot = fs::read_to_string(proc.join("sys/kernel/random/boot_id")).ok();
         let machine = boot.and_then(|id| {
             let letters: String = id.chars().filter(char::is_ascii_hexdigit).take(LETTERS).collect();
             (letters.len() == LETTERS).then_some(letters)
         });
         let of = |kind: &str| {
-            let link = fs::read_link(Path::new("/proc/self/ns").join(kind)).ok()?;
+            let link = fs::read_link(proc.join("self/ns").join(kind)).ok()?;
             let digits = |c: &char| c.is_ascii_digit();
             let number: String = link.to_str()?.chars().filter(digits).collect();
             Some(format!("{kind}:{}-{number}", machine.as_ref()?))
@@ -35,23 +40,38 @@ impl Host {
         }
     }
 
-    /// For those that this machine has.
-    pub(super) fn machine(&self, node: &str) -> String {
-        named(self.machine.as_ref(), node)
+    /// For those that this machine has. `None`, of each: the kernel tells nothing, so any node may mean the same one. That
+    /// can delay a restart, where a name of its own for each node would let two of one machine do it at once.
+    pub(super) fn machine(&self) -> Option<String> {
+        self.machine.clone()
     }
 
     /// For those that a node finds among its processes.
-    pub(super) fn processes(&self, node: &str) -> String {
-        named(self.processes.as_ref(), node)
+    pub(super) fn processes(&self) -> Option<String> {
+        self.processes.clone()
     }
 
     /// For those that a node finds by a port.
-    pub(super) fn network(&self, node: &str) -> String {
-        named(self.network.as_ref(), node)
+    pub(super) fn network(&self) -> Option<String> {
+        self.network.clone()
     }
 }
 
-/// Where the kernel tells nothing, a node is taken for alone on its machine.
-fn named(name: Option<&String>, node: &str) -> String {
-    name.cloned().unwrap_or_else(|| format!("node:{node}"))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_the_kernel_tells_nothing_no_node_has_a_name_of_its_own() {
+        let empty = tempfile::tempdir().unwrap();
+        let host = Host::by(empty.path());
+        assert_eq!(
+            [host.machine(), host.processes(), host.network()],
+            [None, None, None]
+        );
+        let here = Host::here();
+        for name in [here.machine(), here.processes(), here.network()] {
+            assert!(name.is_some());
+        }
+    }
 }

@@ -86,6 +86,7 @@ async fn leases(server: Server, prefix: String) -> Finding {
             "nothing is restarted from here; for more than one node that heals, the group needs a Redis",
         ),
         Err(Failure::Refused { cure }) => Finding::missing(format!("{place} refuses"), cure),
+        Err(Failure::Down { reason, .. }) if reason.contains(&place) => Finding::unknown(reason),
         Err(Failure::Down { reason, .. }) => Finding::unknown(format!("{place}: {reason}")),
     }
 }

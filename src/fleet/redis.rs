@@ -110,7 +110,10 @@ impl Remote {
             words.extend(disbelieved.iter().map(Vec::as_slice));
             match self.eval(TAKE, &keys, &words, within, said).await? {
                 Said::Dated(now) => self.dated = Some((now, self.clock.now())),
-                Said::Granted(None, _) => return Ok(self.no_token()),
+                Said::Granted(None, _) => {
+                    self.give_back(asked, within).await?;
+                    return Ok(self.no_token());
+                }
                 Said::Granted(Some(token), landed) => {
                     let forged = landed.filter(|record| !self.believes(Kind::Done, asked, record));
                     let Some((_, forged)) = forged else {
@@ -142,6 +145,17 @@ impl Remote {
             self.asker.place()
         );
         Ok(LeaseAnswer::Unavailable { why, away: false })
+    }
+
+    /// Leave that cannot be used: it must not be in anybody's way.
+    async fn give_back(&mut self, asked: &Reservation, within: Duration) -> Result<(), Failure> {
+        let settlement = Settlement {
+            reservation: Arc::new(asked.clone()),
+            mark: Mark::Clear,
+            refund: true,
+            over: true,
+        };
+        self.tell(&settlement, within).await
     }
 
     fn believes(&self, kind: Kind, asked: &Reservation, (field, record): &(Vec<u8>, Vec<u8>)) -> bool {

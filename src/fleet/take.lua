@@ -23,8 +23,13 @@ local function read(record)
   return nil
 end
 local function owner(whose) return string.match(whose, "^(.*)%.") end
--- (As many records as fit into an answer that is read.)
+-- (As many records as fit into an answer that is read. What the node has proven forged goes, also where leave is refused:
+-- else more of it than a node asks about in one go would refuse for as long as it lasts. Who only looks writes nothing.)
+local forged = {}
 local function no(why, ends, records)
+  if ARGV[11] == "take" then
+    for _, what in ipairs(forged) do redis.call("hdel", what[1], what[2]) end
+  end
   local answer = {0, why, string.format("%.0f", ends - now)}
   for i = 1, math.min(#records, 96) do answer[#answer + 1] = records[i] end
   return answer
@@ -47,6 +52,7 @@ local over = {}
 local function live(key, each)
   local all = redis.call("hgetall", key)
   for i = 1, #all, 2 do
+    if disbelieved[all[i + 1]] then forged[#forged + 1] = {key, all[i]} end
     local ends = #all[i] <= 512 and read(all[i + 1])
     if ends then each(all[i], ends, all[i + 1]) else over[#over + 1] = {key, all[i]} end
   end
@@ -87,7 +93,7 @@ if from == 0 then from = now end
 if math.abs(now - from) > 2000 then return {2, string.format("%.0f", now)} end
 local before = redis.call("get", KEYS[1]) or "0"
 -- (Lua takes "nan", "inf" and "0x1p9" for numbers, and counts exactly up to 2^53.)
-if not string.match(before, "^%d+$") or #before > 16 or tonumber(before) > 9000000000000000 then
+if not string.match(before, "^%d+$") or #before > 16 or tonumber(before) >= 9000000000000000 then
   return redis.error_reply("FENCE " .. KEYS[1] .. " holds no fencing token of defib's: delete it")
 end
 local token = string.format("%.0f", math.max(tonumber(before) + 1, time[1] * 1000000 + time[2]))

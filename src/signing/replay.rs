@@ -16,11 +16,22 @@ use super::Refused;
 
 /// Nodes that are remembered, besides those that are expected. Those with keys of their own are as many as there are keys.
 pub(super) const MOST_NODES: usize = 4096;
-/// Runs before the last one that are remembered of a node. A wrong clock may have dated what they said so late that no
-/// date tells it from news.
+/// Runs before the last one that are remembered of a node.
 const FORMER: usize = 8;
 /// What a wrong clock dated later than this is not waited for.
 const DAY_MS: u64 = 86_400_000;
+
+/// A run that another one followed. It may go on all the same: the other was a second process of its name, which has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Former {
+    boot: Arc<str>,
+    /// Nothing is heard up to this number; [`OVER`]: nothing at all.
+    n: u64,
+}
+
+/// No number is higher.
+const OVER: u64 = u64::MAX;
 
 /// The newest of one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +45,7 @@ pub(super) struct Newest {
     pub(super) latest_ms: u64,
     /// Runs before this one, the last one last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) former: Vec<Arc<str>>,
+    pub(super) former: Vec<Former>,
     /// When that was heard, by our wall clock.
     #[serde(default)]
     pub(super) heard_ms: u64,
@@ -52,14 +63,27 @@ impl Newest {
         last.saturating_add(window_ms.saturating_mul(2))
     }
 
-    /// Its run has ended: from now on it is one of those before.
-    fn end_run(&mut self) {
-        let ended = std::mem::take(&mut self.boot);
-        if !ended.is_empty() && !self.former.contains(&ended) {
-            self.former.push(ended);
+    /// Another run follows: from now on this is one of those before. Where a wrong clock dated ahead of us what this node
+    /// said, no date will tell what we did not hear of it from news: then nothing more of it is heard.
+    fn end_run(&mut self, window_ms: u64) {
+        let ahead = self.latest_ms > self.heard_ms.saturating_add(window_ms);
+        self.end(if ahead { OVER } else { self.n });
+    }
+
+    fn end(&mut self, n: u64) {
+        let boot = std::mem::take(&mut self.boot);
+        self.former.retain(|former| former.boot != boot);
+        if !boot.is_empty() {
+            self.former.push(Former { boot, n });
         }
         let over = self.former.len().saturating_sub(FORMER);
         self.former.drain(..over);
+    }
+
+    /// Whether that run is one of those before, and has said that already, or may say nothing more.
+    fn has_heard(&self, boot: &str, number: u64) -> bool {
+        let mut former = self.former.iter();
+        former.any(|former| *former.boot == *boot && number <= former.n)
     }
 }
 
@@ -146,7 +170,7 @@ impl Memory {
                 if newest.now {
                     return Ok(());
                 }
-            } else if newest.former.iter().any(|former| **former == *boot) {
+            } else if newest.has_heard(boot, number) {
                 return Err(Refused::Replayed);
             // A date that lies ahead of us came of a clock that was wrong: it must not shut out the right one.
             } else if sent_ms <= newest.sent_ms && newest.sent_ms <= now_ms.saturating_add(self.window_ms) {
@@ -185,7 +209,7 @@ impl Memory {
             return number < newest.n;
         }
         let dated = sent_ms <= newest.sent_ms && newest.sent_ms <= now_ms.saturating_add(self.window_ms);
-        dated || newest.former.iter().any(|former| **former == *boot)
+        dated || newest.has_heard(boot, number)
     }
 
     /// That message verified.
@@ -203,9 +227,10 @@ impl Memory {
         if let Some(known) = self.nodes.get_mut(&node) {
             if known.boot != newest.boot {
                 self.news = true;
-                known.end_run();
+                known.end_run(self.window_ms);
             }
             newest.former = std::mem::take(&mut known.former);
+            newest.former.retain(|former| former.boot != newest.boot);
             newest.latest_ms = newest.latest_ms.max(known.latest_ms);
             *known = newest;
             return;
@@ -224,7 +249,7 @@ impl Memory {
     pub(super) fn restore(&mut self, own: &str, nodes: impl IntoIterator<Item = (Arc<str>, Newest)>) {
         for (node, mut newest) in nodes.into_iter().take(MOST_NODES) {
             if *node == *own {
-                newest.end_run();
+                newest.end(OVER);
             }
             newest.former.truncate(FORMER);
             newest.heard_ms = newest.heard_ms.max(newest.sent_ms);
@@ -243,7 +268,7 @@ impl Memory {
         if let Some((node, ours)) = &self.ours {
             let mut ours = ours.clone();
             if let Some(mut before) = nodes.remove(node) {
-                before.end_run();
+                before.end_run(self.window_ms);
                 ours.former = before.former;
             }
             nodes.insert(Arc::clone(node), ours);

@@ -199,6 +199,42 @@ fn an_earlier_run_is_never_a_new_one() {
 }
 
 #[test]
+fn a_node_that_outlives_another_process_of_its_name_is_heard_again_and_no_recording_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("heard.json");
+    let a = Node::new("node-a", "a1", own("node-a"));
+    let lasting = Node::new("node-b", "b1", own("node-b"));
+    let twin = Node::new("node-b", "b2", own("node-b"));
+    let recorded = [lasting.says(NOW), lasting.says(NOW + 1000)];
+    for said in &recorded {
+        assert_eq!(a.hears(said, NOW + 1000), Ok(()));
+    }
+    let unheard = lasting.says(NOW + 2000);
+    let of_twin = twin.says(NOW + 3000);
+    assert_eq!(a.hears(&of_twin, NOW + 3000), Ok(()));
+    let write = heard::write_soon(path.clone(), a.verifier.memory().all());
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(write);
+    let again = Node::new("node-a", "a2", own("node-a"));
+    again.verifier.restore(&path);
+    for node in [&a, &again] {
+        for said in recorded.iter().chain([&unheard]) {
+            assert_eq!(node.hears(said, NOW + 4000), Err(Refused::Replayed));
+        }
+    }
+    // The twin has ended, and it goes on.
+    for s in 5..8 {
+        let said = lasting.says(NOW + 1000 * s);
+        for node in [&a, &again] {
+            assert_eq!(node.hears(&said, NOW + 1000 * s), Ok(()));
+            assert_eq!(node.hears(&said, NOW + 1000 * s), Err(Refused::Replayed));
+            assert_eq!(node.hears(&of_twin, NOW + 1000 * s), Err(Refused::Replayed));
+            assert_eq!(node.hears(&unheard, NOW + 1000 * s), Err(Refused::Replayed));
+        }
+    }
+}
+
+#[test]
 fn who_was_never_heard_is_not_heard_from_a_recording() {
     let a = Node::new("node-a", "a1", own("node-a"));
     let b = Node::new("node-b", "b1", own("node-b"));
@@ -350,6 +386,10 @@ fn a_recording_of_an_earlier_run_is_none_of_another_also_after_a_restart_of_whoe
         // (Its clock jumps while it runs, which changes nothing.)
         recorded.push(run.says(NOW + hour));
         assert_eq!(a.hears(&run.says(NOW + hour - 1), now), Ok(()));
+        if second < 9 {
+            // Nobody heard it: no number tells it, either.
+            recorded.push(run.says(NOW + hour));
+        }
     }
     let ours = a.says(NOW + hour);
     let write = heard::write_soon(path.clone(), {
@@ -363,7 +403,7 @@ fn a_recording_of_an_earlier_run_is_none_of_another_also_after_a_restart_of_whoe
     let again = Node::new("node-a", "a2", own("node-a"));
     again.verifier.restore(&path);
     for node in [&a, &again] {
-        for recording in &recorded[1..] {
+        for recording in &recorded[2..] {
             assert_eq!(node.hears(recording, NOW + hour), Err(Refused::Replayed));
         }
     }

@@ -1432,6 +1432,41 @@ fn an_audit_has_a_place_wherever_the_node_is_started() {
 }
 
 #[test]
+fn what_two_nodes_would_restart_by_two_names_is_warned_of() {
+    let text = |fleet: &str, bus: &str, remedy: &str| {
+        format!(
+            r#"
+            {bus}
+            {fleet}
+            [peer.app]
+            single_observer = true
+            checks.app = {{ type = "heartbeat", node = "node-b", peer = "app" }}
+            remedies = [{{ {remedy} }}]
+            "#
+        )
+    };
+    let (redis, exec) = (
+        "[bus]\nurl = \"redis://redis\"",
+        r#"do = "exec", command = ["x"]"#,
+    );
+    let warned = |fleet: &str, bus: &str, remedy: &str| {
+        let warnings = good(&sources(&text(fleet, bus, remedy))).warnings;
+        warnings
+            .iter()
+            .filter(|warning| warning.contains("two names"))
+            .count()
+    };
+    assert_eq!(warned("", redis, exec), 1);
+    assert_eq!(warned("[fleet]\npeers = \"shared\"", redis, exec), 0, "one name");
+    assert_eq!(warned("", redis, r#"do = "log""#), 0, "it restarts nothing");
+    assert_eq!(
+        warned("[fleet]\nlease = \"none\"", redis, exec),
+        0,
+        "nobody is asked"
+    );
+}
+
+#[test]
 fn who_shares_a_peer_follows_its_owner() {
     let peers = r#"
         [peer.port]
@@ -1464,7 +1499,7 @@ fn who_shares_a_peer_follows_its_owner() {
     for (name, place) in [
         ("port", "net:"),
         ("process", "pid:"),
-        ("unit", "pid:"),
+        ("unit", "host:"),
         ("container", "host:"),
         ("pulse", "net:"),
         ("notify", "pid:"),

@@ -504,6 +504,7 @@ async fn what_others_wrote_under_our_keys_crashes_nothing_and_is_named() {
     server.tell("FLUSHALL");
     // What is no token of defib's is named, and nothing is counted on from it.
     for token in [
+        "9000000000000000",
         "9007199254740991",
         "18446744073709551615",
         "18446744073709551616",
@@ -539,6 +540,8 @@ async fn what_others_wrote_under_our_keys_crashes_nothing_and_is_named() {
         ));
         let answer = desk.reserve(&reservation).await;
         assert!(why(&answer).contains("none of defib's: delete"), "{answer:?}");
+        let marks = server.tell(&format!("HLEN {prefix}done:app"));
+        assert_eq!(marks.lines().next(), Some(":0"), "it is given back");
     }
 }
 
@@ -855,6 +858,25 @@ async fn s48_forged_leases_marks_and_budgets_change_nothing_where_the_group_sign
         let delayed = matches!(answer, LeaseAnswer::Refused { .. } | LeaseAnswer::Done { .. });
         assert!(delayed || kind == 7, "{kind}: {answer:?}");
     }
+}
+
+#[tokio::test]
+async fn s48_more_forgeries_than_one_question_is_asked_about_are_gone_by_the_next() {
+    if !there() {
+        return;
+    }
+    let server = RedisServer::start();
+    let until = in_a_minute(&server);
+    let script = "for n = 1, 450 do redis.call('hset', KEYS[1], 'x.'..n, ARGV[1]..' 7 x.'..n..' {}') end";
+    server.tell(&format!(
+        "EVAL {} 1 defib:{{g}}:fleet:budget:app {until}",
+        quoted(script)
+    ));
+    let mut desk = signed(&server, "a");
+    let asked = desk.asks("life");
+    let answer = desk.reserve(&asked).await;
+    assert!(why(&answer).contains("writes under"), "{answer:?}");
+    desk.takes("life").await;
 }
 
 #[tokio::test]

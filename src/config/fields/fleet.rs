@@ -19,8 +19,8 @@ pub const FLEET: Section = Section {
             OneOf(&["auto", "own", "shared"]),
             Is("\"auto\""),
             "Which nodes mean the same peer by one name: those share its budget, and one of them heals it at a time. `auto`: by its \
-             owner. Of a port, those in one network namespace; of a process or unit, those that see the same processes; of \
-             a container, those on one machine. Without an owner, all; but a `healthz` remedy and a `notify` check are of this \
+             owner. Of a port, those in one network namespace; of a process, those in one pid namespace; of a unit or a \
+             container, those on one machine. Without an owner, all; but a `healthz` remedy and a `notify` check are of this \
              node's own. Through a Docker that is reached by tcp, all. `own`: each node its own, unless they are remote. \
              `shared`: all.",
         ),
