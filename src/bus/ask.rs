@@ -89,8 +89,10 @@ impl Asking {
         let (mut doubted, mut soon) = (Doubts::new(), 0);
         loop {
             let doubts: Doubts = {
-                let seen = snapshots.wait_for(|seen| doubts(seen).next().is_some()).await?;
-                doubts(&seen).collect()
+                let seen = snapshots
+                    .wait_for(|seen| doubts(seen.as_ref()).next().is_some())
+                    .await?;
+                doubts(seen.as_ref()).collect()
             };
             if adds(&doubts, &doubted) {
                 soon = AT_FIRST;
@@ -141,7 +143,7 @@ impl Asking {
     /// asked before. Who is missed a moment later is asked of together with it.
     async fn news(&self, snapshots: &mut Snapshots, doubted: &Doubts) -> anyhow::Result<()> {
         snapshots
-            .wait_for(|seen| doubts(seen).any(|(about, since)| doubted.get(&about) != Some(&since)))
+            .wait_for(|seen| doubts(seen.as_ref()).any(|(about, since)| doubted.get(&about) != Some(&since)))
             .await?;
         sleep(self.interval / 16).await;
         Ok(())
@@ -258,8 +260,8 @@ impl Turns {
 type Doubts = BTreeMap<Arc<str>, Time>;
 type Snapshots = watch::Receiver<Option<Arc<Snapshot>>>;
 
-fn doubts(seen: &Option<Arc<Snapshot>>) -> impl Iterator<Item = (Arc<str>, Time)> {
-    let peers = seen.iter().flat_map(|seen| &seen.peers);
+fn doubts(seen: Option<&Arc<Snapshot>>) -> impl Iterator<Item = (Arc<str>, Time)> {
+    let peers = seen.into_iter().flat_map(|seen| &seen.peers);
     peers
         .filter_map(|peer| peer.votes.as_ref())
         .flat_map(|votes| votes.doubts.clone())
