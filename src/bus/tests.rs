@@ -473,7 +473,7 @@ async fn only_what_came_back_is_shown_for_two_intervals_and_not_once_a_link_is_l
     assert_eq!(shown(&world), (out + 2 * SECOND, Arc::from(body)));
     // The pub link's server is gone.
     drop(servers.remove(0));
-    while shown(&world).1.len() > 0 {
+    while !shown(&world).1.is_empty() {
         world.latest.changed().await.unwrap();
     }
     world.end().await;

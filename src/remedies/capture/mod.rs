@@ -408,7 +408,7 @@ impl Parts {
             Err(why) => self.failed.push(why),
         }
         self.failed.extend(told.err());
-        self.failed.extend(kept.not_kept.iter().map(|why| short(why)));
+        self.failed.extend(kept.refused.iter().map(|why| short(why)));
         let not = if self.failed.is_empty() {
             String::new()
         } else {

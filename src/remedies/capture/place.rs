@@ -77,7 +77,7 @@ pub(super) struct Kept {
     /// Of all of them, and how many older ones made room; or why that is not known.
     pub(super) total: Result<(u64, u64), String>,
     /// What was too large, or cannot be kept from others, and why.
-    pub(super) not_kept: Vec<String>,
+    pub(super) refused: Vec<String>,
 }
 
 impl Place {
@@ -197,8 +197,8 @@ impl Draft {
     /// Under its own name from now on, and within its bounds. One file that cannot be closed to others, or removed, is told,
     /// and costs none of the rest.
     pub(super) fn finish(self) -> Result<Kept, String> {
-        let mut not_kept = close_to_others(&self.path);
-        not_kept.extend(cut(&self.path, self.room));
+        let mut refused = close_to_others(&self.path);
+        refused.extend(cut(&self.path, self.room));
         let size = size(&self.path);
         // Between its renaming and the making of room nobody else may make room.
         let _room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
@@ -211,7 +211,7 @@ impl Draft {
             total: evicted
                 .map(|(others, went)| (others.saturating_add(size), went))
                 .map_err(|error| failed("make room in", &self.place.dir, &error)),
-            not_kept,
+            refused,
         })
     }
 }
@@ -370,7 +370,7 @@ mod tests {
         fs::write(first.path.join("core"), [b'x'; 390]).unwrap();
         for number in 2..6 {
             // (The room that the first one leaves.)
-            assert_eq!(kept(dir.path(), number, 290).not_kept, [""; 0]);
+            assert_eq!(kept(dir.path(), number, 290).refused, [""; 0]);
         }
         assert!(!left_behind.exists(), "the run that wrote it is over");
         assert!(first.finish().unwrap().path.exists());
@@ -389,7 +389,7 @@ mod tests {
         std::os::unix::fs::symlink(&precious, draft.path.join("link")).unwrap();
         fs::hard_link(&precious, draft.path.join("hard")).unwrap();
         let kept = draft.finish().unwrap();
-        let told = kept.not_kept.iter().find(|why| why.starts_with("core: "));
+        let told = kept.refused.iter().find(|why| why.starts_with("core: "));
         assert_eq!(told.map(String::as_str), Some("core: too large"));
         assert_eq!(names(&kept.path), ["small"]);
         assert_eq!(fs::metadata(&precious).unwrap().mode(), mode);
