@@ -94,6 +94,7 @@ pub fn settings(kind: Kind, node: usize, mutation: Mutation) -> Settings {
 fn peer(kind: Kind, target: usize, mutation: Mutation) -> PeerSettings {
     PeerSettings {
         name: name(target).into(),
+        known_as: name(target).into(),
         local: kind == Kind::Local,
         grace: S,
         leave_within: 300 * S,
