@@ -325,6 +325,22 @@ mod tests {
     }
 
     #[test]
+    fn other_bounds_hold_from_now_on() {
+        let mut breaker = breaker(10);
+        breaker.configure(BreakerSettings {
+            min: 4,
+            ..BreakerSettings::default()
+        });
+        for peer in 0..4 {
+            assert_eq!(breaker.silent(PeerId(peer), at(1)), None);
+        }
+        assert_eq!(
+            breaker.silent(PeerId(4), at(1)),
+            Some(Flip::Tripped { silent: 5, of: 10 })
+        );
+    }
+
+    #[test]
     fn forgetting_a_member_that_left_ends_it() {
         let mut breaker = breaker(3);
         for peer in 0..3 {

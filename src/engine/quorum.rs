@@ -325,8 +325,10 @@ impl Quorum {
     /// then the others, from where the heartbeat before left off. The rest is counted; what is new in it is said soon.
     pub(super) fn fitting(
         &mut self,
-        votes: BTreeMap<Arc<str>, (Vote, Vec<CheckId>)>,
+        mut votes: BTreeMap<Arc<str>, (Vote, Vec<CheckId>)>,
     ) -> (Vec<(Vote, Vec<CheckId>)>, u32) {
+        // No heartbeat holds it: nothing can ever be said of it.
+        votes.retain(|_, (vote, _)| vote.written() <= Ballot::MAX_BYTES);
         let all = votes.len();
         let (mut objections, mut news, mut known) = (Vec::new(), Vec::new(), Vec::new());
         for (about, (vote, checks)) in votes {
@@ -345,16 +347,12 @@ impl Quorum {
         let mut taken = Vec::new();
         let in_turn = objections.into_iter().chain(news).chain(known);
         for (place, (vote, checks)) in in_turn.enumerate() {
-            // (What would fit into no heartbeat at all is passed over.)
-            let Some(left) = room.checked_sub(vote.written()) else {
-                if taken.is_empty() {
-                    continue;
-                }
+            let Some(left) = room
+                .checked_sub(vote.written())
+                .filter(|_| taken.len() < Ballot::MAX_VOTES)
+            else {
                 break;
             };
-            if taken.len() == Ballot::MAX_VOTES {
-                break;
-            }
             room = left;
             if place >= new {
                 self.told_up_to = Some(Arc::clone(&vote.about));

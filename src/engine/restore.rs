@@ -176,6 +176,7 @@ impl Peer {
         elapsed: Duration,
         now: Time,
     ) {
+        let rung_now = |was| rung_now(&kept.ladder, &settings.remedies, was);
         if binding {
             for left in &kept.restarts {
                 // Never longer than the window of today: a hostile or an older file must not bind for ever.
@@ -196,11 +197,9 @@ impl Peer {
             if let Some((incarnation, rung)) = kept.episode.as_ref().and_then(|kept| kept.at_work.as_ref()) {
                 self.ledger.unmark(incarnation, *rung);
             }
-            self.ledger
-                .renumber(|was| rung_now(&kept.ladder, &settings.remedies, was));
+            self.ledger.renumber(rung_now);
             self.taken_down.clone_from(&kept.healing);
         }
-        let rung_now = |was| rung_now(&kept.ladder, &settings.remedies, was);
         self.pause = kept
             .pause
             .as_ref()

@@ -62,11 +62,12 @@ impl Retired {
         self.drop_old(now);
     }
 
-    /// Its rungs are others by now.
+    /// Its rungs are others by now; what is kept names them by their numbers of today.
     pub(super) fn renumber(&mut self, name: &str, rung_now: impl Fn(u16) -> Option<u16>) {
         let Some(Record { kept, .. }) = self.records.get_mut(name) else {
             return;
         };
+        kept.ladder.clear();
         let done = std::mem::take(&mut kept.done).into_iter();
         kept.done = done
             .filter_map(|(life, rung)| Some((life, rung_now(rung)?)))

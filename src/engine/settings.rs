@@ -409,7 +409,7 @@ pub struct QuorumSettings {
     /// A vote counts for so long after it was heard, and a node is heard for so long after its heartbeat; at least
     /// twice the interval of heartbeats. Default 3 s.
     pub lifetime: Duration,
-    /// Others are asked over HTTP, too, and have an interval for an answer instead of half. Default false.
+    /// Others are asked over HTTP, too, and have two intervals to contradict instead of half of one. Default false.
     pub asks: bool,
 }
 

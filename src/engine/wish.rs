@@ -94,19 +94,12 @@ impl Engine {
 
     /// Its episode ends before anything could be done.
     pub(super) fn wish_is_moot(&mut self, id: PeerId) {
-        let Some((wish, kind)) = self.take_wish(id) else {
-            return;
-        };
-        if !wish.answered {
-            let request = Restart {
-                number: wish.number,
-                peer: id,
-                rung: Which::At(wish.rung),
-                force: wish.force,
-            };
+        if let Some((wish, kind)) = self.take_wish(id)
+            && !wish.answered
+        {
             let why =
                 "what was in the way of it ended otherwise, and its episode with it: look, and ask again";
-            self.answer(id, request, wish.by, kind, why.to_owned());
+            self.answer_wish(id, wish, kind, why);
         }
     }
 
@@ -120,14 +113,17 @@ impl Engine {
         let Some((wish, kind)) = self.take_wish(id) else {
             return;
         };
-        self.undo_wish(id, wish.before);
+        self.undo_wish(id, wish.before.clone());
+        self.answer_wish(id, wish, kind, "another configuration came meanwhile: ask again");
+    }
+
+    fn answer_wish(&mut self, id: PeerId, wish: Wish, kind: Option<RemedyKind>, why: &str) {
         let request = Restart {
             number: wish.number,
             peer: id,
             rung: Which::At(wish.rung),
             force: wish.force,
         };
-        let why = "another configuration came meanwhile: ask again";
         self.answer(id, request, wish.by, kind, why.to_owned());
     }
 

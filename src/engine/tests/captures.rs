@@ -159,12 +159,11 @@ fn a_pause_forbids_it_too() {
     assert_eq!(world.refusal(0), Some(GuardName::Paused));
 }
 
-#[test]
-fn one_permission_is_used_by_one_peer() {
-    let ladder = laddered(LADDER).engine.settings().peers[0].clone();
+/// Two of these peers, `app` and `other`, which are well.
+fn twice(of: &PeerSettings) -> World {
     let peers = ["app", "other"].map(|name| PeerSettings {
         name: name.into(),
-        ..ladder.clone()
+        ..of.clone()
     });
     let mut world = World::settled(settings(peers.into()));
     for id in [0, 1] {
@@ -173,18 +172,25 @@ fn one_permission_is_used_by_one_peer() {
         world.observe(id, 1, Outcome::Pass);
     }
     world.run(11 * S);
-    let stuck = |world: &mut World, seconds: u32| {
-        for _ in 0..seconds {
-            for id in [0, 1] {
-                world.observe(id, 0, Outcome::Pass);
-                world.fail(id, 1);
-            }
-            world.run(S);
+    world
+}
+
+fn both_stuck_for(world: &mut World, seconds: u32) {
+    for _ in 0..seconds {
+        for id in [0, 1] {
+            world.observe(id, 0, Outcome::Pass);
+            world.fail(id, 1);
         }
-    };
+        world.run(S);
+    }
+}
+
+#[test]
+fn one_permission_is_used_by_one_peer() {
+    let mut world = twice(&laddered(LADDER).engine.settings().peers[0].clone());
     // A capture takes its time: nobody else is looked at meanwhile, nor before the restart that it was for.
     world.outcome = None;
-    stuck(&mut world, 8);
+    both_stuck_for(&mut world, 8);
     assert_eq!(world.grants.len(), 1, "{:?}", world.notices);
     assert_eq!(world.refusal(1), Some(GuardName::Budget));
     let token = world.grants[0].1.token;
@@ -199,7 +205,7 @@ fn one_permission_is_used_by_one_peer() {
         .map(|(_, grant)| (grant.peer.0, grant.rung))
         .collect();
     assert_eq!(of, [(0, 0), (0, 1)], "{:?}", world.notices);
-    stuck(&mut world, 35);
+    both_stuck_for(&mut world, 35);
     let of: Vec<_> = world
         .grants
         .iter()
@@ -222,4 +228,48 @@ fn a_look_after_a_restart_takes_nobody_down() {
     assert_eq!(world.rungs(), [0, 1], "{:?}", world.notices);
     let kept = &world.engine.persisted().peers["app"];
     assert_eq!(kept.healing, None, "an end of it now is not by our hand");
+}
+
+#[test]
+fn the_first_of_several_waits_for_the_remedy_after_them_all() {
+    let mut world = laddered(&[
+        (RemedyKind::Capture, &[], false),
+        (RemedyKind::Capture, &[], false),
+        (RemedyKind::Signal, &[], true),
+    ]);
+    world.engine.group.not_before = Some(world.now + 60 * S);
+    world.stuck_for(20);
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+    assert_eq!(world.refusal(0), Some(GuardName::Budget));
+    assert_eq!(
+        world.view(0).episode.unwrap().remedy,
+        Some(RemedyKind::Capture),
+        "and is shown as the next"
+    );
+    world.stuck_for(60);
+    assert_eq!(world.rungs()[..3], [0, 1, 2]);
+}
+
+#[test]
+fn a_pause_forbids_one_before_a_line_in_the_log_as_well() {
+    let mut world = laddered(&[(RemedyKind::Capture, &[], false), (RemedyKind::Log, &[], false)]);
+    world.engine.peers[0].grace_until = world.now + 60 * S;
+    world.stuck_for(20);
+    assert!(world.grants.is_empty(), "{:?}", world.notices);
+    assert_eq!(world.refusal(0), Some(GuardName::Grace));
+}
+
+#[test]
+fn what_restarts_nothing_takes_no_turn() {
+    let ladder = laddered(&[
+        (RemedyKind::Capture, &[], false),
+        (RemedyKind::SocketReset, &[], false),
+    ]);
+    let ladder = ladder.engine.settings().peers[0].clone();
+    let mut world = twice(&ladder);
+    world.outcome = None;
+    both_stuck_for(&mut world, 8);
+    let of: Vec<_> = world.grants.iter().map(|(_, grant)| grant.peer.0).collect();
+    assert_eq!(of, [0, 1], "{:?}", world.notices);
+    assert!(world.engine.group.down.is_empty());
 }

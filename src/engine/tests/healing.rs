@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::ladder::laddered;
 use super::{MS, S, World, http_check, node_beat, node_check, peer, process_check, process_peer, settings};
 use crate::engine::cause::Cause;
 use crate::engine::event::{
@@ -356,37 +357,17 @@ fn a_slot_ends_by_its_time_though_its_proof_cannot_be_heard() {
 
 #[test]
 fn what_touched_nothing_makes_no_restart_of_what_was_done_before() {
-    let mut app = peer(
-        "app",
-        true,
-        vec![process_check(), http_check()],
-        Some(RemedyKind::SocketReset),
-    );
-    app.remedies[0].restarts = false;
-    app.remedies.push(super::remedy(RemedyKind::Exec));
-    let mut world = World::settled(settings(vec![app]));
-    world.running(0, "a");
-    world.looks(0, 0, 1);
-    world.observe(0, 1, Outcome::Pass);
-    world.run(11 * S);
-    for _ in 0..3 {
-        world.observe(0, 0, Outcome::Pass);
-        world.fail(0, 1);
-        world.run(S);
-    }
-    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    let mut world = laddered(&[
+        (RemedyKind::SocketReset, &[], false),
+        (RemedyKind::Exec, &[], true),
+    ]);
+    world.stuck_for(4);
+    assert_eq!(world.rungs(), [0], "{:#?}", world.notices);
     world.outcome = Some(RemedyOutcome::Fenced {
         detail: "another life runs".into(),
     });
-    for _ in 0..30 {
-        world.observe(0, 0, Outcome::Pass);
-        world.fail(0, 1);
-        world.run(S);
-        if world.grants.len() == 2 {
-            break;
-        }
-    }
-    world.run(10 * MS);
+    world.stuck_for(20);
+    assert_eq!(world.rungs()[..2], [0, 1]);
     assert!(world.saw("fenced"), "{:#?}", world.notices);
     let episode = world.engine.peers[0].episode.as_ref().unwrap();
     assert_eq!(episode.remedies, 1, "the gentle one");
@@ -420,24 +401,9 @@ fn an_answer_that_comes_after_its_time_changes_nothing() {
 
 #[test]
 fn an_exit_by_our_hand_during_a_pause_is_nobodys_purpose() {
-    let mut app = peer(
-        "app",
-        true,
-        vec![process_check(), http_check()],
-        Some(RemedyKind::Docker),
-    );
-    app.remedies[0].verify_within = 10 * S;
-    let mut world = World::settled(settings(vec![app]));
-    world.running(0, "a");
-    world.looks(0, 0, 1);
-    world.observe(0, 1, Outcome::Pass);
-    world.run(11 * S);
+    let mut world = laddered(&[(RemedyKind::Docker, &[], true)]);
     world.outcome = None;
-    for _ in 0..3 {
-        world.observe(0, 0, Outcome::Pass);
-        world.fail(0, 1);
-        world.run(S);
-    }
+    world.stuck_for(4);
     assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
     world.feed(Event::Operator {
         request: OperatorRequest::Pause {
@@ -461,31 +427,24 @@ fn an_exit_by_our_hand_during_a_pause_is_nobodys_purpose() {
 
 #[test]
 fn a_slot_ends_with_the_proof() {
-    let mut app = peer(
-        "app",
-        true,
-        vec![process_check(), http_check()],
-        Some(RemedyKind::SocketReset),
-    );
-    app.remedies[0].restarts = false;
-    let mut world = World::settled(settings(vec![app]));
-    world.running(0, "a");
-    world.looks(0, 0, 1);
-    world.observe(0, 1, Outcome::Pass);
-    world.run(11 * S);
-    for _ in 0..3 {
-        world.observe(0, 0, Outcome::Pass);
-        world.fail(0, 1);
-        world.run(S);
-    }
+    let mut world = laddered(&[(RemedyKind::SocketReset, &[], false)]);
+    world.stuck_for(4);
     world.exits(0, "a");
     assert!(world.saw("instead of"), "{:#?}", world.notices);
     world.running(0, "b");
-    for _ in 0..3 {
-        world.observe(0, 0, Outcome::Pass);
-        world.observe(0, 1, Outcome::Pass);
-        world.run(S);
-    }
+    world.well_for(3);
     assert!(world.view(0).episode.is_none(), "{:#?}", world.notices);
     assert!(world.engine.group.down.is_empty(), "others need not wait for it");
+}
+
+#[test]
+fn the_cause_of_an_episode_is_that_which_its_remedy_was_for() {
+    let mut world = laddered(&[(RemedyKind::Docker, &[], true)]);
+    world.stuck_for(4);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    world.exits(0, "a");
+    assert_eq!(world.view(0).cause, Some(Cause::PeerExited));
+    let episode = world.view(0).episode.unwrap();
+    assert!(matches!(episode.phase, EpisodePhase::Verifying { .. }));
+    assert_eq!(episode.cause, Cause::PeerStuck);
 }

@@ -97,3 +97,25 @@ fn a_peer_that_comes_back_does_not_have_everybody_else_asked_for_at_once() {
     world.run(250 * MS);
     assert_ne!(world.engine.asked_at, asked, "and yet soon");
 }
+
+#[test]
+fn what_restarts_nothing_is_tried_on_one_canary_as_well() {
+    let mut peers: Vec<PeerSettings> = Vec::new();
+    for index in 0..4 {
+        let name = format!("p{index}");
+        let mut one = peer(
+            &name,
+            false,
+            vec![heartbeat_check(&name)],
+            Some(RemedyKind::ClientKill),
+        );
+        one.remedies[0].restarts = false;
+        peers.push(one);
+    }
+    let mut world = World::settled(settings(peers));
+    for index in 0..4 {
+        world.uptime(&format!("p{index}"), 100.0);
+    }
+    world.run(315 * S);
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+}

@@ -494,3 +494,23 @@ fn a_pulse_is_withdrawn_when_a_window_opens() {
     world.window(&["app"], Some(100 * S));
     assert!(!pulsing(&world));
 }
+
+#[test]
+fn the_end_of_an_episode_that_a_request_opened_is_told_once_it_was_granted() {
+    let mut world = alive(vec![remedy(RemedyKind::Exec)]);
+    assert!(granted(&world.asks(Which::First, None)));
+    world.run(S);
+    assert_eq!(
+        world.view(0).episode.unwrap().remedy,
+        Some(RemedyKind::Exec),
+        "what is at work is shown"
+    );
+    assert!(world.engine.persisted().peers["app"].episode.is_some());
+    world.feed(Event::Owner {
+        peer: PeerId(0),
+        seen: OwnerSeen::Stopped {
+            detail: "stopped by docker stop".into(),
+        },
+    });
+    assert!(world.saw("episode closed"), "{:?}", world.notices);
+}

@@ -685,3 +685,30 @@ fn what_was_carried_out_while_its_peer_was_away_is_not_done_again_on_that_life()
         assert!(done.is_done(&life, 0), "back first: {back_first}");
     }
 }
+
+#[test]
+fn a_mark_follows_its_rung_though_another_life_is_judged() {
+    let mut world = alive(two());
+    world.dies(0, "life-0");
+    assert_eq!(world.grants.len(), 1, "{:#?}", world.notices);
+    world.run(S);
+    let mut other = two();
+    other.peers[0].remedies.insert(0, remedy(RemedyKind::Docker));
+    // What tells its lives apart is another check by now, which tells of the same one.
+    let mut reload = Reload::between(world.engine.settings(), other, "a test");
+    reload.checks_anew.insert(CheckId {
+        peer: PeerId(0),
+        index: 0,
+    });
+    world.engine.reload(reload, world.now);
+    world.drain();
+    world.exits(0, "life-0");
+    world.run(60 * S);
+    let kinds: Vec<_> = world.grants.iter().map(|(_, grant)| grant.kind).collect();
+    assert_eq!(
+        kinds,
+        [RemedyKind::Exec, RemedyKind::Docker],
+        "exec was done on this life: {:#?}",
+        world.notices
+    );
+}

@@ -879,3 +879,20 @@ fn an_objection_is_told_before_what_was_told_already() {
         .any(|vote| &*vote.about == "node:zx" && vote.liveness == Liveness::Alive);
     assert!(told, "{:#?}", &world.published[before..]);
 }
+
+#[test]
+fn what_no_heartbeat_can_hold_makes_nobody_speak_for_ever() {
+    let channels: Vec<String> = (0..40).map(|number| format!("{number:0>60}")).collect();
+    let mut many = nodes(&["x"]);
+    if let CheckKind::Passive { source, .. } = &mut many.peers[0].checks[0].kind {
+        *source = Source::Channels(channels.iter().map(|name| Arc::from(name.as_str())).collect());
+    }
+    let mut world = World::settled(many);
+    world.beat(&channels[0]);
+    world.run(3 * S);
+    assert!(world.engine.quorum.votes(), "{:#?}", world.notices);
+    let before = world.published.len();
+    world.run(20 * S);
+    let spoken = world.published.len() - before;
+    assert!(spoken <= 22, "{spoken} heartbeats in 20 s");
+}

@@ -166,7 +166,9 @@ fn s43_a_bot_that_wrote_that_it_stops_is_left_alone() {
     // Who starts it again wants it to run. (And is seen to run: a life that nobody saw begin has no end to witness.)
     let stopped = node.peer("bot").incarnation;
     bot.application.start_again();
-    until("its new life is known", || node.peer("bot").incarnation != stopped);
+    until("its new life is known", || {
+        node.peer("bot").incarnation != stopped
+    });
     node.is_calm();
     bot.application.kill();
     events.of("bot", "recovered");
